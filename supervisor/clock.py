@@ -1,0 +1,40 @@
+"""What time it is, for deciding and for people, and which boot this is."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Protocol
+
+from supervisor.core.model import Boot
+
+
+class Clock(Protocol):
+    """Where the loop takes its time from; tests give a virtual one."""
+
+    def now(self) -> float:
+        """Unix seconds that never jump while this process lives."""
+        ...
+
+
+class WallClock:
+    """Wall time at start plus boot time since: a stepped system clock (NTP, an operator) moves no deadline.
+
+    CLOCK_BOOTTIME counts through suspend. After a step, times in the journal differ from the wall until the daemon
+    is started anew.
+    """
+
+    def __init__(self) -> None:
+        """Anchor the clock."""
+        self._offset_s = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def now(self) -> float:
+        """See Clock.now."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME) + self._offset_s
+
+
+def current_boot() -> Boot:
+    """This life of the machine. A restarted container keeps the boot id, but not the start time of its pid 1."""
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    fields = Path("/proc/1/stat").read_text().rpartition(")")[2].split()
+    return Boot(boot_id=boot_id, pid1_start_time=int(fields[19]))

@@ -1,0 +1,94 @@
+"""Things to do, imperative and idempotent, each with a key. They are written to the journal before they are done."""
+
+from __future__ import annotations
+
+import msgspec
+
+from supervisor.core.model import Job
+
+
+class Action(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
+    """Base of all actions. The key names it for ever: doing it twice must do no harm."""
+
+    key: str
+    run: str = ""
+
+
+class CheckJob(Action, frozen=True, kw_only=True, tag=True):
+    """Parse a job file and check it against this machine. Answered by JobAccepted or JobRefused."""
+
+    path: str
+    data: bytes
+    revision: str
+    owner: int
+    note: str = ""
+
+
+class MarkFile(Action, frozen=True, kw_only=True, tag=True):
+    """Leave a trace beside a job file: `what` is refused (text goes to NAME.error), accepted (removes it) or done."""
+
+    path: str
+    what: str
+    text: str = ""
+    revision: str = ""
+
+
+class Prepare(Action, frozen=True, kw_only=True, tag=True):
+    """Make the run directory, write the fence token, choose the checkpoint. Answered by Prepared or PrepareFailed.
+
+    `scratch_allowed`: the run never had a checkpoint that was proven good, so a start from scratch loses nothing.
+    `set_aside`: what an older run left under this name is moved aside, not continued.
+    """
+
+    attempt: int
+    token: int
+    job: Job
+    scratch_allowed: bool
+    set_aside: bool = False
+
+
+class Launch(Action, frozen=True, kw_only=True, tag=True):
+    """Start the shim of an attempt, at most once ever. Answered by Launched or LaunchFailed."""
+
+    attempt: int
+    token: int
+    job: Job
+    gpus: tuple[int, ...]
+    start: str
+    checkpoint: str
+    from_epoch: int
+
+
+class Terminate(Action, frozen=True, kw_only=True, tag=True):
+    """End the training: `how` is term (ask the trainer) or kill (end its whole tree). Answered by SignalSent."""
+
+    attempt: int
+    how: str
+
+
+class Examine(Action, frozen=True, kw_only=True, tag=True):
+    """Read what an ended attempt left behind. Answered by Examined."""
+
+    attempt: int
+    job: Job
+    code: int | None = None
+    signal: int | None = None
+
+
+class Announce(Action, frozen=True, kw_only=True, tag=True):
+    """Tell one channel. Answered by Announced or AnnounceFailed; retried until then.
+
+    `severity` is page (a person must act), notice or info; a page names one action in `todo`.
+    """
+
+    channel: str
+    what: str
+    severity: str
+    title: str
+    text: str
+    todo: str = ""
+    at: float = 0.0
+    facts: dict[str, str] = {}
+
+
+AnyAction = CheckJob | MarkFile | Prepare | Launch | Terminate | Examine | Announce

@@ -1,0 +1,264 @@
+"""Facts, in the past tense. Each has a wall time and may answer an action by its key.
+
+A kind's name is stored in the journal: it is never re-used for another meaning. New fields get defaults.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from supervisor.core.model import Boot, Job, Policy
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
+    """Base of all events. `answers` is the key of the action that this event completes."""
+
+    at: float
+    origin: str = ""
+    answers: str = ""
+
+
+class RunEvent(Event, frozen=True, kw_only=True):
+    """An event about one run."""
+
+    run: str
+
+
+class AttemptEvent(RunEvent, frozen=True, kw_only=True):
+    """An event about one attempt of one run; one about an older attempt is late news."""
+
+    attempt: int
+
+
+# ---- the daemon itself
+class DaemonStarted(Event, frozen=True, kw_only=True, tag=True):
+    """The daemon opened its journal; `boot` tells whether the machine was restarted since."""
+
+    pid: int
+    version: str
+    boot: Boot
+
+
+class DaemonStopped(Event, frozen=True, kw_only=True, tag=True):
+    """The daemon was asked to end; trainings go on."""
+
+    reason: str
+
+
+class Configured(Event, frozen=True, kw_only=True, tag=True):
+    """The configuration was read, at start or by reload."""
+
+    policy: Policy
+
+
+class TimePassed(Event, frozen=True, kw_only=True, tag=True):
+    """Some deadline has come; `step` finds out which."""
+
+
+# ---- job files
+class JobFileSeen(Event, frozen=True, kw_only=True, tag=True):
+    """A job file is complete; these are its bytes. `note` warns of something odd, such as no final newline."""
+
+    path: str
+    data: bytes
+    revision: str
+    owner: int
+    note: str = ""
+
+
+class JobFileGone(Event, frozen=True, kw_only=True, tag=True):
+    """A job file was deleted or moved away."""
+
+    path: str
+
+
+class JobAccepted(Event, frozen=True, kw_only=True, tag=True):
+    """A job file was parsed and checked against the machine."""
+
+    path: str
+    job: Job
+    note: str = ""
+
+
+class JobRefused(Event, frozen=True, kw_only=True, tag=True):
+    """A job file cannot become a run; `problem` says file, key, expected, got and the fix."""
+
+    path: str
+    revision: str
+    problem: str
+
+
+class FileMarked(Event, frozen=True, kw_only=True, tag=True):
+    """A job file was moved to done/, or its .error file was written or removed."""
+
+    path: str
+
+
+# ---- orders by people
+class StopAsked(RunEvent, frozen=True, kw_only=True, tag=True):
+    """A person wants the run to stop: at the next saved epoch, or now."""
+
+    by: str
+    at_once: bool = False
+
+
+class ResumeAsked(RunEvent, frozen=True, kw_only=True, tag=True):
+    """A person wants a held run to go on."""
+
+    by: str
+
+
+class CancelAsked(RunEvent, frozen=True, kw_only=True, tag=True):
+    """A person wants the run to end for good."""
+
+    by: str
+    at_once: bool = False
+
+
+class RetryAsked(RunEvent, frozen=True, kw_only=True, tag=True):
+    """A person wants a new run of an ended one, on the same directory."""
+
+    by: str
+
+
+class PriorityAsked(RunEvent, frozen=True, kw_only=True, tag=True):
+    """A person wants another priority."""
+
+    by: str
+    priority: int
+
+
+class DrainAsked(Event, frozen=True, kw_only=True, tag=True):
+    """A person wants all trainings to end gracefully and none to start; `off` takes that back."""
+
+    by: str
+    at_once: bool = False
+    off: bool = False
+
+
+# ---- what became of actions
+class Prepared(AttemptEvent, frozen=True, kw_only=True, tag=True):
+    """The run directory stands and the start was chosen.
+
+    `start` is fresh, resume (from `checkpoint`, whose last complete epoch is `from_epoch`, counted from 1), finish
+    (all epochs done, only the trainer's own ending is missing), finished (nothing left to do) or refused.
+    """
+
+    start: str
+    checkpoint: str = ""
+    from_epoch: int = 0
+    notes: tuple[str, ...] = ()
+    reason: str = ""
+
+
+class PrepareFailed(AttemptEvent, frozen=True, kw_only=True, tag=True):
+    """The run directory could not be prepared; `waiting_for` names what it waits for, if waiting helps."""
+
+    reason: str
+    waiting_for: str = ""
+
+
+class Launched(AttemptEvent, frozen=True, kw_only=True, tag=True):
+    """The trainer runs (or ran): its start is on record."""
+
+    pid: int
+    shim_pid: int
+    boot: Boot
+    started_at: float
+
+
+class LaunchFailed(AttemptEvent, frozen=True, kw_only=True, tag=True):
+    """No process was started and none will be."""
+
+    reason: str
+
+
+class SignalSent(AttemptEvent, frozen=True, kw_only=True, tag=True):
+    """A stop signal reached `count` processes."""
+
+    signal: str
+    count: int
+
+
+class Examined(AttemptEvent, frozen=True, kw_only=True, tag=True):
+    """All that the attempt left behind was read."""
+
+    finished: bool
+    proof: str = ""
+    result: str = ""
+    reason: str = ""
+    saved_epoch: int = 0
+    epochs: int = 0
+    metrics: dict[str, float] = {}
+    log_tail: tuple[str, ...] = ()
+
+
+class Announced(Event, frozen=True, kw_only=True, tag=True):
+    """A channel confirmed a message."""
+
+    channel: str
+    tries: int
+
+
+class AnnounceFailed(Event, frozen=True, kw_only=True, tag=True):
+    """A channel will never take this message."""
+
+    channel: str
+    reason: str
+
+
+# ---- what was observed
+class AttemptExited(AttemptEvent, frozen=True, kw_only=True, tag=True):
+    """The trainer's process has ended. Neither code nor signal: nobody was there to see how."""
+
+    code: int | None = None
+    signal: int | None = None
+    ended_at: float = 0.0
+    launch_error: str = ""
+    lost: str = ""
+
+
+class AttemptCleared(AttemptEvent, frozen=True, kw_only=True, tag=True):
+    """No process of the attempt is left: the shim's lock is free."""
+
+
+class Observed(Event, frozen=True, kw_only=True, tag=True):
+    """The full list of attempts that were seen alive, as (run, attempt); heals what a lost event broke."""
+
+    alive: tuple[tuple[str, int], ...]
+
+
+class StartConfirmed(AttemptEvent, frozen=True, kw_only=True, tag=True):
+    """Before its first batch the trainer said where it starts; `from_epoch` counts complete epochs (0: from the start)."""
+
+    from_epoch: int
+    save_dir: str = ""
+
+
+class Progressed(AttemptEvent, frozen=True, kw_only=True, tag=True):
+    """The training moved on. Epochs count from 1; `saved_epoch` is the newest one in a checkpoint."""
+
+    epoch: int
+    epochs: int
+    saved_epoch: int
+    losses: dict[str, float] = {}
+    metrics: dict[str, float] = {}
+    epoch_s: float = 0.0
+    eta_s: float | None = None
+
+
+class Poisoned(RunEvent, frozen=True, kw_only=True, tag=True):
+    """Deciding about an event raised: that is a bug. The run is held; `event` is the culprit as data."""
+
+    error: str
+    event: dict[str, Any] = {}
+
+
+AnyEvent = (
+    DaemonStarted | DaemonStopped | Configured | TimePassed | JobFileSeen | JobFileGone | JobAccepted | JobRefused
+    | FileMarked | StopAsked | ResumeAsked | CancelAsked | RetryAsked | PriorityAsked | DrainAsked | Prepared
+    | PrepareFailed | Launched | LaunchFailed | SignalSent | Examined | Announced | AnnounceFailed | AttemptExited
+    | AttemptCleared | Observed | StartConfirmed | Progressed | Poisoned
+)  # fmt: skip

@@ -1,0 +1,245 @@
+"""What the supervisor knows: jobs, runs, attempts and the world. Frozen values, replaced and never changed."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+
+class Phase(str, Enum):
+    """Where a run stands. The names are the contract's."""
+
+    QUEUED = "QUEUED"
+    PREPARING = "PREPARING"
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    STOPPING = "STOPPING"
+    COOLING = "COOLING"
+    HELD = "HELD"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def terminal(self) -> bool:
+        """True for phases that are never left."""
+        return self in _TERMINAL
+
+    @property
+    def needs_deadline(self) -> bool:
+        """True for phases that something outside must end, so that a lost event is noticed."""
+        return not self.terminal and self not in {Phase.QUEUED, Phase.HELD}
+
+
+_TERMINAL = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED})
+
+
+class Wanted(str, Enum):
+    """What a person asked of the run, apart from where it stands."""
+
+    UP = "up"
+    DOWN = "down"
+    HELD = "held"
+
+
+class Restart(msgspec.Struct, frozen=True, kw_only=True):
+    """When a failed attempt is tried again."""
+
+    no_progress: int = 3
+    backoff_s: float = 10.0
+    backoff_max_s: float = 600.0
+
+
+class Done(msgspec.Struct, frozen=True, kw_only=True):
+    """How a command job proves that it is finished; every given test must hold."""
+
+    exit: int = 0
+    log: str = ""
+    file: str = ""
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """What the user asked for, parsed and checked against this machine: one revision of one job file."""
+
+    name: str
+    revision: str
+    project: str = "default"
+    title: str = ""
+    notes: str = ""
+    tags: tuple[str, ...] = ()
+    owner: int = 0
+    file: str = ""
+    python: str = ""
+    cwd: str = ""
+    priority: int = 0
+    gpus: int = 0
+    after: tuple[str, ...] = ()
+    start_after_at: float | None = None
+    time_limit_s: float | None = None
+    log_max_bytes: int = 500 * 1024 * 1024
+    restart: Restart = Restart()
+    notify: tuple[str, ...] | None = None
+    env: dict[str, str] = {}
+    env_pass: tuple[str, ...] = ()
+    settings: dict[str, Any] = {}
+    train: dict[str, Any] | None = None
+    command: tuple[str, ...] = ()
+    resume_command: tuple[str, ...] = ()
+    checkpoint_files: tuple[str, ...] = ()
+    done: Done = Done()
+    trainer_version: str = ""
+
+    @property
+    def epochs(self) -> int | None:
+        """How many epochs were asked for, where the job file says it."""
+        epochs = (self.train or {}).get("epochs")
+        return epochs if isinstance(epochs, int) else None
+
+
+class Boot(msgspec.Struct, frozen=True):
+    """One life of the machine (or container): the kernel's boot id and the start time of pid 1 in clock ticks."""
+
+    boot_id: str = ""
+    pid1_start_time: int = 0
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the training is, as last written to the journal. Epochs count from 1 here, as people count."""
+
+    epoch: int = 0
+    epochs: int = 0
+    saved_epoch: int = 0
+    losses: dict[str, float] = {}
+    metrics: dict[str, float] = {}
+    epoch_s: float = 0.0
+    eta_s: float | None = None
+    at: float = 0.0
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """One launch of the training process for a run."""
+
+    number: int
+    token: int
+    revision: str = ""
+    gpus: tuple[int, ...] = ()
+    boot: Boot = Boot()
+    start: str = ""
+    checkpoint: str = ""
+    from_epoch: int = 0
+    pid: int = 0
+    shim_pid: int = 0
+    launches: int = 0
+    kills: int = 0
+    started_at: float | None = None
+    ended_at: float | None = None
+    code: int | None = None
+    signal: int | None = None
+    cleared: bool = False
+    examined: bool = False
+    confirmed: bool = False
+
+    @property
+    def over(self) -> bool:
+        """True when nothing of this attempt is left and everything about its end is known."""
+        return self.cleared and self.examined
+
+
+class StopOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """Why an attempt is being ended, how, and which phase follows."""
+
+    how: str
+    then: Phase
+    by: str
+    reason: str
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """One submission's life until a terminal phase."""
+
+    id: str
+    job: Job
+    phase: Phase
+    wanted: Wanted = Wanted.UP
+    reason: str = ""
+    waiting_for: str = ""
+    priority: int = 0
+    created_at: float
+    phase_since: float
+    deadline_at: float | None = None
+    attempts: int = 0
+    attempt: Attempt | None = None
+    progress: Progress = Progress()
+    failures: int = 0
+    failed_at_epoch: int = 0
+    used_s: float = 0.0
+    stop: StopOrder | None = None
+    next_job: Job | None = None
+    predecessor: str = ""
+    set_aside: bool = False
+
+    @property
+    def name(self) -> str:
+        """The job's name; one live run carries it."""
+        return self.job.name
+
+    @property
+    def busy(self) -> bool:
+        """True while a process of this run may exist or be about to exist."""
+        return self.phase in BUSY or (self.attempt is not None and self.attempt.launches > 0 and not self.attempt.cleared)
+
+
+BUSY = frozenset({Phase.PREPARING, Phase.STARTING, Phase.RUNNING, Phase.STOPPING})
+
+
+class FileNote(msgspec.Struct, frozen=True):
+    """What became of a job file: the revision seen last, and the run or the refusal that it led to."""
+
+    revision: str
+    run: str = ""
+    refused: str = ""
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """What the administrator configured, as far as deciding needs it."""
+
+    max_running: int = 0
+    max_running_per_owner: int = 0
+    max_queued_per_owner: int = 0
+    start_gap_s: float = 0.0
+    gpu_count: int = 0
+    channels: tuple[str, ...] = ()
+    stop_grace_s: float = 60.0
+    server: str = ""
+
+
+class World(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that deciding depends on."""
+
+    live: dict[str, Run] = {}
+    ended: dict[str, Run] = {}
+    latest: dict[str, str] = {}
+    files: dict[str, FileNote] = {}
+    policy: Policy = Policy()
+    boot: Boot = Boot()
+    booted_at: float = 0.0
+    draining: bool = False
+    next_token: int = 1
+    last_launch_at: float = 0.0
+
+    def run(self, run_id: str) -> Run | None:
+        """The run with this id, live or ended."""
+        return self.live.get(run_id) or self.ended.get(run_id)
+
+    def named(self, name: str) -> Run | None:
+        """The newest run that carries this name."""
+        return self.run(self.latest.get(name, ""))
+
+    def with_run(self, run: Run) -> World:
+        """The world in which `run` stands as given."""
+        if run.phase.terminal:
+            live = {key: value for key, value in self.live.items() if key != run.id}
+            return msgspec.structs.replace(self, live=live, ended={**self.ended, run.id: run})
+        return msgspec.structs.replace(self, live={**self.live, run.id: run})
