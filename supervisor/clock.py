@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Protocol
 
+from supervisor.attempt_files import boot_identity
 from supervisor.core.model import Boot
 
 
@@ -35,6 +35,5 @@ class WallClock:
 
 def current_boot() -> Boot:
     """This life of the machine. A restarted container keeps the boot id, but not the start time of its pid 1."""
-    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    fields = Path("/proc/1/stat").read_text().rpartition(")")[2].split()
-    return Boot(boot_id=boot_id, pid1_start_time=int(fields[19]))
+    boot_id, pid1_start_time = boot_identity()
+    return Boot(boot_id=boot_id, pid1_start_time=pid1_start_time or 0)

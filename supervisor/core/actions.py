@@ -64,6 +64,8 @@ class Terminate(Action, frozen=True, kw_only=True, tag=True):
 
     attempt: int
     how: str
+    project: str
+    name: str
 
 
 class Examine(Action, frozen=True, kw_only=True, tag=True):

@@ -57,6 +57,10 @@ class TimePassed(Event, frozen=True, kw_only=True, tag=True):
     """Some deadline has come; `step` finds out which."""
 
 
+class ProgressDue(Event, frozen=True, kw_only=True, tag=True):
+    """It is time for the regular message about progress."""
+
+
 # ---- job files
 class JobFileSeen(Event, frozen=True, kw_only=True, tag=True):
     """A job file is complete; these are its bytes. `note` warns of something odd, such as no final newline."""
@@ -257,7 +261,7 @@ class Poisoned(RunEvent, frozen=True, kw_only=True, tag=True):
 
 
 AnyEvent = (
-    DaemonStarted | DaemonStopped | Configured | TimePassed | JobFileSeen | JobFileGone | JobAccepted | JobRefused
+    DaemonStarted | DaemonStopped | Configured | TimePassed | ProgressDue | JobFileSeen | JobFileGone | JobAccepted | JobRefused
     | FileMarked | StopAsked | ResumeAsked | CancelAsked | RetryAsked | PriorityAsked | DrainAsked | Prepared
     | PrepareFailed | Launched | LaunchFailed | SignalSent | Examined | Announced | AnnounceFailed | AttemptExited
     | AttemptCleared | Observed | StartConfirmed | Progressed | Poisoned

@@ -188,7 +188,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def busy(self) -> bool:
         """True while a process of this run may exist or be about to exist."""
-        return self.phase in BUSY or (self.attempt is not None and self.attempt.launches > 0 and not self.attempt.cleared)
+        return self.phase in BUSY or (
+            self.attempt is not None and self.attempt.launches > 0 and not self.attempt.cleared
+        )
 
 
 BUSY = frozenset({Phase.PREPARING, Phase.STARTING, Phase.RUNNING, Phase.STOPPING})
@@ -227,6 +229,7 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     booted_at: float = 0.0
     draining: bool = False
     next_token: int = 1
+    next_number: int = 1
     last_launch_at: float = 0.0
 
     def run(self, run_id: str) -> Run | None:

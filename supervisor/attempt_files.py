@@ -1,0 +1,288 @@
+"""The daemon's side of an attempt directory: the files of shim and runner, and the attempt's processes.
+
+Readers are tolerant: a shim may be weeks older than the daemon, or newer after a downgrade, so unknown fields
+are skipped and only what both always knew is required. ``None`` means "not there"; a file that is there but
+is no such record raises ValueError, for "cannot observe" is not "did not happen".
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+ATTEMPT_DIR_VARIABLE = "YOLO_SUPERVISOR_ATTEMPT_DIR"
+
+
+class Train(msgspec.Struct, frozen=True, kw_only=True):
+    """What the runner needs beyond the process: the user's arguments, and where the training must go on."""
+
+    args: dict[str, Any]
+    device: str
+    save_dir: str
+    resume: str | None = None
+    expected_epoch: int | None = None  # 0-based, as stored in the checkpoint
+    run_token_file: str
+    finish: bool = False  # all epochs are done: only validate and strip
+    settings: dict[str, Any] = {}  # over the owner's Ultralytics settings
+
+
+class Launch(msgspec.Struct, frozen=True, kw_only=True):
+    """launch.json: what the shim executes."""
+
+    run: str
+    attempt: int
+    token: int
+    argv: tuple[str, ...]
+    env: dict[str, str]  # the whole environment, nothing is inherited
+    cwd: str
+    umask: int
+    log_max_bytes: int  # 0 = unlimited
+    train: Train | None = None
+    version: int = 1
+
+
+class Started(msgspec.Struct, frozen=True, kw_only=True):
+    """started.json: who was started. Start times are clock ticks since boot (field 22 of /proc/PID/stat)."""
+
+    shim_pid: int
+    shim_start_time: int
+    pid: int
+    start_time: int
+    boot_id: str
+    pid1_start_time: int | None
+    started_at: float
+    host: str = ""
+    version: int = 1
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """What the trainer and the children it waited for used."""
+
+    user_s: float = 0.0
+    system_s: float = 0.0
+    max_rss_bytes: int = 0
+
+
+class Exit(msgspec.Struct, frozen=True, kw_only=True):
+    """exit.json: how the trainer ended, by `code` or by `signal`."""
+
+    code: int | None
+    signal: int | None
+    signal_name: str | None = None
+    ended_at: float
+    started_at: float
+    rusage: Usage = Usage()
+    oom_kills: int | None = None  # None: nothing on this machine says so
+    launch_error: str | None = None
+    version: int = 1
+
+
+class Beat(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of beats.jsonl; `kind` tells which of the optional fields are there. Epochs are 0-based."""
+
+    kind: str
+    at: float
+    phase: str | None = None
+    pid: int | None = None
+    python: str | None = None
+    ultralytics: str | None = None
+    torch: str | None = None
+    from_epoch: int | None = None
+    checkpoint: str | None = None
+    save_dir: str | None = None
+    epoch: int | None = None
+    epochs: int | None = None
+    batch: int | None = None
+    batches: int | None = None
+    losses: dict[str, float | None] | None = None
+    metrics: dict[str, float | None] | None = None
+    images_per_s: float | None = None
+    fitness: float | None = None
+    epoch_s: float | None = None
+    path: str | None = None
+    best: str | bool | None = None  # of "end": the file; of "saved": whether this one is the best
+    signal: int | None = None
+    result: str | None = None
+    code: int | None = None
+    reason: str | None = None
+    v: int = 1
+
+
+Record = TypeVar("Record", Started, Exit, Launch)
+
+
+def _read(path: Path, kind: type[Record]) -> Record | None:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.DecodeError as error:  # a ValueError, but it does not say which file
+        raise ValueError(f"{path}: {error}") from error
+
+
+def read_started(att_dir: Path) -> Started | None:
+    """Return started.json, None if it is not there; OSError or ValueError if it cannot be read."""
+    return _read(att_dir / "started.json", Started)
+
+
+def read_exit(att_dir: Path) -> Exit | None:
+    """Return exit.json, None if it is not there; OSError or ValueError if it cannot be read."""
+    return _read(att_dir / "exit.json", Exit)
+
+
+def read_launch(att_dir: Path) -> Launch | None:
+    """Return launch.json, None if it is not there; OSError or ValueError if it cannot be read."""
+    return _read(att_dir / "launch.json", Launch)
+
+
+def parse_beat(line: bytes) -> Beat | None:
+    """Return one line of beats.jsonl, None for what is no beat (a line cut by a kill or a full disk)."""
+    try:
+        return msgspec.json.decode(line, type=Beat)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def write_launch(att_dir: Path, launch: Launch) -> None:
+    """Write launch.json durably, readable by its owner only (it may hold keys). OSError if it cannot be."""
+    temporary = att_dir / "launch.json.tmp"
+    data = msgspec.json.encode(launch)
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(att_dir / "launch.json")
+    directory = os.open(att_dir, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def lock_is_free(att_dir: Path) -> bool:
+    """Tell whether no shim holds the attempt's lock. A missing file is free; nothing is created or changed.
+
+    The probe holds a shared lock for microseconds; a shim that starts just then tries again for a second.
+    """
+    try:
+        file = os.open(att_dir / "shim.lock", os.O_RDONLY)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(file)
+    return True
+
+
+def _stat_fields(pid: int) -> list[bytes] | None:
+    """Return /proc/PID/stat from field 3 (state) on; the name before it may hold spaces and parentheses."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def process_start_time(pid: int) -> int | None:
+    """Return when the process started, in clock ticks since boot; None if there is none with that number."""
+    fields = _stat_fields(pid)
+    return int(fields[19]) if fields else None
+
+
+def boot_identity() -> tuple[str, int | None]:
+    """Return boot id and start time of process 1: together they tell a restarted container too.
+
+    The start time is None where /proc hides other users' processes.
+    """
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip(), process_start_time(1)
+
+
+def is_same_boot(started: Started) -> bool:
+    """Tell whether that attempt was started in this boot: only then its process numbers mean something."""
+    return (started.boot_id, started.pid1_start_time) == boot_identity()
+
+
+def signal_process(pid: int, start_time: int, number: int) -> bool:
+    """Signal exactly that process; False if it is gone or the number belongs to another one now.
+
+    Raises PermissionError where it is there but not ours to signal.
+    """
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        if (
+            process_start_time(pid) != start_time
+        ):  # looked at after the handle: what it holds cannot change any more
+            return False
+        signal.pidfd_send_signal(handle, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+def descendants_and_marked(att_dir: Path, shim_pid: int, pid: int) -> list[tuple[int, int]]:
+    """Return (pid, start time) of every live process of the attempt but the shim itself, oldest first.
+
+    Found by descent from the shim or the trainer, by the attempt's marker in the environment, and by the
+    attempt's log as standard output or error (both survive when the shim was killed and the family is torn).
+    The two numbers are believed only where started.json of this boot names them with the start time that they
+    have now: a number that was given to a stranger has no descendants of ours. Zombies do not count.
+    """
+    table = _process_table()
+    roots = _believed(att_dir, {shim_pid, pid}, table)
+    family = set(roots)
+    while children := {child for child, (parent, _) in table.items() if parent in family} - family:
+        family |= children
+    known_shim = {shim_pid} & roots
+    marker = f"{ATTEMPT_DIR_VARIABLE}={att_dir}".encode()
+    marked = {other for other in table.keys() - family if _is_marked(other, marker, att_dir)}
+    found = [(other, table[other][1]) for other in (family | marked) - known_shim - {os.getpid()}]
+    return sorted(found, key=lambda item: (item[1], item[0]))
+
+
+def _believed(att_dir: Path, pids: set[int], table: dict[int, tuple[int, int]]) -> set[int]:
+    """Return those of the numbers that still belong to the shim and the trainer of the attempt."""
+    started = read_started(att_dir)
+    if started is None or not is_same_boot(started):
+        return set()
+    named = {(started.shim_pid, started.shim_start_time), (started.pid, started.start_time)}
+    return {pid for pid in pids if pid in table and (pid, table[pid][1]) in named}
+
+
+def _process_table() -> dict[int, tuple[int, int]]:
+    """Return parent and start time of every visible process that is no zombie."""
+    table: dict[int, tuple[int, int]] = {}
+    for entry in Path("/proc").iterdir():
+        fields = _stat_fields(int(entry.name)) if entry.name.isdigit() else None
+        if fields and fields[0] != b"Z":
+            table[int(entry.name)] = (int(fields[1]), int(fields[19]))
+    return table
+
+
+def _is_marked(pid: int, marker: bytes, att_dir: Path) -> bool:
+    try:
+        if marker in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            return True
+    except OSError:
+        return False  # gone, or another user's: its files cannot be read either
+    return any(_is_log(pid, standard, att_dir) for standard in (1, 2))
+
+
+def _is_log(pid: int, standard: int, att_dir: Path) -> bool:
+    try:
+        return Path(f"/proc/{pid}/fd/{standard}").samefile(att_dir / "log")
+    except OSError:
+        return False

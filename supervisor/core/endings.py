@@ -1,0 +1,112 @@
+"""What follows the end of an attempt, and the terminal phases."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from supervisor.core import events, messages
+from supervisor.core.actions import MarkFile
+from supervisor.core.model import Phase, Run
+from supervisor.core.policy import STOPPED_FROM_OUTSIDE, after_failure, backoff_s
+from supervisor.core.turn import Turn
+
+# Runner exit codes (contract) after which another try cannot help until a person has acted.
+NEEDS_A_PERSON = {
+    2: "the runner could not read what it was told to do",
+    65: "the trainer refused the checkpoint",
+    66: "model or data are missing",
+    76: "the runner found something that a person must look at",
+    77: "the training started from the wrong place and was stopped before its first batch",
+}
+
+
+def conclude(turn: Turn, run: Run, event: events.Examined) -> None:
+    """Everything about the end of the attempt is known: decide what the run does next."""
+    run = _with_findings(run, event)
+    attempt, order = run.attempt, run.stop
+    if attempt is None:
+        return
+    how = event.reason or messages.ending(attempt)
+    if event.finished:
+        finish(turn, run, Phase.SUCCEEDED, event.proof)
+    elif order is not None:
+        after_stop(turn, run, f"{order.reason}: {how}")
+    elif attempt.boot != turn.world.boot:
+        queue_again(turn, run, "the machine restarted; that is not counted as a failure")
+    elif run.job.train is not None and attempt.code in NEEDS_A_PERSON:
+        hold(turn, run, f"{NEEDS_A_PERSON[attempt.code]}: {how}", event.log_tail)
+    elif attempt.code == STOPPED_FROM_OUTSIDE:
+        delay_s = backoff_s(run.job.restart, 1, run.id, run.attempts)
+        cool(turn, run, f"stopped from outside, resumable ({how}); goes on in {delay_s:.0f} s", delay_s)
+    else:
+        fail_attempt(turn, run, how, event.log_tail)
+
+
+def _with_findings(run: Run, event: events.Examined) -> Run:
+    """The run with what the examination found; an examination may know of epochs that no heartbeat told."""
+    attempt = run.attempt
+    progress = replace(
+        run.progress,
+        saved_epoch=max(run.progress.saved_epoch, event.saved_epoch),
+        epoch=max(run.progress.epoch, event.saved_epoch),
+        epochs=event.epochs or run.progress.epochs,
+        metrics=event.metrics or run.progress.metrics,
+    )
+    used_s = run.used_s
+    if attempt is not None and attempt.started_at and attempt.ended_at:
+        used_s += max(0.0, attempt.ended_at - attempt.started_at)
+    attempt = None if attempt is None else replace(attempt, examined=True)
+    return replace(run, attempt=attempt, progress=progress, used_s=used_s)
+
+
+def fail_attempt(turn: Turn, run: Run, how: str, tail: tuple[str, ...] = ()) -> None:
+    """An attempt failed by itself: try again, later or at once, or give up."""
+    saved = run.progress.saved_epoch
+    verdict = after_failure(run, saved)
+    run = replace(run, failures=verdict.failures, failed_at_epoch=max(saved, run.failed_at_epoch))
+    if verdict.delay_s is None:
+        finish(turn, run, Phase.FAILED, f"{how}; {verdict.reason}", tail)
+        return
+    run = cool(turn, run, f"{how}; {verdict.reason}", verdict.delay_s)
+    messages.failed_attempt(turn, run, tail)
+
+
+def cool(turn: Turn, run: Run, reason: str, delay_s: float) -> Run:
+    """Wait out a backoff."""
+    return turn.move(run, Phase.COOLING, reason, within_s=delay_s)
+
+
+def queue_again(turn: Turn, run: Run, reason: str) -> Run:
+    """Back to the queue, without a wait."""
+    return turn.move(run, Phase.QUEUED, reason, waiting_for="slot", stop=None)
+
+
+def hold(turn: Turn, run: Run, reason: str, tail: tuple[str, ...] = (), *, by_person: bool = False) -> None:
+    """Wait for a person."""
+    run = turn.move(run, Phase.HELD, reason, stop=None)
+    messages.held(turn, run, tail, by_person=by_person)
+
+
+def after_stop(turn: Turn, run: Run, reason: str) -> None:
+    """The phase that the stop order asked for."""
+    order = run.stop
+    if order is None or order.then is Phase.QUEUED:
+        queue_again(turn, run, reason)
+    elif order.then is Phase.CANCELLED:
+        finish(turn, run, Phase.CANCELLED, reason)
+    else:
+        hold(turn, run, reason, by_person=order.by != "time limit")
+
+
+def finish(turn: Turn, run: Run, phase: Phase, reason: str, tail: tuple[str, ...] = ()) -> None:
+    """Enter a terminal phase: it is never left, its job file moves to done/, and it is told once."""
+    run = turn.move(run, phase, reason, stop=None)
+    if run.job.file:
+        key = f"{run.id}/mark-done"
+        turn.act(MarkFile(key=key, run=run.id, path=run.job.file, what="done", revision=run.job.revision))
+    if phase is Phase.SUCCEEDED:
+        messages.succeeded(turn, run)
+    elif phase is Phase.FAILED:
+        messages.failed(turn, run, tail)
+    else:
+        messages.cancelled(turn, run)

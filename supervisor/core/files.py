@@ -1,0 +1,166 @@
+"""What becomes of job files: new ones are checked and become runs, edits become revisions, repeats are refused."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from supervisor.core import events
+from supervisor.core.actions import CheckJob, MarkFile
+from supervisor.core.model import FileNote, Job, Phase, Run
+from supervisor.core.orders import open_run
+from supervisor.core.revisions import resume_differences
+from supervisor.core.turn import Turn
+
+
+def seen(turn: Turn, event: events.JobFileSeen) -> None:
+    """A complete job file: have it checked, unless this content was seen there before."""
+    known = turn.world.files.get(event.path)
+    if known is not None and known.revision == event.revision:
+        return
+    _note(turn, event.path, FileNote(event.revision))
+    turn.act(
+        CheckJob(
+            key=f"check-{turn.number()}",
+            path=event.path,
+            data=event.data,
+            revision=event.revision,
+            owner=event.owner,
+            note=event.note,
+        ),
+    )
+
+
+def gone(turn: Turn, event: events.JobFileGone) -> None:
+    """A job file was deleted or moved: its run goes on, and `cancel` is the way to stop it."""
+    known = turn.world.files.get(event.path)
+    if known is None:
+        return
+    turn.world = replace(
+        turn.world, files={path: note for path, note in turn.world.files.items() if path != event.path}
+    )
+    run = turn.world.live.get(known.run)
+    if run is not None:
+        text = f"Its job file {event.path} is gone. The run goes on; `yolo-supervisor cancel {run.name}` is the way to stop it."
+        turn.announce(run, "file-gone", "info", f"{run.name}: job file gone", text)
+
+
+def refused(turn: Turn, event: events.JobRefused) -> None:
+    """A job file that cannot become a run: say why beside it, and tell."""
+    known = turn.world.files.get(event.path)
+    if known is not None and known.revision == event.revision:
+        refuse(turn, event.path, event.revision, event.problem)
+
+
+def refuse(turn: Turn, path: str, revision: str, problem: str, run: Run | None = None) -> None:
+    """Write the reasons beside the file and tell them."""
+    _note(turn, path, FileNote(revision, run.id if run is not None else "", problem))
+    turn.act(
+        MarkFile(key=f"mark-{turn.number()}", path=path, what="refused", text=problem, revision=revision)
+    )
+    name = path.rpartition("/")[2]
+    todo = f"mend {path} and save it again; the reasons are also in {path}.error"
+    turn.announce(run, "refused", "page", f"Job file {name} was refused", problem, todo=todo)
+
+
+def accepted(turn: Turn, event: events.JobAccepted) -> None:
+    """A checked job: a new run, a new revision of a live one, or one too many."""
+    known = turn.world.files.get(event.path)
+    if known is None or known.revision != event.job.revision:
+        return
+    problem = _taken_elsewhere(turn, event) or _too_many(turn, event.job)
+    newest = turn.world.named(event.job.name)
+    if problem:
+        refuse(turn, event.path, event.job.revision, problem)
+    elif newest is None:
+        _open(turn, event, None)
+    elif newest.phase.terminal:
+        _after_the_end(turn, event, newest)
+    else:
+        revise(turn, event, newest)
+
+
+def _taken_elsewhere(turn: Turn, event: events.JobAccepted) -> str:
+    """Why the name or the file belongs to another live run, or nothing."""
+    for run in turn.world.live.values():
+        if run.job.file == event.path and run.name != event.job.name:
+            return f"name: this file belongs to the live run {run.name}; expected name = {run.name!r}, got {event.job.name!r}\n  fix: put the new job into a file of its own"
+        same_name = run.name == event.job.name and run.job.revision != event.job.revision
+        if same_name and run.job.file and run.job.file != event.path and run.job.file in turn.world.files:
+            return f"name: the live run {run.name} of {run.job.file} has this name; expected a name of its own, got {event.job.name!r}\n  fix: choose another name, or edit {run.job.file}"
+    return ""
+
+
+def _too_many(turn: Turn, job: Job) -> str:
+    limit = turn.world.policy.max_queued_per_owner
+    if not limit or turn.world.named(job.name) in turn.world.live.values():
+        return ""
+    waiting = sum(
+        run.phase is Phase.QUEUED and run.job.owner == job.owner for run in turn.world.live.values()
+    )
+    return (
+        f"{waiting} runs of this owner wait already (queue.max_queued_per_owner = {limit})"
+        if waiting >= limit
+        else ""
+    )
+
+
+def _after_the_end(turn: Turn, event: events.JobAccepted, newest: Run) -> None:
+    """The name of an ended run again: the same content never runs twice, another content is a new run."""
+    if newest.job.revision == event.job.revision:
+        text = f"exactly this job has run already as {newest.id} ({newest.phase.value})\n  fix: `yolo-supervisor retry {newest.name}` runs it again; or change the file"
+        refuse(turn, event.path, event.job.revision, text)
+    else:
+        _open(turn, event, newest)
+
+
+def _open(turn: Turn, event: events.JobAccepted, predecessor: Run | None) -> None:
+    set_aside = predecessor is not None and predecessor.attempts > 0
+    reason = (
+        "accepted"
+        if not set_aside
+        else "accepted; what an older run of this name left is set aside, not deleted"
+    )
+    reason = f"{reason}; {event.note}" if event.note else reason
+    run = open_run(turn, event.job, reason, predecessor=predecessor, set_aside=set_aside)
+    _attach(turn, event, run)
+    if event.note:
+        turn.announce(run, "odd-file", "notice", f"{run.name}: odd job file", event.note)
+
+
+def _attach(turn: Turn, event: events.JobAccepted, run: Run) -> None:
+    _note(turn, event.path, FileNote(event.job.revision, run.id))
+    turn.act(
+        MarkFile(key=f"mark-{turn.number()}", path=event.path, what="accepted", revision=event.job.revision)
+    )
+
+
+def revise(turn: Turn, event: events.JobAccepted, run: Run) -> None:
+    """An edited file of a live run: replaced before the first attempt, else taken at the next attempt if a resume may."""
+    if run.job.revision == event.job.revision:
+        turn.put(replace(run, job=event.job, next_job=None))
+        _attach(turn, event, turn.world.live[run.id])
+        return
+    if run.attempts == 0:
+        turn.put(
+            replace(
+                run,
+                job=event.job,
+                priority=event.job.priority,
+                reason="its job file was edited before the first start",
+            )
+        )
+        _attach(turn, event, turn.world.live[run.id])
+        return
+    changed, problems = resume_differences(run.job, event.job)
+    if problems:
+        text = "\n".join(problem.render() for problem in problems)
+        refuse(turn, event.path, event.job.revision, f"{text}\n  the run {run.name} goes on unchanged", run)
+        return
+    run = turn.put(replace(run, next_job=event.job, priority=event.job.priority))
+    _attach(turn, event, run)
+    text = f"{', '.join(changed) or 'Nothing that matters'} changed in the job file: takes effect at the next attempt."
+    turn.announce(run, "revised", "info", f"{run.name}: new revision", text)
+
+
+def _note(turn: Turn, path: str, note: FileNote) -> None:
+    turn.world = replace(turn.world, files={**turn.world.files, path: note})

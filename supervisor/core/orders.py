@@ -1,0 +1,174 @@
+"""What people order, and what deadlines bring: stop, resume, cancel, retry, priority, drain."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from supervisor.core import events
+from supervisor.core.actions import Terminate
+from supervisor.core.endings import after_stop, queue_again
+from supervisor.core.model import Job, Phase, Progress, Run, StopOrder, Wanted
+from supervisor.core.policy import KILL_AGAIN_S, OBSERVED_S
+from supervisor.core.queue import waits_for
+from supervisor.core.turn import Turn
+
+
+def order_stop(turn: Turn, run: Run, event: events.StopAsked) -> None:
+    """`stop NAME`: hold at the next saved epoch, or at once."""
+    order = StopOrder(
+        how="kill" if event.at_once else "save", then=Phase.HELD, by=event.by, reason=f"stopped by {event.by}"
+    )
+    stop(turn, replace(run, wanted=Wanted.HELD), order)
+
+
+def order_cancel(turn: Turn, run: Run, event: events.CancelAsked) -> None:
+    """`cancel NAME`: end for good. The trainer is asked to end, or its whole tree is killed at once."""
+    how = "kill" if event.at_once else "term"
+    order = StopOrder(how=how, then=Phase.CANCELLED, by=event.by, reason=f"cancelled by {event.by}")
+    stop(turn, replace(run, wanted=Wanted.DOWN), order)
+
+
+def stop(turn: Turn, run: Run, order: StopOrder) -> None:
+    """Carry out a stop order in whatever phase the run is."""
+    at_rest = run.phase in {Phase.QUEUED, Phase.HELD} and not run.busy
+    if at_rest or (run.phase is Phase.COOLING and run.attempt is not None and run.attempt.over):
+        after_stop(turn, replace(run, stop=order), order.reason)
+    elif run.phase is Phase.HELD:
+        kill(turn, run, order)  # a held run of which something still lives: see endings.hold
+    elif run.phase in {Phase.PREPARING, Phase.STARTING, Phase.COOLING}:
+        turn.put(replace(run, stop=order, reason=f"{run.reason}; {order.reason}"))
+    elif order.how == "save" and not _can_save(run):
+        term(
+            turn,
+            run,
+            replace(
+                order,
+                reason=f"{order.reason} (this trainer tells of no checkpoint, so it was asked to end at once)",
+            ),
+        )
+    elif order.how == "save":
+        reason = f"{order.reason}: ends when the next epoch is saved"
+        turn.move(run, Phase.STOPPING, reason, within_s=OBSERVED_S, stop=order)
+    elif order.how == "term":
+        term(turn, run, order)
+    else:
+        kill(turn, run, order)
+
+
+def _can_save(run: Run) -> bool:
+    """True if a safe point will be seen: our runner tells of each save, other trainers show it in their files."""
+    return run.job.train is not None or bool(run.job.checkpoint_files)
+
+
+def term(turn: Turn, run: Run, order: StopOrder) -> None:
+    """Ask the trainer to end; what is left after the grace is killed."""
+    grace_s = turn.world.policy.stop_grace_s
+    reason = f"{order.reason}: asked to end, {grace_s:.0f} s grace"
+    run = turn.move(run, Phase.STOPPING, reason, within_s=grace_s, stop=replace(order, how="term"))
+    terminate(turn, run, "term")
+
+
+def kill(turn: Turn, run: Run, order: StopOrder) -> None:
+    """End the whole tree of the attempt; again and again until nothing is left."""
+    reason = f"{order.reason}: every process of the attempt is being killed"
+    run = turn.move(run, Phase.STOPPING, reason, within_s=KILL_AGAIN_S, stop=replace(order, how="kill"))
+    terminate(turn, run, "kill")
+
+
+def terminate(turn: Turn, run: Run, how: str) -> None:
+    """Order a signal: term for the trainer, kill for everything that belongs to the attempt."""
+    attempt = run.attempt
+    if attempt is None:
+        return
+    turn.put(replace(run, attempt=replace(attempt, kills=attempt.kills + 1)))
+    key = f"{run.id}/{attempt.number}/{how}-{attempt.kills + 1}"
+    job = run.job
+    turn.act(
+        Terminate(key=key, run=run.id, attempt=attempt.number, how=how, project=job.project, name=job.name),
+    )
+
+
+def order_resume(turn: Turn, run: Run, event: events.ResumeAsked) -> None:
+    """`resume NAME`: a held run goes on; a stop that has not happened yet is taken back."""
+    run = replace(run, wanted=Wanted.UP, failures=0, stop=None)
+    attempt = run.attempt
+    if run.phase is Phase.STOPPING:
+        turn.move(run, Phase.RUNNING, f"{event.by} took the stop back", within_s=OBSERVED_S)
+    elif attempt is not None and attempt.launches and attempt.ended_at is None:
+        turn.move(
+            run, Phase.RUNNING, f"resumed by {event.by}: its training was still running", within_s=OBSERVED_S
+        )
+    elif attempt is not None and attempt.launches and not attempt.cleared:
+        turn.move(
+            run,
+            Phase.COOLING,
+            f"resumed by {event.by}: waits for the last attempt to be gone",
+            within_s=KILL_AGAIN_S,
+        )
+    else:
+        run = queue_again(turn, run, f"resumed by {event.by}")
+        turn.put(replace(run, waiting_for=waits_for(turn.world, run, turn.now) or "slot"))
+
+
+def order_retry(turn: Turn, run: Run, event: events.RetryAsked) -> None:
+    """`retry NAME`: a new run of an ended one, on the same directory and its checkpoints."""
+    newest = turn.world.named(run.name)
+    if newest is None or newest.id != run.id:
+        return
+    open_run(turn, replace(run.job, file=""), f"retried by {event.by}", predecessor=run)
+
+
+def open_run(turn: Turn, job: Job, reason: str, *, predecessor: Run | None, set_aside: bool = False) -> Run:
+    """A new run in the queue. It goes on counting the attempts of its predecessor, whose directory it shares."""
+    count = 1 if predecessor is None else int(predecessor.id.rpartition("@")[2]) + 1
+    progress = predecessor.progress if predecessor is not None and not set_aside else Progress()
+    run = Run(
+        id=f"{job.name}@{count}",
+        job=job,
+        phase=Phase.QUEUED,
+        reason=reason,
+        priority=job.priority,
+        created_at=turn.now,
+        phase_since=turn.now,
+        attempts=predecessor.attempts if predecessor is not None else 0,
+        progress=progress,
+        failed_at_epoch=progress.saved_epoch,
+        predecessor=predecessor.id if predecessor is not None else "",
+        set_aside=set_aside,
+    )
+    turn.world = replace(turn.world, latest={**turn.world.latest, job.name: run.id})
+    return turn.put(replace(run, waiting_for=waits_for(turn.world, run, turn.now) or "slot"))
+
+
+def order_priority(turn: Turn, run: Run, event: events.PriorityAsked) -> None:
+    """`priority NAME N`: counts when places are given; running runs keep theirs."""
+    turn.put(replace(run, priority=event.priority))
+
+
+def drain(turn: Turn, event: events.DrainAsked) -> None:
+    """`drain`: every training ends at its next saved epoch (or at once, asked nicely) and none starts."""
+    turn.world = replace(turn.world, draining=not event.off)
+    for run in tuple(turn.world.live.values()):
+        if event.off:
+            _undrain(turn, run, event.by)
+        elif run.phase in {Phase.PREPARING, Phase.STARTING, Phase.RUNNING} or (
+            run.phase is Phase.STOPPING and event.at_once
+        ):
+            then = run.stop.then if run.stop is not None else Phase.QUEUED
+            order = StopOrder(
+                how="term" if event.at_once else "save",
+                then=then,
+                by=event.by,
+                reason=f"drained by {event.by}",
+            )
+            stop(turn, run, order)
+
+
+def _undrain(turn: Turn, run: Run, by: str) -> None:
+    order = run.stop
+    if order is None or order.then is not Phase.QUEUED or order.how != "save":
+        return
+    if run.phase is Phase.STOPPING:
+        turn.move(replace(run, stop=None), Phase.RUNNING, f"{by} took the drain back", within_s=OBSERVED_S)
+    else:
+        turn.put(replace(run, stop=None))

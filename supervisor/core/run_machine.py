@@ -1,0 +1,280 @@
+"""The life of a run as one table: event kind × phase → what happens. A pair that does nothing says why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from msgspec.structs import replace
+
+from supervisor.core import endings, events, messages, orders
+from supervisor.core.actions import Examine, Launch
+from supervisor.core.model import Phase, Progress, Run
+from supervisor.core.policy import CLEARING_S, EXAMINING_S, OBSERVED_S, STARTING_S
+from supervisor.core.turn import Turn
+
+Handler = Callable[[Turn, Run, Any], None]
+Row = Handler | str
+
+
+# ---- an attempt on its way up
+def prepared(turn: Turn, run: Run, event: events.Prepared) -> None:
+    """The start is chosen: launch, unless nothing is left to do, a person must look, or a stop came first."""
+    attempt = run.attempt
+    if attempt is None:
+        return
+    notes = "; ".join(event.notes)
+    attempt = replace(attempt, start=event.start, checkpoint=event.checkpoint, from_epoch=event.from_epoch)
+    run = replace(run, attempt=attempt, set_aside=False)
+    if event.start == "finished":
+        endings.finish(turn, run, Phase.SUCCEEDED, event.reason)
+    elif event.start == "refused":
+        endings.hold(turn, run, event.reason)
+    elif run.stop is not None:
+        endings.after_stop(turn, run, f"{run.stop.reason} before the training started")
+    else:
+        launch(turn, run, f"{start_words(event)}{'; ' + notes if notes else ''}")
+
+
+def start_words(event: events.Prepared) -> str:
+    """Where an attempt starts, for a person."""
+    if event.start == "resume":
+        return f"resumes after epoch {event.from_epoch} from {event.checkpoint}"
+    if event.start == "finish":
+        return "all epochs are done: only the trainer's own ending is repeated"
+    return "starts from the beginning: no checkpoint is there"
+
+
+def launch(turn: Turn, run: Run, reason: str) -> None:
+    """Start the shim. A launch that was not confirmed is ordered again: an attempt directory launches at most once."""
+    attempt = run.attempt
+    if attempt is None:
+        return
+    attempt = replace(attempt, launches=attempt.launches + 1)
+    turn.move(run, Phase.STARTING, reason, within_s=STARTING_S, attempt=attempt)
+    turn.act(
+        Launch(
+            key=f"{run.id}/{attempt.number}/launch-{attempt.launches}",
+            run=run.id,
+            attempt=attempt.number,
+            token=attempt.token,
+            job=run.job,
+            gpus=attempt.gpus,
+            start=attempt.start,
+            checkpoint=attempt.checkpoint,
+            from_epoch=attempt.from_epoch,
+        ),
+    )
+
+
+def prepare_failed(turn: Turn, run: Run, event: events.PrepareFailed) -> None:
+    """Nothing was started. Wait, if waiting helps; else it counts as a failure."""
+    attempt = run.attempt
+    run = replace(run, attempt=None if attempt is None else replace(attempt, cleared=True, examined=True))
+    if run.stop is not None:
+        endings.after_stop(turn, run, run.stop.reason)
+    elif event.waiting_for:
+        run = endings.cool(turn, run, event.reason, CLEARING_S)
+        turn.put(replace(run, waiting_for=event.waiting_for))
+    else:
+        endings.fail_attempt(turn, run, event.reason)
+
+
+def launched(turn: Turn, run: Run, event: events.Launched) -> None:
+    """The trainer runs."""
+    if run.attempt is None:
+        return
+    attempt = replace(
+        run.attempt, pid=event.pid, shim_pid=event.shim_pid, boot=event.boot, started_at=event.started_at
+    )
+    order = run.stop
+    run = turn.move(run, Phase.RUNNING, run.reason, within_s=running_within_s(turn, run), attempt=attempt)
+    messages.launched(turn, run)
+    if order is not None:
+        orders.stop(turn, run, order if order.how == "kill" else replace(order, how="term"))
+
+
+def running_within_s(turn: Turn, run: Run) -> float:
+    """Seconds until a running attempt must be looked at: seen alive by then, or over its time limit."""
+    limit_s = run.job.time_limit_s
+    if limit_s is None:
+        return OBSERVED_S
+    started_at = run.attempt.started_at if run.attempt is not None and run.attempt.started_at else turn.now
+    return min(OBSERVED_S, max(1.0, started_at + limit_s - run.used_s - turn.now))
+
+
+def launch_failed(turn: Turn, run: Run, event: events.LaunchFailed) -> None:
+    """No process was started: that is the end of the attempt."""
+    attempt = run.attempt
+    run = replace(
+        run, attempt=None if attempt is None else replace(attempt, launches=0, cleared=True, examined=True)
+    )
+    if run.stop is not None:
+        endings.after_stop(turn, run, run.stop.reason)
+    else:
+        endings.fail_attempt(turn, run, f"could not be launched: {event.reason}")
+
+
+# ---- an attempt at work
+def confirmed(turn: Turn, run: Run, event: events.StartConfirmed) -> None:
+    """The trainer says that it starts where it should; a wrong place ends in the runner's own exit code 77."""
+    if run.attempt is not None:
+        turn.put(replace(run, attempt=replace(run.attempt, confirmed=True, from_epoch=event.from_epoch)))
+
+
+def progressed(turn: Turn, run: Run, event: events.Progressed) -> None:
+    """The training moved on. A stop that waits for a saved epoch is carried out now, but the last epoch is finished."""
+    before = run.progress
+    progress = Progress(
+        epoch=event.epoch,
+        epochs=event.epochs or before.epochs,
+        saved_epoch=max(before.saved_epoch, event.saved_epoch),
+        losses=event.losses or before.losses,
+        metrics=event.metrics or before.metrics,
+        epoch_s=event.epoch_s or before.epoch_s,
+        eta_s=event.eta_s,
+        at=turn.now,
+    )
+    run = turn.put(replace(run, progress=progress))
+    order = run.stop
+    waits = run.phase is Phase.STOPPING and order is not None and order.how == "save"
+    saved_now = progress.saved_epoch > before.saved_epoch
+    if waits and saved_now and order is not None and progress.saved_epoch != progress.epochs:
+        orders.term(
+            turn, run, replace(order, reason=f"{order.reason}: epoch {progress.saved_epoch} is saved")
+        )
+
+
+def signal_sent(turn: Turn, run: Run, event: events.SignalSent) -> None:
+    """A stop signal was delivered; the end itself is another event."""
+    turn.put(replace(run, reason=f"{run.reason} ({event.signal} sent to {event.count})"))
+
+
+# ---- an attempt on its way out
+def exited(turn: Turn, run: Run, event: events.AttemptExited) -> None:
+    """The trainer is gone. What it left is read when no process of the attempt is left."""
+    if run.attempt is None:
+        return
+    attempt = replace(run.attempt, code=event.code, signal=event.signal, ended_at=event.ended_at or turn.now)
+    how = event.lost or event.launch_error or messages.ending(attempt)
+    turn.move(
+        run, Phase.COOLING, f"{how}: waits until nothing of it is left", within_s=CLEARING_S, attempt=attempt
+    )
+
+
+def exited_while_held(turn: Turn, run: Run, event: events.AttemptExited) -> None:
+    """A held run whose training still lived: note the end, stay held."""
+    if run.attempt is not None:
+        ended = replace(
+            run.attempt, code=event.code, signal=event.signal, ended_at=event.ended_at or turn.now
+        )
+        turn.put(replace(run, attempt=ended))
+
+
+def cleared(turn: Turn, run: Run, _event: events.AttemptCleared) -> None:
+    """Nothing of the attempt is left: read what it left behind."""
+    attempt = run.attempt
+    if attempt is None or attempt.cleared:
+        return
+    run = turn.put(replace(run, attempt=replace(attempt, cleared=True)))
+    if run.phase is Phase.COOLING:
+        examine(turn, run)
+
+
+def examine(turn: Turn, run: Run) -> None:
+    """Order the reading of what an attempt left."""
+    attempt = run.attempt
+    if attempt is None:
+        return
+    number = turn.number()
+    turn.move(
+        run,
+        Phase.COOLING,
+        run.reason.replace("waits until nothing of it is left", "reading what it left"),
+        within_s=EXAMINING_S,
+    )
+    turn.act(
+        Examine(
+            key=f"{run.id}/{attempt.number}/examine-{number}",
+            run=run.id,
+            attempt=attempt.number,
+            job=run.job,
+            code=attempt.code,
+            signal=attempt.signal,
+        ),
+    )
+
+
+def examined(turn: Turn, run: Run, event: events.Examined) -> None:
+    """Decide, once."""
+    if run.attempt is not None and not run.attempt.examined:
+        endings.conclude(turn, run, event)
+
+
+def observed(turn: Turn, run: Run, _event: events.Observed) -> None:
+    """The attempt was seen alive: its next look is due later."""
+    waits_for_save = run.phase is Phase.STOPPING and run.stop is not None and run.stop.how == "save"
+    if run.phase is Phase.RUNNING or (
+        waits_for_save and run.stop is not None and run.stop.by != "time limit"
+    ):
+        turn.put(replace(run, deadline_at=turn.now + running_within_s(turn, run)))
+
+
+def poisoned(turn: Turn, run: Run, event: events.Poisoned) -> None:
+    """A bug in deciding about this run: a person must look; nothing else is touched."""
+    endings.hold(turn, run, f"internal error, please report it: {event.error}")
+
+
+def _rows(handler: Handler, *phases: Phase, **ignored: str) -> dict[Phase, Row]:
+    """The row of one event kind: `handler` in `phases`, and the reason for doing nothing in all others."""
+    rest = ignored.pop("otherwise")
+    return {phase: handler if phase in phases else ignored.get(phase.value.lower(), rest) for phase in Phase}
+
+
+_LATE = "late news of an attempt that the run has left behind"
+_ENDED = "the run is over: terminal phases are never left"
+Q, P, S, R, T, C, H = (
+    Phase.QUEUED,
+    Phase.PREPARING,
+    Phase.STARTING,
+    Phase.RUNNING,
+    Phase.STOPPING,
+    Phase.COOLING,
+    Phase.HELD,
+)
+
+TABLE: dict[type[events.Event], dict[Phase, Row]] = {
+    events.Prepared: _rows(prepared, P, otherwise=_LATE),
+    events.PrepareFailed: _rows(prepare_failed, P, otherwise=_LATE),
+    events.Launched: _rows(launched, S, cooling="it ended before its start was reported", otherwise=_LATE),
+    events.LaunchFailed: _rows(launch_failed, S, otherwise=_LATE),
+    events.StartConfirmed: _rows(confirmed, S, R, T, otherwise=_LATE),
+    events.Progressed: _rows(progressed, S, R, T, C, held="the run is held; its progress is read when it is resumed", otherwise=_LATE),
+    events.SignalSent: _rows(signal_sent, R, T, otherwise="the attempt ended before the signal was reported"),
+    events.AttemptExited: {**_rows(exited, S, R, T, cooling="its end is known already", otherwise=_LATE), H: exited_while_held},
+    events.AttemptCleared: _rows(cleared, C, H, otherwise="nothing is cleared before it has exited"),
+    events.Examined: _rows(examined, C, otherwise=_LATE),
+    events.StopAsked: _rows(orders.order_stop, Q, P, S, R, T, C, held="it is held already", otherwise=_ENDED),
+    events.CancelAsked: _rows(orders.order_cancel, Q, P, S, R, T, C, H, otherwise=_ENDED),
+    events.ResumeAsked: {
+        **_rows(orders.order_resume, T, H, cooling="it goes on by itself", otherwise="it is not held"),
+        **dict.fromkeys((Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED), _ENDED),
+    },
+    events.RetryAsked: _rows(orders.order_retry, Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED, otherwise="only ended runs are retried"),
+    events.PriorityAsked: _rows(orders.order_priority, Q, P, S, R, T, C, H, otherwise=_ENDED),
+    events.Poisoned: _rows(poisoned, Q, P, S, R, T, C, H, otherwise=_ENDED),
+}  # fmt: skip
+
+
+def apply(turn: Turn, event: events.RunEvent) -> None:
+    """Let an event about a run have its effect. News of an older attempt has none."""
+    run = turn.world.run(event.run)
+    if run is None:
+        return
+    if isinstance(event, events.AttemptEvent) and (
+        run.attempt is None or run.attempt.number != event.attempt
+    ):
+        return
+    row = TABLE[type(event)][run.phase]
+    if not isinstance(row, str):
+        row(turn, run, event)

@@ -1,0 +1,311 @@
+"""The world as plain data for people and programs: JSON-able dicts, each with a `version`. Pure.
+
+Times are Unix seconds (`_at`), durations seconds (`_s`), epochs count from 1 as people count. A value that is
+not known is None, never 0.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from supervisor.core import secrets, words
+from supervisor.core.model import Job, Phase, Run, World
+from supervisor.core.story import Row, attempts_view, steps
+
+VERSION = 1
+RECENT_S = 24 * 3600.0  # ended runs of the last day stay in the plain list
+
+_ORDER = (
+    Phase.RUNNING, Phase.STOPPING, Phase.STARTING, Phase.PREPARING, Phase.COOLING, Phase.QUEUED, Phase.HELD,
+    Phase.FAILED, Phase.CANCELLED, Phase.SUCCEEDED,
+)  # fmt: skip
+_RANK = {phase: rank for rank, phase in enumerate(_ORDER)}
+
+View = dict[str, Any]
+
+
+class Live(Protocol):
+    """The newest heartbeat of a run. Epochs count from 1; `epoch` is the one being trained."""
+
+    @property
+    def phase(self) -> str:
+        """What the trainer does: import, setup, scan, train, val, save, end."""
+
+    @property
+    def epoch(self) -> int:
+        """The epoch being trained."""
+
+    @property
+    def epochs(self) -> int:
+        """Of how many."""
+
+    @property
+    def batch(self) -> int:
+        """The batch done last in this epoch."""
+
+    @property
+    def batches(self) -> int:
+        """Of how many."""
+
+    @property
+    def losses(self) -> Mapping[str, float]:
+        """The newest losses."""
+
+    @property
+    def images_per_s(self) -> float | None:
+        """The speed."""
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds from `at` to the end of the training."""
+
+    @property
+    def next_save_s(self) -> float | None:
+        """Seconds from `at` to the next checkpoint."""
+
+    @property
+    def at(self) -> float:
+        """When the heartbeat was written."""
+
+
+Board = Mapping[str, Live]
+
+
+def find_run(world: World, name: str) -> Run | None:
+    """The newest run of that name, or the run with that id (`truck@2`)."""
+    return world.named(name) or world.run(name)
+
+
+def nearest_names(world: World, name: str) -> list[str]:
+    """Up to three names of runs that look like `name`."""
+    return difflib.get_close_matches(name, [*world.latest, *world.live], n=3, cutoff=0.5)
+
+
+def status_view(world: World, now: float) -> View:
+    """How the server stands as a whole."""
+    phases = Counter(run.phase for run in world.live.values())
+    ended = Counter(run.phase for run in world.ended.values())
+    policy = world.policy
+    return {
+        "version": VERSION,
+        "at": now,
+        "server": policy.server,
+        "draining": world.draining,
+        "phases": {phase.value: phases[phase] + ended[phase] for phase in Phase},
+        "busy": sum(run.busy for run in world.live.values()),
+        "max_running": policy.max_running or max(1, policy.gpu_count),
+        "gpus": policy.gpu_count,
+        "gpus_given": sum(
+            run.attempt is not None and run.busy and len(run.attempt.gpus) for run in world.live.values()
+        ),
+        "channels": list(policy.channels),
+        "refused_files": {path: note.refused for path, note in world.files.items() if note.refused},
+    }
+
+
+def runs_view(world: World, board: Board, now: float, *, every: bool = False) -> View:
+    """All live runs and those that ended within a day; with `every`, all runs ever. Busy ones come first."""
+    ended = [run for run in world.ended.values() if every or now - run.phase_since < RECENT_S]
+    runs = sorted([*world.live.values(), *ended], key=_place)
+    return {
+        "version": VERSION,
+        "at": now,
+        "draining": world.draining,
+        "runs": [row(run, board.get(run.id), now) for run in runs],
+        "not_shown": len(world.ended) - len(ended),
+    }
+
+
+def _place(run: Run) -> tuple[int, int, float, str]:
+    age = -run.phase_since if run.phase.terminal else run.created_at
+    return (_RANK[run.phase], -run.priority, age, run.id)
+
+
+def row(run: Run, live: Live | None, now: float) -> View:
+    """One line of the list of runs."""
+    live = live if run.busy else None
+    return {
+        "name": run.name,
+        "id": run.id,
+        "project": run.job.project,
+        "owner": run.job.owner,
+        "phase": run.phase.value,
+        "wanted": run.wanted.value,
+        "phase_since_at": run.phase_since,
+        "waiting_for": run.waiting_for,
+        "reason": run.reason,
+        "priority": run.priority,
+        "gpus": run.job.gpus,
+        **_progress(run, live, now),
+        "attempt": run.attempts,
+        "restarts": max(0, run.attempts - 1),
+        "failures": run.failures,
+        "created_at": run.created_at,
+        "started_at": run.attempt.started_at if run.attempt else None,
+    }
+
+
+def _progress(run: Run, live: Live | None, now: float) -> View:
+    progress = run.progress
+    epoch = max(progress.epoch, live.epoch) if live else progress.epoch
+    epochs = (live.epochs if live else 0) or progress.epochs or run.job.epochs
+    seen_at = max(progress.at, live.at if live else 0.0)
+    return {
+        "epoch": epoch,
+        "epochs": epochs,
+        "percent": _percent(run, live, epochs),
+        "saved_epoch": progress.saved_epoch,
+        "eta_s": eta_s(run, live, now),
+        "epoch_s": progress.epoch_s or None,
+        "map50_95": map50_95(progress.metrics),
+        "losses": dict(live.losses if live and live.losses else progress.losses),
+        "images_per_s": live.images_per_s if live else None,
+        "doing": live.phase if live else "",
+        "heard_of_at": seen_at or None,
+        "next_save_s": next_save_s(live, now),
+    }
+
+
+def epochs_done(run: Run, live: Live | None) -> float:
+    """Epochs trained so far, with the part of the present one where that is known."""
+    if live is None or not live.epoch:
+        return float(run.progress.epoch)
+    part = live.batch / live.batches if live.batches else 0.0
+    return max(float(run.progress.epoch), live.epoch - 1 + min(1.0, part))
+
+
+def _percent(run: Run, live: Live | None, epochs: int | None) -> float | None:
+    if run.phase is Phase.SUCCEEDED:
+        return 100.0
+    return round(min(100.0, 100.0 * epochs_done(run, live) / epochs), 1) if epochs else None
+
+
+def eta_s(run: Run, live: Live | None, now: float) -> float | None:
+    """Seconds until the training ends, as last said by the trainer and aged since; None unless it runs."""
+    if run.phase is not Phase.RUNNING:
+        return None
+    if live is not None and live.eta_s is not None:
+        return max(0.0, live.eta_s - (now - live.at))
+    if run.progress.eta_s is not None:
+        return max(0.0, run.progress.eta_s - (now - run.progress.at))
+    return None
+
+
+def next_save_s(live: Live | None, now: float) -> float | None:
+    """Seconds until the next checkpoint, where the trainer's pace is known."""
+    if live is None or live.next_save_s is None:
+        return None
+    return max(0.0, live.next_save_s - (now - live.at))
+
+
+def map50_95(metrics: Mapping[str, float]) -> float | None:
+    """The mAP50-95 among a trainer's metrics, boxes before masks and poses."""
+    found = [
+        name for name in metrics if "map50-95" in name.lower() or name.lower() in {"map_0.5:0.95", "map"}
+    ]
+    found.sort(key=lambda name: ("(B)" not in name, name))
+    return metrics[found[0]] if found else None
+
+
+def at_stake(run: Run, live: Live | None) -> View:
+    """What an end at once would lose: the epochs since the newest checkpoint, and the time that they took."""
+    lost = max(0.0, epochs_done(run, live) - run.progress.saved_epoch) if run.busy else 0.0
+    pace = run.progress.epoch_s
+    return {"epochs": round(lost, 2), "seconds": round(lost * pace) if pace else None}
+
+
+def run_view(
+    run: Run, world: World, live: Live | None, rows: Sequence[Row], *, now: float, directory: str = ""
+) -> View:
+    """Everything about one run. `rows` is its history, `directory` where it lies on disk."""
+    return {
+        "version": VERSION,
+        "at": now,
+        **row(run, live, now),
+        "directory": directory,
+        "explanation": explanation(run, live, now),
+        "commands": list(words.remedies(run)),
+        "at_stake": at_stake(run, live),
+        "live": _live(live) if live and run.busy else None,
+        "metrics": dict(run.progress.metrics),
+        "used_s": run.used_s,
+        "deadline_at": run.deadline_at,
+        "stop": msgspec.to_builtins(run.stop) if run.stop else None,
+        "attempts": attempts_view(run.attempt, rows),
+        "job": job_view(run.job),
+        "next_job": job_view(run.next_job) if run.next_job else None,
+        "predecessor": run.predecessor,
+        "newest": world.latest.get(run.name, run.id) == run.id,
+    }
+
+
+def explanation(run: Run, live: Live | None, now: float) -> str:
+    """Where the run stands, in one sentence for a person."""
+    if run.phase is Phase.QUEUED:
+        return f"waits for {words.waiting(run.waiting_for)}" if run.waiting_for else run.reason
+    if run.phase is Phase.COOLING and run.deadline_at is not None:
+        return f"{run.reason} (in {words.duration(run.deadline_at - now)})"
+    if run.phase is Phase.STOPPING and run.stop is not None and run.stop.how == "save":
+        save_s = next_save_s(live, now)
+        return run.reason + (f", in about {words.duration(save_s)}" if save_s is not None else "")
+    return run.reason
+
+
+def _live(live: Live) -> View:
+    names = ("phase", "epoch", "epochs", "batch", "batches", "images_per_s", "eta_s", "next_save_s", "at")
+    return {name: getattr(live, name) for name in names} | {"losses": dict(live.losses)}
+
+
+def job_view(job: Job) -> View:
+    """A job as data. Values of its environment and settings that look secret are left out."""
+    data: View = msgspec.to_builtins(job)
+    data["env"] = secrets.hide(job.env)
+    data["settings"] = secrets.hide(job.settings)
+    return data
+
+
+def why_view(run: Run, rows: Sequence[Row], live: Live | None, now: float) -> View:
+    """The chain of events that brought the run where it is."""
+    return {
+        "version": VERSION,
+        "at": now,
+        "name": run.name,
+        "id": run.id,
+        "phase": run.phase.value,
+        "reason": run.reason,
+        "explanation": explanation(run, live, now),
+        "commands": list(words.remedies(run)),
+        "steps": steps(rows),
+    }
+
+
+def files_view(world: World, revision: str, path: str = "", since_at: float = 0.0) -> View:
+    """What became of a job file with this content: pending, accepted with its run, or refused and why.
+
+    With `path` only the file there counts. Where no file has the content (any more), a run made from it counts that
+    was opened at `since_at` or later. `unknown`: the daemon has not seen it yet.
+    """
+    for file, note in world.files.items():
+        if note.revision == revision and path in {"", file}:
+            state = "refused" if note.refused else "accepted" if note.run else "pending"
+            return _file(revision, state, file, note.run, note.refused)
+    for run in (*world.live.values(), *world.ended.values()):
+        if run.job.revision == revision and run.created_at >= since_at:
+            return _file(revision, "accepted", run.job.file, run.id, "")
+    return _file(revision, "unknown", path, "", "")
+
+
+def _file(revision: str, state: str, path: str, run: str, refused: str) -> View:
+    return {
+        "version": VERSION,
+        "revision": revision,
+        "state": state,
+        "file": path,
+        "run": run,
+        "refused": refused,
+    }

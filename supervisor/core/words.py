@@ -1,0 +1,249 @@
+"""What events, ends and waits are called when a person reads them; no code without its meaning."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from supervisor.core.model import Phase, Run
+
+Body = Mapping[str, Any]
+
+RUNNER_CODES = {
+    0: "the training ended by itself",
+    1: "the trainer failed",
+    2: "the trainer could not read what it was given",
+    65: "the checkpoint was refused",
+    66: "the model or the data is missing",
+    75: "stopped, and can be resumed",
+    76: "a person must look",
+    77: "it had resumed from the wrong place",
+}
+
+WAITING = {
+    "slot": "a free place: the server runs as many trainings as it may",
+    "GPU": "free GPUs",
+    "time": "its time",
+    "drain": "the end of the drain",
+    "disk": "free disk space",
+    "mount": "a file system that is not mounted",
+    "memory": "free memory",
+}
+
+_ACTIONS = {
+    "check": "check the job file",
+    "mark": "leave a note beside the job file",
+    "prepare": "make the run directory and choose the checkpoint",
+    "launch": "start the trainer",
+    "term": "ask the trainer to stop",
+    "kill": "end the whole process tree",
+    "terminate": "end the training",
+    "examine": "look at what the attempt left behind",
+    "announce": "tell the channels",
+}
+
+
+def duration(seconds: float) -> str:
+    """Two units at most, for people: 42 s, 12 min, 3 h 20 min, 2 d 4 h."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    minutes = round(whole / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, rest = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours} h {rest} min" if rest else f"{hours} h"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h" if hours else f"{days} d"
+
+
+def signal_name(number: int) -> str:
+    """SIGKILL for 9; a number without a name stays a number."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def ending(code: int | None, signal_number: int | None) -> str:
+    """How a process ended."""
+    if signal_number is not None:
+        return f"ended by {signal_name(signal_number)}"
+    if code is None:
+        return "ended; nobody was there to see how"
+    meaning = RUNNER_CODES.get(code)
+    return f"exit code {code} ({meaning})" if meaning else f"exit code {code}"
+
+
+def waiting(waiting_for: str) -> str:
+    """What a queued run waits for."""
+    head, _, name = waiting_for.partition(": ")
+    if head == "other run":
+        return f"{name} to succeed"
+    return WAITING.get(waiting_for, waiting_for)
+
+
+def action(key: str) -> str:
+    """What an action does, read from its key `run/attempt/verb…`; a key of another shape stays as it is."""
+    for part in key.split("/")[1:]:
+        verb = part.split("-")[0]
+        if verb in _ACTIONS:
+            return _ACTIONS[verb]
+    return key
+
+
+def remedies(run: Run) -> tuple[str, ...]:
+    """The commands that a person can give, the likeliest first; none for runs that go on by themselves."""
+    name = run.name
+    if run.phase is Phase.HELD:
+        return (
+            f"yolo-supervisor resume {name}",
+            f"yolo-supervisor logs {name}",
+            f"yolo-supervisor cancel {name}",
+        )
+    if run.phase is Phase.FAILED:
+        return (f"yolo-supervisor logs {name}", f"yolo-supervisor retry {name}")
+    if run.phase is Phase.CANCELLED:
+        return (f"yolo-supervisor retry {name}",)
+    return ()
+
+
+def sentence(kind: str, body: Body) -> str:
+    """What happened, in one sentence. A kind that this version does not know is named, never an error."""
+    words = _SENTENCES.get(kind)
+    return words(body) if words else f"something that another version of the program recorded as {kind}"
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())
+
+
+def _by(body: Body) -> str:
+    return str(body.get("by") or "somebody")
+
+
+def _because(body: Body) -> str:
+    reason = _one_line(body.get("reason") or "")
+    return f": {reason}" if reason else ""
+
+
+def _file_seen(body: Body) -> str:
+    note = body.get("note")
+    return f"the job file {body.get('path', '')} was seen" + (f" ({_one_line(note)})" if note else "")
+
+
+def _job_accepted(body: Body) -> str:
+    note = body.get("note")
+    return "the job file was checked and accepted" + (f" ({_one_line(note)})" if note else "")
+
+
+def _stop_asked(body: Body) -> str:
+    return f"{_by(body)} asked it to stop " + (
+        "at once" if body.get("at_once") else "at the next saved epoch"
+    )
+
+
+def _cancel_asked(body: Body) -> str:
+    return f"{_by(body)} cancelled it" + (", at once" if body.get("at_once") else "")
+
+
+def _drain_asked(body: Body) -> str:
+    if body.get("off"):
+        return f"{_by(body)} ended the drain: trainings start again"
+    how = "at once" if body.get("at_once") else "gracefully"
+    return f"{_by(body)} asked for a drain: all trainings end {how} and none starts"
+
+
+def _prepared(body: Body) -> str:
+    start, epoch, source = body.get("start"), body.get("from_epoch"), body.get("checkpoint", "")
+    notes = "".join(f"; {_one_line(note)}" for note in body.get("notes") or ())
+    texts = {
+        "fresh": "the run directory is ready; it starts from the beginning",
+        "resume": f"the run directory is ready; it resumes after epoch {epoch} from {source}",
+        "finish": f"all {epoch} epochs are there; only the trainer's own ending is missing",
+        "finished": "there is nothing left to train",
+        "refused": "no start was found that would not lose work",
+    }
+    return texts.get(str(start), f"the run directory is ready ({start})") + _because(body) + notes
+
+
+def _prepare_failed(body: Body) -> str:
+    waits = f"; it waits for {waiting(body['waiting_for'])}" if body.get("waiting_for") else ""
+    return f"the run directory could not be prepared{_because(body)}{waits}"
+
+
+def _exited(body: Body) -> str:
+    if body.get("launch_error"):
+        return f"the trainer could not be started: {_one_line(body['launch_error'])}"
+    if body.get("lost"):
+        return f"the trainer is gone: {_one_line(body['lost'])}"
+    return f"the trainer's process {ending(body.get('code'), body.get('signal'))}"
+
+
+def _examined(body: Body) -> str:
+    saved = int(body.get("saved_epoch") or 0)
+    kept = f"; epoch {saved} is saved" if saved else "; no epoch is saved"
+    if body.get("finished"):
+        proof = _one_line(body.get("proof") or "")
+        return "the training is finished" + (f", proved by {proof}" if proof else "") + kept
+    return f"the training is not finished{_because(body)}{kept}"
+
+
+def _confirmed(body: Body) -> str:
+    epoch = int(body.get("from_epoch") or 0)
+    return (
+        f"the trainer confirmed that it goes on after epoch {epoch}"
+        if epoch
+        else "the trainer confirmed a fresh start"
+    )
+
+
+def _progressed(body: Body) -> str:
+    epochs = f" of {body['epochs']}" if body.get("epochs") else ""
+    saved = f" (epoch {body['saved_epoch']} is saved)" if body.get("saved_epoch") else ""
+    return f"the training reached epoch {body.get('epoch', '?')}{epochs}{saved}"
+
+
+def _signal_sent(body: Body) -> str:
+    count = int(body.get("count") or 0)
+    return f"{body.get('signal', '?')} was sent to {count} process" + ("" if count == 1 else "es")
+
+
+_SENTENCES: dict[str, Callable[[Body], str]] = {
+    "DaemonStarted": lambda body: (
+        f"the daemon started (pid {body.get('pid')}, version {body.get('version')})"
+    ),
+    "DaemonStopped": lambda body: f"the daemon ended{_because(body)}; trainings go on",
+    "Configured": lambda _: "the configuration was read",
+    "TimePassed": lambda _: "its time came",
+    "ProgressDue": lambda _: "it was time for the message about progress",
+    "JobFileSeen": _file_seen,
+    "JobFileGone": lambda body: f"the job file {body.get('path', '')} is gone; that alone stops nothing",
+    "JobAccepted": _job_accepted,
+    "JobRefused": lambda body: f"the job file was refused: {_one_line(body.get('problem', ''))}",
+    "FileMarked": lambda body: f"the trace beside {body.get('path', '')} was left",
+    "StopAsked": _stop_asked,
+    "ResumeAsked": lambda body: f"{_by(body)} asked it to go on",
+    "CancelAsked": _cancel_asked,
+    "RetryAsked": lambda body: f"{_by(body)} asked for another run of it",
+    "PriorityAsked": lambda body: f"{_by(body)} set its priority to {body.get('priority')}",
+    "DrainAsked": _drain_asked,
+    "Prepared": _prepared,
+    "PrepareFailed": _prepare_failed,
+    "Launched": lambda body: f"the trainer runs as process {body.get('pid')}",
+    "LaunchFailed": lambda body: f"the trainer could not be started{_because(body)}",
+    "SignalSent": _signal_sent,
+    "Examined": _examined,
+    "Announced": lambda body: f"{body.get('channel')} was told",
+    "AnnounceFailed": lambda body: f"{body.get('channel')} could not be told{_because(body)}",
+    "AttemptExited": _exited,
+    "AttemptCleared": lambda _: "no process of the attempt is left",
+    "Observed": lambda _: "the processes on this machine were compared with the records",
+    "StartConfirmed": _confirmed,
+    "Progressed": _progressed,
+    "Poisoned": lambda body: (
+        f"the supervisor has a bug; it held this run: {_one_line(body.get('error', ''))}"
+    ),
+}

@@ -1,0 +1,355 @@
+"""The daemon put together: opens and closes every thread in one ExitStack, and runs the loop."""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import logging
+import os
+import signal
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from supervisor import __version__, config, layout
+from supervisor.clock import WallClock, current_boot
+from supervisor.config import Config
+from supervisor.core import actions, events
+from supervisor.effects.check import JobChecker, count_gpus
+from supervisor.effects.dispatch import Dispatcher
+from supervisor.effects.examine import Examiner
+from supervisor.effects.job_files import JobFileMarker
+from supervisor.effects.notify import Notifier
+from supervisor.effects.prepare import Preparer
+from supervisor.engines.local import LocalEngine
+from supervisor.errors import UserError
+from supervisor.journal import Journal, make_reserve
+from supervisor.loop import Loop
+from supervisor.service_manager import ServiceManager
+from supervisor.sources.processes import ProcessSource
+from supervisor.sources.schedules import RESYNC_S, Schedules
+from supervisor.sources.spool import Spool
+from supervisor.sources.train_log import ProgressSource
+from supervisor.web.server import ApiServer
+
+log = logging.getLogger("yolo-supervisor")
+
+EXIT_BAD_CONFIG = 78
+EXIT_SECOND_DAEMON = 73
+STATUS_EVERY_S = 5.0
+UNJOURNALLED_EVERY_S = 3600.0
+
+
+class SecondDaemonError(UserError):
+    """Another daemon owns the state directory."""
+
+
+@contextmanager
+def state_lock(state_dir: Path) -> Iterator[None]:
+    """Own the state directory while the context lasts. Raises SecondDaemonError naming the owner's pid."""
+    path = layout.lock_file(state_dir)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            pid = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+            raise SecondDaemonError(f"a daemon with pid {pid} already runs on {state_dir}") from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class Daemon:
+    """One life of the daemon."""
+
+    def __init__(self, config_path: Path | None, settings: Config) -> None:
+        """`settings` were read from `config_path`, which SIGHUP reads again."""
+        self._config_path = config_path
+        self._settings = settings
+        self._clock = WallClock()
+        self._manager = ServiceManager()
+        self._stopping = ""
+        self._reload = False
+        self._next_status_at = 0.0
+        self._next_alarm_at = 0.0
+        self._journal_path = layout.journal_file(settings.server.state_dir)
+        self._gpu_count = count_gpus()
+
+    def run(self) -> int:
+        """Serve until SIGTERM or SIGINT; trainings go on afterwards. The exit code."""
+        settings = self._settings
+        settings.server.state_dir.mkdir(parents=True, exist_ok=True)
+        settings.server.runs_dir.mkdir(parents=True, exist_ok=True)
+        _make_jobs_folder(settings.jobs.folder)
+        with ExitStack() as stack:
+            stack.enter_context(state_lock(settings.server.state_dir))
+            journal = Journal.open(self._journal_path)
+            stack.callback(journal.close)
+            self._make_reserve()
+            loop = self._assemble(stack, journal)
+            self._serve(loop)
+        return 0
+
+    # ---- putting together
+    def _assemble(self, stack: ExitStack, journal: Journal) -> Loop:
+        now = self._clock.now
+        dispatcher = self._dispatch = Dispatcher(self._handlers(), lambda event: loop.put(event), now)
+        loop = Loop(journal.load(), journal, self._clock, dispatcher)
+        pending = journal.pending()
+        processes = ProcessSource(self._settings.server.runs_dir, lambda: loop.world, loop.put, now)
+        progress = ProgressSource(self._settings.server.runs_dir, lambda: loop.world, loop.put, self._clock)
+        spool = self._spool(loop)
+        loop.after_step.append(_on_new_attempts(loop, processes.wake))
+        self._open(loop, stack)
+        for part in (
+            processes,
+            progress,
+            spool,
+            self._schedules(loop, processes, spool),
+            self._api(loop, progress),
+        ):
+            part.start()
+            stack.callback(part.stop)
+        stack.callback(dispatcher.close)
+        dispatcher(pending)
+        return loop
+
+    def _open(self, loop: Loop, stack: ExitStack) -> None:
+        """Say who we are before anything else is decided; handle signals."""
+        now = self._clock.now()
+        policy = config.policy(self._settings, self._gpu_count)
+        loop.put(events.Configured(at=now, origin="daemon", policy=policy))
+        loop.put(
+            events.DaemonStarted(
+                at=now, origin="daemon", pid=os.getpid(), version=__version__, boot=current_boot()
+            )
+        )
+        for number, handler in (
+            (signal.SIGTERM, functools.partial(self._stop_on, loop)),
+            (signal.SIGINT, functools.partial(self._stop_on, loop)),
+            (signal.SIGHUP, functools.partial(self._reload_on, loop)),
+        ):
+            stack.callback(signal.signal, number, signal.signal(number, handler))
+
+    def _handlers(self) -> dict[type[actions.Action], Callable[..., tuple[events.Event, ...]]]:
+        settings, now = self._settings, self._clock.now
+        runs_dir = settings.server.runs_dir
+        engine = LocalEngine(runs_dir, now, allow_download=settings.jobs.allow_download)
+        return {
+            actions.CheckJob: JobChecker(settings, self._gpu_count, self._clock),
+            actions.MarkFile: JobFileMarker(now),
+            actions.Prepare: Preparer(runs_dir, settings.disk.pause_below, self._source_of, now),
+            actions.Launch: engine.launch,
+            actions.Terminate: engine.terminate,
+            actions.Examine: Examiner(runs_dir, now),
+            actions.Announce: Notifier(settings.channel, self._clock),
+        }
+
+    def _source_of(self, revision: str) -> bytes | None:
+        reader = Journal.open(self._journal_path, read_only=True)
+        try:
+            return reader.source(revision)
+        finally:
+            reader.close()
+
+    def _spool(self, loop: Loop) -> Spool:
+        jobs = self._settings.jobs
+        known = lambda: {path: note.revision for path, note in loop.world.files.items()}  # noqa: E731 - one expression
+        return Spool(jobs.folder, loop.put, self._clock, jobs.settle, jobs.rescan, known=known)
+
+    def _schedules(self, loop: Loop, processes: ProcessSource, spool: Spool) -> Schedules:
+        jobs = self._settings.jobs
+        return Schedules(
+            {
+                "rescan": (jobs.rescan, spool.rescan),
+                "resync": (RESYNC_S, processes.observe),
+                "progress": (
+                    jobs.progress_every,
+                    lambda: loop.put(events.ProgressDue(at=self._clock.now(), origin="schedule")),
+                ),
+            },
+        )
+
+    def _api(self, loop: Loop, progress: ProgressSource) -> ApiServer:
+        settings = self._settings
+        return ApiServer(
+            world=lambda: loop.world,
+            put=loop.put,
+            board=progress.board,
+            history=lambda: Journal.open(self._journal_path, read_only=True),
+            config_view=lambda: config.show(self._settings),
+            clock=self._clock,
+            socket_path=settings.server.socket,
+            runs_dir=settings.server.runs_dir,
+            server=lambda: {"pid": os.getpid(), "degraded": loop.degraded, "version": __version__},
+        )
+
+    # ---- running
+    def _serve(self, loop: Loop) -> None:
+        while loop.run_once(block=False):
+            pass  # what was decided at start is on record before anybody is told that we are ready
+        self._manager.tell(READY="1", STATUS=self._status(loop), MAINPID=str(os.getpid()))
+        log.info("ready: %s", self._status(loop))
+        while not self._stopping:
+            loop.run_once()
+            self._tell_manager(loop)
+            if self._reload:
+                self._reload = False
+                self._read_config_again(loop)
+        self._manager.tell(STOPPING="1")
+        log.info("stopping (%s); trainings go on", self._stopping)
+        loop.put(events.DaemonStopped(at=self._clock.now(), origin="daemon", reason=self._stopping))
+        loop.run_once(block=False)
+
+    def _tell_manager(self, loop: Loop) -> None:
+        """Feed the watchdog from the loop that does the work, and say how we are."""
+        now = self._clock.now()
+        if now < self._next_status_at:
+            return
+        self._next_status_at = now + min(STATUS_EVERY_S, self._manager.watchdog_s / 2 or STATUS_EVERY_S)
+        self._manager.tell(WATCHDOG="1", STATUS=self._status(loop))
+        if loop.degraded:
+            self._live_without_record(loop)
+        else:
+            self._make_reserve()
+
+    def _live_without_record(self, loop: Loop) -> None:
+        """The journal cannot be written: give up the reserve, and tell people directly, once an hour."""
+        with suppress(OSError):
+            layout.reserve_file(self._settings.server.state_dir).unlink()
+        now = self._clock.now()
+        if now < self._next_alarm_at:
+            return
+        self._next_alarm_at = now + UNJOURNALLED_EVERY_S
+        for channel in loop.world.policy.channels:
+            self._dispatch((degraded_alarm(channel, loop.degraded, now),))
+
+    def _make_reserve(self) -> None:
+        with suppress(OSError):  # no room for the reserve: it is tried again every few seconds
+            make_reserve(layout.reserve_file(self._settings.server.state_dir))
+
+    def _status(self, loop: Loop) -> str:
+        if loop.degraded:
+            return f"DEGRADED: the journal cannot be written ({loop.degraded}); nothing is decided"
+        runs = loop.world.live.values()
+        running = sum(run.busy for run in runs)
+        held = sum(run.phase.value == "HELD" for run in runs)
+        return f"{running} running, {len(runs) - running - held} waiting, {held} held"
+
+    def _stop_on(self, loop: Loop, number: int, _frame: object) -> None:
+        self._stopping = signal.Signals(number).name
+        loop.wake()
+
+    def _reload_on(self, loop: Loop, _number: int, _frame: object) -> None:
+        self._reload = True
+        loop.wake()
+
+    def _read_config_again(self, loop: Loop) -> None:
+        """Take over what may change while running: limits. A broken file changes nothing."""
+        self._manager.tell(RELOADING="1")
+        try:
+            settings = config.load(self._config_path)
+        except UserError as error:
+            log.error("configuration not reloaded, the old one stays: %s", error)
+            self._manager.tell(READY="1", STATUS=f"bad configuration, the old one stays: {error}"[:200])
+            return
+        channels = (
+            loop.world.policy.channels
+        )  # channels are opened at start: a change of them needs a restart
+        policy = replace(config.policy(settings, self._gpu_count), channels=channels)
+        loop.put(events.Configured(at=self._clock.now(), origin="reload", policy=policy))
+        self._manager.tell(READY="1")
+
+
+def degraded_alarm(channel: str, error: str, now: float) -> actions.Announce:
+    """The one message that is not in the journal, because it says that the journal cannot be written."""
+    return actions.Announce(
+        key=f"unjournalled-{now:.0f}/{channel}",
+        channel=channel,
+        what="degraded",
+        severity="page",
+        title="yolo-supervisor cannot write its journal",
+        text=f"{error}. Trainings go on, but nothing is started, stopped or restarted. (This message is not journalled.)",
+        todo="free space on the disk of the state directory; it goes on by itself",
+        at=now,
+    )
+
+
+def _make_jobs_folder(folder: Path) -> None:
+    """The folder where jobs are dropped: code runs from it, so others may not write there unless told so."""
+    if not folder.exists():
+        folder.mkdir(parents=True, mode=0o755)
+
+
+def _on_new_attempts(loop: Loop, wake: Callable[[], None]) -> Callable[[], None]:
+    """A watcher that wakes the process source when an attempt was launched."""
+    seen: set[tuple[str, int]] = set()
+
+    def look() -> None:
+        launched = {
+            (run.id, run.attempt.number)
+            for run in loop.world.live.values()
+            if run.attempt is not None and run.attempt.launches > 0
+        }
+        if launched != seen:
+            seen.clear()
+            seen.update(launched)
+            wake()
+
+    return look
+
+
+def reap_as_init() -> int | None:
+    """As process 1 of a container: fork, let the child be the daemon, and reap for the whole container.
+
+    Returns None in the child (and everywhere where we are not process 1), the daemon's exit code in process 1.
+    """
+    if os.getpid() != 1:
+        return None
+    child = os.fork()
+    if child == 0:
+        return None
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda received, _frame: os.kill(child, received))
+    while True:
+        pid, status = os.waitpid(-1, 0)
+        if pid == child:
+            return os.waitstatus_to_exitcode(status)
+
+
+def main(config_path: Path | None = None) -> int:
+    """`yolo-supervisor run`: the exit code of the daemon (contract: 78 bad config, 73 second daemon)."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=_log_format())
+    logging.getLogger("apscheduler").setLevel(logging.WARNING)
+    try:
+        settings = config.load(config_path)
+    except UserError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - before the daemon lives, this is a command's answer
+        return EXIT_BAD_CONFIG
+    exit_code = reap_as_init()
+    if exit_code is not None:
+        return exit_code
+    try:
+        return Daemon(config_path, settings).run()
+    except SecondDaemonError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - as above
+        return EXIT_SECOND_DAEMON
+    except (UserError, sqlite3.Error) as error:
+        log.critical("cannot start: %s", error)
+        return 1
+
+
+def _log_format() -> str:
+    """Systemd's journal adds the time itself."""
+    return (
+        "%(levelname)s %(message)s"
+        if "JOURNAL_STREAM" in os.environ
+        else "%(asctime)s %(levelname)s %(message)s"
+    )

@@ -1,0 +1,1 @@
+"""Effects carry actions out and report what came of it. They decide nothing."""

@@ -1,0 +1,69 @@
+"""Looking at checkpoints from the outside, choosing one, and putting it in place.
+
+The daemon itself runs no pickle machine: a short child with hard limits reads the metadata.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from supervisor import layout
+from supervisor.core.checkpoints import Checkpoint
+from supervisor.errors import RetryableError
+
+CHECK_TIMEOUT_S = 120.0  # CRC of a 228 MB file takes 0.2 s; a network file system may take a minute
+
+
+def look(paths: Sequence[Path]) -> list[Checkpoint]:
+    """Look at files without loading them: zip, CRC, metadata. Raises RetryableError if that could not be done."""
+    if not paths:
+        return []
+    argv = [sys.executable, "-I", "-S", str(layout.CHECKPOINT), *map(str, paths)]
+    try:
+        done = subprocess.run(
+            argv, capture_output=True, timeout=CHECK_TIMEOUT_S, check=False, stdin=subprocess.DEVNULL
+        )  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise RetryableError(f"checkpoints could not be looked at: {error}", 30.0) from error
+    found = [msgspec.json.decode(line, type=Checkpoint) for line in done.stdout.splitlines() if line.strip()]
+    seen = {checkpoint.path for checkpoint in found}
+    # A file whose metadata took the child beyond its limits is not trusted: the child died on it.
+    lost = [
+        Checkpoint(path=str(path), state="torn", reason="its metadata could not be read within the limits")
+        for path in paths
+        if str(path) not in seen
+    ]
+    return found + lost
+
+
+def put_in_place(source: Path, target: Path, aside: Path) -> None:
+    """Let `target` be a copy of `source`; what stood there is kept in `aside`. Whole or not at all."""
+    temporary = target.with_name(f".{target.name}.supervisor")
+    shutil.copyfile(source, temporary)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    if target.exists():
+        set_aside(target, aside)
+    temporary.replace(target)
+
+
+def set_aside(path: Path, folder: Path) -> Path:
+    """Move a file out of the trainer's way, for study. Nothing is overwritten."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / path.name
+    number = 1
+    while target.exists():
+        target = folder / f"{path.name}.{number}"
+        number += 1
+    try:
+        path.rename(target)
+    except OSError:
+        shutil.move(path, target)
+    return target

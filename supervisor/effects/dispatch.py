@@ -1,0 +1,159 @@
+"""Lanes: each kind of action has threads of its own, so that neither a backup nor a launch ever delays a kill."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from msgspec.structs import replace
+
+from supervisor.core import actions, events
+from supervisor.errors import PermanentError, RetryableError
+
+log = logging.getLogger("yolo-supervisor")
+
+Handler = Callable[[actions.Action], tuple[events.Event, ...]]
+Put = Callable[[events.Event], None]
+
+LANES = {"kill": 1, "process": 1, "disk": 2, "network": 2}
+LANE_OF: dict[type[actions.Action], str] = {
+    actions.Terminate: "kill",
+    actions.Launch: "process",
+    actions.Prepare: "disk",
+    actions.CheckJob: "disk",
+    actions.MarkFile: "disk",
+    actions.Examine: "disk",
+    actions.Announce: "network",
+}
+
+
+class Lane:
+    """Some threads that carry out actions in the order of their due times."""
+
+    def __init__(self, name: str, threads: int, carry_out: Callable[[actions.Action], float | None]) -> None:
+        """`carry_out` returns the seconds after which the action must be tried again, or None when it is over."""
+        self._carry_out = carry_out
+        self._condition = threading.Condition()
+        self._heap: list[tuple[float, int, actions.Action]] = []
+        self._order = itertools.count()
+        self._open = True
+        self._threads = [
+            threading.Thread(target=self._work, name=f"lane-{name}-{number}", daemon=True)
+            for number in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def add(self, action: actions.Action, delay_s: float = 0.0) -> None:
+        """Have an action carried out after `delay_s`."""
+        with self._condition:
+            heapq.heappush(self._heap, (time.monotonic() + delay_s, next(self._order), action))
+            self._condition.notify()
+
+    def close(self, timeout_s: float) -> None:
+        """Take no more; wait for what is under way, at most `timeout_s`. The rest stays in the journal."""
+        with self._condition:
+            self._open = False
+            self._condition.notify_all()
+        end = time.monotonic() + timeout_s
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
+
+    def _work(self) -> None:
+        while (action := self._next()) is not None:
+            delay_s = self._carry_out(action)
+            if delay_s is not None:
+                self.add(action, delay_s)
+
+    def _next(self) -> actions.Action | None:
+        with self._condition:
+            while self._open:
+                wait_s = self._heap[0][0] - time.monotonic() if self._heap else None
+                if wait_s is not None and wait_s <= 0:
+                    return heapq.heappop(self._heap)[2]
+                self._condition.wait(wait_s)
+        return None
+
+
+class Dispatcher:
+    """Gives each action to its lane, and what came of it to the inbox. One key is under way at most once."""
+
+    def __init__(
+        self, handlers: Mapping[type[actions.Action], Handler], put: Put, now: Callable[[], float]
+    ) -> None:
+        """`now` stamps the events that report a failure."""
+        self._handlers = handlers
+        self._put = put
+        self._now = now
+        self._under_way: set[str] = set()
+        self._lock = threading.Lock()
+        self._lanes = {name: Lane(name, threads, self._carry_out) for name, threads in LANES.items()}
+
+    def __call__(self, batch: Sequence[actions.Action]) -> None:
+        """Start carrying out actions that were written to the journal."""
+        for action in batch:
+            with self._lock:
+                if action.key in self._under_way:
+                    continue
+                self._under_way.add(action.key)
+            self._lanes[LANE_OF[type(action)]].add(action)
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """End all lanes; what is not done is done by the next daemon."""
+        for lane in self._lanes.values():
+            lane.close(timeout_s)
+
+    def _carry_out(self, action: actions.Action) -> float | None:
+        try:
+            results = self._handlers[type(action)](action)
+        except RetryableError as error:
+            log.info("%s: %s; again in %.0f s", action.key, error, error.after_s)
+            return error.after_s
+        except PermanentError as error:
+            results = (failure(action, str(error), self._now()),)
+        except Exception as error:
+            log.exception("a bug: carrying out %s failed", action.key)
+            results = (failure(action, f"internal error: {type(error).__name__}: {error}", self._now()),)
+        for event in results:
+            self._put(replace(event, answers=action.key))
+        with self._lock:
+            self._under_way.discard(action.key)
+        return None
+
+
+def failure(action: actions.Action, reason: str, now: float) -> events.Event:
+    """The event that says that an action can never be carried out."""
+    match action:
+        case actions.Prepare():
+            return events.PrepareFailed(
+                at=now, origin="effects", run=action.run, attempt=action.attempt, reason=reason
+            )
+        case actions.Launch():
+            return events.LaunchFailed(
+                at=now, origin="effects", run=action.run, attempt=action.attempt, reason=reason
+            )
+        case actions.Terminate():
+            text = f"{action.how} failed: {reason}"
+            return events.SignalSent(
+                at=now, origin="effects", run=action.run, attempt=action.attempt, signal=text, count=0
+            )
+        case actions.Examine():
+            return events.Examined(
+                at=now,
+                origin="effects",
+                run=action.run,
+                attempt=action.attempt,
+                finished=False,
+                reason=reason,
+            )
+        case actions.CheckJob():
+            return events.JobRefused(
+                at=now, origin="effects", path=action.path, revision=action.revision, problem=reason
+            )
+        case actions.Announce():
+            return events.AnnounceFailed(at=now, origin="effects", channel=action.channel, reason=reason)
+    return events.FileMarked(at=now, origin="effects", path=getattr(action, "path", ""))

@@ -1,0 +1,150 @@
+"""Read what an ended attempt left behind: end record, checkpoint, log. Gathers evidence, decides nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from supervisor import attempt_files, layout, trainers
+from supervisor.attempt_files import Beat
+from supervisor.core.actions import Examine
+from supervisor.core.checkpoints import Checkpoint
+from supervisor.core.events import Event, Examined
+from supervisor.core.model import Job
+from supervisor.effects import checkpoints
+from supervisor.trainers.log_lines import clean_lines
+
+TAIL_BYTES = 64 * 1024
+TAIL_LINES = 12
+LINE_LENGTH = 300
+
+
+class Examiner:
+    """Carries out Examine."""
+
+    def __init__(self, runs_dir: Path, now: Callable[[], float]) -> None:
+        """`now` stamps the answer."""
+        self._runs_dir = runs_dir
+        self._now = now
+
+    def __call__(self, action: Examine) -> tuple[Event, ...]:
+        """See the module."""
+        job = action.job
+        run_dir = layout.run_directory(self._runs_dir, job.project, job.name)
+        attempt_dir = run_dir.attempt(action.attempt)
+        beats = read_beats(attempt_dir.beats)
+        finished, proof = (
+            _train_proof(beats, action) if job.train is not None else _command_proof(job, action, attempt_dir)
+        )
+        exit_record = attempt_files.read_exit(attempt_dir.root)
+        tail = log_tail(attempt_dir.log)
+        found = checkpoints.look(trainers.trainer_for(job).checkpoints(job, run_dir)) if not beats else []
+        examined = Examined(
+            at=self._now(),
+            origin="examine",
+            run=action.run,
+            attempt=action.attempt,
+            finished=finished,
+            proof=proof,
+            result=_end(beats).result or "",
+            reason=_reason(action, _end(beats), exit_record, tail),
+            saved_epoch=_saved_epoch(beats, found),
+            epochs=max((beat.epochs or 0 for beat in beats), default=0),
+            metrics=_metrics(beats),
+            log_tail=tail,
+        )
+        return (examined,)
+
+
+def read_beats(path: Path) -> list[Beat]:
+    """The heartbeats of an attempt; those of each batch are left out."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    beats = (attempt_files.parse_beat(line) for line in lines if b'"images_per_s"' not in line)
+    return [beat for beat in beats if beat is not None]
+
+
+def _end(beats: list[Beat]) -> Beat:
+    """The end record; an empty one where the trainer had no time to write it."""
+    return next((beat for beat in reversed(beats) if beat.kind == "end"), Beat(kind="end", at=0.0))
+
+
+def _train_proof(beats: list[Beat], action: Examine) -> tuple[bool, str]:
+    """Exit code 0 is not enough: the runner's end record must say that the trainer reached its own end."""
+    end = _end(beats)
+    if end.result != "finished" or action.code not in {0, None}:
+        return False, ""
+    epochs = f" after {end.epochs} epochs" if end.epochs else ""
+    return True, f"finished{epochs}: {end.reason or 'the trainer reached its own end'}"
+
+
+def _command_proof(job: Job, action: Examine, attempt_dir: layout.AttemptDirectory) -> tuple[bool, str]:
+    """Every `done` test of the job must hold; an end that nobody saw needs another test than the exit code."""
+    done = job.done
+    unseen = action.code is None and action.signal is None
+    if action.code != done.exit and not (unseen and (done.log or done.file)):
+        return False, ""
+    if done.file and not Path(done.file).exists():
+        return False, ""
+    if done.log and not _log_matches(attempt_dir.log, done.log):
+        return False, ""
+    tests = [f"exit code {action.code}"] if action.code is not None else []
+    tests += [f"the log matches {done.log!r}"] if done.log else []
+    tests += [f"{done.file} is there"] if done.file else []
+    return True, f"finished: {', '.join(tests)}"
+
+
+def _log_matches(path: Path, pattern: str) -> bool:
+    expression = re.compile(pattern)
+    try:
+        with path.open(encoding="utf-8", errors="replace", newline=None) as file:
+            return any(expression.search(line) for line in file)
+    except FileNotFoundError:
+        return False
+
+
+def _reason(action: Examine, end: Beat, exit_record: attempt_files.Exit | None, tail: tuple[str, ...]) -> str:
+    """How it ended, in one line: the exit, and the trainer's own word or its last line."""
+    if exit_record is not None and exit_record.launch_error:
+        return f"the program could not be started: {exit_record.launch_error}"
+    if action.signal is not None:
+        name = exit_record.signal_name if exit_record is not None else None
+        how = f"killed by {name or f'signal {action.signal}'}"
+        killed = exit_record.oom_kills if exit_record is not None else None
+        return f"{how} (the kernel's out-of-memory killer struck {killed} times)" if killed else how
+    how = "its end was not seen" if action.code is None else f"exit code {action.code}"
+    word = end.reason or (tail[-1] if tail and action.code else "")
+    return f"{how}: {word}" if word else how
+
+
+def _saved_epoch(beats: list[Beat], found: list[Checkpoint]) -> int:
+    """The newest epoch in a checkpoint, counted from 1: told by the runner, else read from whole files."""
+    told = [(beat.epoch or 0) + 1 for beat in beats if beat.kind == "saved" and beat.epoch is not None]
+    return max(
+        [*told, *(one.done_epochs for one in found if one.state in {"resumable", "done_not_stripped"})],
+        default=0,
+    )
+
+
+def _metrics(beats: list[Beat]) -> dict[str, float]:
+    for beat in reversed(beats):
+        if beat.metrics:
+            return {name: value for name, value in beat.metrics.items() if value is not None}
+    return {}
+
+
+def log_tail(path: Path) -> tuple[str, ...]:
+    """The last lines of a log, cleaned for people."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - TAIL_BYTES))
+            data = file.read()
+    except FileNotFoundError:
+        return ()
+    lines = [line.rstrip()[:LINE_LENGTH] for line in clean_lines(data)]
+    return tuple(line for line in lines if line)[-TAIL_LINES:]

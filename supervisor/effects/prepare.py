@@ -1,0 +1,196 @@
+"""Prepare an attempt: its directory, its fence token, its settings, and the checkpoint from which it starts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from supervisor import layout, trainers
+from supervisor.attempt_files import lock_is_free
+from supervisor.clock import current_boot
+from supervisor.core import events
+from supervisor.core.actions import Prepare
+from supervisor.core.checkpoints import choose
+from supervisor.effects import checkpoints
+from supervisor.errors import PermanentError, RetryableError
+from supervisor.trainers.results_csv import trim
+from supervisor.units import format_size
+
+
+class Token(msgspec.Struct, frozen=True, kw_only=True):
+    """The fence in a run directory: who may write there now. A stale holder stops and writes nothing."""
+
+    token: int
+    run: str
+    attempt: int
+    host: str
+    boot_id: str
+    version: int = 1
+
+
+class Preparer:
+    """Carries out Prepare."""
+
+    def __init__(
+        self,
+        runs_dir: Path,
+        pause_below_bytes: int,
+        source_of: Callable[[str], bytes | None],
+        now: Callable[[], float],
+    ) -> None:
+        """`source_of` gives the bytes of a job file by their revision; `now` stamps the answer."""
+        self._runs_dir = runs_dir
+        self._pause_below_bytes = pause_below_bytes
+        self._source_of = source_of
+        self._now = now
+
+    def __call__(self, action: Prepare) -> tuple[events.Event, ...]:
+        """See the module. Doing it twice does no harm: nothing runs before it is answered."""
+        job = action.job
+        run_dir = layout.run_directory(self._runs_dir, job.project, job.name)
+        shortage = self._shortage(run_dir)
+        if shortage:
+            failed = events.PrepareFailed(
+                at=self._now(),
+                origin="prepare",
+                run=action.run,
+                attempt=action.attempt,
+                reason=shortage,
+                waiting_for="disk",
+            )
+            return (failed,)
+        _refuse_symlinks(self._runs_dir, run_dir.root)
+        _fence(run_dir, action)
+        notes = self._furnish(run_dir, action)
+        choice = _choose(action, run_dir)
+        choice = msgspec.structs.replace(choice, at=self._now(), notes=(*notes, *choice.notes))
+        if choice.start in {"resume", "finish"}:
+            choice = _bring_into_place(choice, run_dir, action)
+        return (choice,)
+
+    def _shortage(self, run_dir: layout.RunDirectory) -> str:
+        run_dir.root.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(run_dir.root.parent).free
+        if free >= self._pause_below_bytes:
+            return ""
+        return f"{format_size(free)} are free under {self._runs_dir}, below disk.pause_below = {format_size(self._pause_below_bytes)}"
+
+    def _furnish(self, run_dir: layout.RunDirectory, action: Prepare) -> list[str]:
+        notes = []
+        if action.set_aside and (moved := _set_older_aside(run_dir)):
+            notes.append(f"what an older run left is now in {moved}")
+        source = self._source_of(action.job.revision)
+        if source is not None:
+            _write(run_dir.job, source)
+        run_dir.attempt(action.attempt).root.mkdir(parents=True, exist_ok=True)
+        _copy_settings(run_dir)
+        return notes
+
+
+def _refuse_symlinks(runs_dir: Path, root: Path) -> None:
+    """A link planted below the runs folder could lead a run anywhere. Raises PermanentError."""
+    path = root
+    while path != runs_dir and path != path.parent:
+        if path.is_symlink():
+            raise PermanentError(f"{path} is a symbolic link; run directories must be real folders")
+        path = path.parent
+    root.mkdir(parents=True, exist_ok=True)
+
+
+def _fence(run_dir: layout.RunDirectory, action: Prepare) -> None:
+    """Take the run over. Raises RetryableError while a process of an older attempt is there."""
+    for number in range(action.attempt - 1, 0, -1):
+        older = run_dir.attempt(number).root
+        if older.is_dir() and not lock_is_free(older):
+            raise RetryableError(f"attempt {number} still has processes", 2.0)
+    token = Token(
+        token=action.token,
+        run=action.run,
+        attempt=action.attempt,
+        host=socket.gethostname(),
+        boot_id=current_boot().boot_id,
+    )
+    _write(run_dir.token, msgspec.json.encode(token))
+
+
+def _write(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _set_older_aside(run_dir: layout.RunDirectory) -> str:
+    """Another job takes the name of an ended one: its train/ is kept under a number."""
+    if not run_dir.train.is_dir() or not any(run_dir.train.iterdir()):
+        return ""
+    number = 1
+    while (target := run_dir.root / f"train-{number}").exists():
+        number += 1
+    run_dir.train.rename(target)
+    return target.name
+
+
+def _copy_settings(run_dir: layout.RunDirectory) -> None:
+    """The owner's Ultralytics settings, as they are now; a run must not change them, nor be changed by others."""
+    base = (
+        os.environ.get("YOLO_CONFIG_DIR") or os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    )
+    source = Path(base) / "Ultralytics" / "settings.json"
+    target = run_dir.settings / "Ultralytics" / "settings.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_file():
+        shutil.copyfile(source, target)
+
+
+def _choose(action: Prepare, run_dir: layout.RunDirectory) -> events.Prepared:
+    """What the files allow. Torn ones are kept aside before a start from the beginning."""
+    job = action.job
+    trainer = trainers.trainer_for(job)
+    found = checkpoints.look(trainer.checkpoints(job, run_dir))
+    choice = choose(job, found, scratch_allowed=action.scratch_allowed)
+    best = choice.checkpoint
+    if choice.start == "fresh":
+        for checkpoint in found:
+            checkpoints.set_aside(Path(checkpoint.path), run_dir.attempt(action.attempt).aside)
+    notes = tuple(
+        f"{Path(other.path).name} is {other.state}: {other.reason}"
+        for other in found
+        if other.state == "torn"
+    )
+    return events.Prepared(
+        at=0.0,
+        origin="prepare",
+        run=action.run,
+        attempt=action.attempt,
+        start=choice.start,
+        checkpoint=best.path if best is not None else "",
+        from_epoch=best.done_epochs if best is not None else 0,
+        notes=notes,
+        reason=choice.reason,
+    )
+
+
+def _bring_into_place(
+    choice: events.Prepared, run_dir: layout.RunDirectory, action: Prepare
+) -> events.Prepared:
+    """Let the chosen checkpoint be the one that the trainer goes on writing, and the table of epochs end with it."""
+    job, aside = action.job, run_dir.attempt(action.attempt).aside
+    if job.train is None:
+        return choice
+    notes = list(choice.notes)
+    last = run_dir.weights / "last.pt"
+    if Path(choice.checkpoint) != last:
+        checkpoints.put_in_place(Path(choice.checkpoint), last, aside)
+        notes.append(f"{Path(choice.checkpoint).name} took the place of last.pt")
+    dropped = trim(run_dir.results, choice.from_epoch, aside)
+    if dropped:
+        notes.append(f"{dropped} rows after epoch {choice.from_epoch} were cut from results.csv")
+    return msgspec.structs.replace(choice, checkpoint=str(last), notes=tuple(notes))

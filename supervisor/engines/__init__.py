@@ -1,0 +1,1 @@
+"""Where an attempt runs. One protocol, one file per engine."""

@@ -1,0 +1,67 @@
+"""The environment of a training: built from nothing, by an allow-list, plus what the job asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from supervisor import layout
+from supervisor.core.actions import Launch
+
+# What a login shell would give and a training may need; secrets of the daemon are never among it.
+ALLOWED = (
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "LANGUAGE",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TZ",
+    "TMPDIR",
+    "XDG_CACHE_HOME",
+)
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+MARKER_PREFIX = "YOLO_SUPERVISOR_"
+
+
+def build(
+    action: Launch,
+    run_dir: layout.RunDirectory,
+    inherited: Mapping[str, str],
+    *,
+    allow_download: bool,
+) -> dict[str, str]:
+    """The whole environment of one attempt. The job's own [env] wins over all but the markers of our processes."""
+    job = action.job
+    env = {name: inherited[name] for name in (*ALLOWED, *job.env_pass) if name in inherited}
+    env.update(_interpreter(Path(job.python)) if job.python else {"PATH": SYSTEM_PATH})
+    env.update(
+        CUDA_DEVICE_ORDER="PCI_BUS_ID",
+        CUDA_VISIBLE_DEVICES=",".join(map(str, action.gpus)),
+        PYTHONUNBUFFERED="1",
+        YOLO_CONFIG_DIR=str(run_dir.settings),
+        YOLO_AUTOINSTALL="0",
+    )
+    if not allow_download:
+        env["YOLO_OFFLINE"] = "1"
+    env.update({name: value for name, value in job.env.items() if not name.startswith(MARKER_PREFIX)})
+    env.update(
+        YOLO_SUPERVISOR_RUN=action.run,
+        YOLO_SUPERVISOR_ATTEMPT=str(action.attempt),
+        YOLO_SUPERVISOR_TOKEN=str(action.token),
+        YOLO_SUPERVISOR_ATTEMPT_DIR=str(run_dir.attempt(action.attempt).root),
+    )
+    return env
+
+
+def _interpreter(python: Path) -> dict[str, str]:
+    """PATH with the environment's programs first, and what its activation would set."""
+    prefix = python.parent.parent
+    env = {"PATH": f"{python.parent}:{SYSTEM_PATH}"}
+    if (prefix / "conda-meta").is_dir():
+        env["CONDA_PREFIX"] = str(prefix)
+    elif (prefix / "pyvenv.cfg").is_file():
+        env["VIRTUAL_ENV"] = str(prefix)
+    return env

@@ -1,0 +1,152 @@
+"""Attempts on this machine: one shim each, which outlives the daemon."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from supervisor import attempt_files, layout, trainers
+from supervisor.core import events
+from supervisor.core.actions import Launch, Terminate
+from supervisor.core.model import Boot
+from supervisor.engines import environment
+from supervisor.errors import PermanentError, RetryableError
+
+SHIM_TIMEOUT_S = 30.0
+LAUNCHED_BEFORE = 17  # the shim's exit code: this attempt directory has been used
+LOCK_HELD = 18
+UMASK = 0o022
+
+
+class LocalEngine:
+    """See base.Engine."""
+
+    def __init__(self, runs_dir: Path, now: Callable[[], float], *, allow_download: bool) -> None:
+        """`now` stamps the answers; `allow_download` leaves Ultralytics its network."""
+        self._runs_dir = runs_dir
+        self._now = now
+        self._allow_download = allow_download
+
+    # ---- launch
+    def launch(self, action: Launch) -> tuple[events.Event, ...]:
+        """See Engine.launch."""
+        job = action.job
+        run_dir = layout.run_directory(self._runs_dir, job.project, job.name)
+        attempt_dir = run_dir.attempt(action.attempt)
+        if not attempt_dir.started.exists() and not attempt_dir.exit.exists():
+            self._write_launch(action, run_dir, attempt_dir)
+            self._start_shim(attempt_dir)
+        started = attempt_files.read_started(attempt_dir.root)
+        if started is None:
+            raise PermanentError(_launch_error(attempt_dir))
+        boot = Boot(boot_id=started.boot_id, pid1_start_time=started.pid1_start_time or 0)
+        launched = events.Launched(
+            at=self._now(),
+            origin="engine",
+            run=action.run,
+            attempt=action.attempt,
+            pid=started.pid,
+            shim_pid=started.shim_pid,
+            boot=boot,
+            started_at=started.started_at,
+        )
+        return (launched,)
+
+    def _write_launch(
+        self, action: Launch, run_dir: layout.RunDirectory, attempt_dir: layout.AttemptDirectory
+    ) -> None:
+        job = action.job
+        argv, train = trainers.trainer_for(job).launch_spec(
+            job,
+            run_dir,
+            attempt_dir,
+            start=action.start,
+            checkpoint=action.checkpoint,
+            from_epoch=action.from_epoch,
+            gpus=action.gpus,
+            port=free_port(),
+        )
+        env = environment.build(action, run_dir, os.environ, allow_download=self._allow_download)
+        launch = attempt_files.Launch(
+            run=action.run,
+            attempt=action.attempt,
+            token=action.token,
+            argv=tuple(argv),
+            env=env,
+            cwd=job.cwd or str(run_dir.root),
+            umask=UMASK,
+            log_max_bytes=job.log_max_bytes,
+            train=train,
+        )
+        attempt_dir.root.mkdir(parents=True, exist_ok=True)
+        attempt_files.write_launch(attempt_dir.root, launch)
+
+    def _start_shim(self, attempt_dir: layout.AttemptDirectory) -> None:
+        argv = [sys.executable, "-I", "-S", "-E", str(layout.SHIM), str(attempt_dir.root)]
+        try:
+            done = subprocess.run(  # noqa: S603
+                argv,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=SHIM_TIMEOUT_S,
+                check=False,
+                cwd="/",
+            )
+        except subprocess.TimeoutExpired as error:
+            raise RetryableError("the shim does not confirm the start; the disk may be slow", 5.0) from error
+        if done.returncode == LOCK_HELD:
+            raise RetryableError("another shim of this attempt is starting", 1.0)
+        if done.returncode not in {0, LAUNCHED_BEFORE}:
+            message = done.stderr.decode(errors="replace").strip() or f"shim exit code {done.returncode}"
+            raise PermanentError(message)
+
+    # ---- end
+    def terminate(self, action: Terminate) -> tuple[events.Event, ...]:
+        """See Engine.terminate."""
+        attempt_dir = (
+            layout.run_directory(self._runs_dir, action.project, action.name).attempt(action.attempt).root
+        )
+        started = attempt_files.read_started(attempt_dir)
+        if started is None or not attempt_files.is_same_boot(started):
+            return (self._sent(action, 0),)
+        if action.how == "term":
+            sent = attempt_files.signal_process(started.pid, started.start_time, signal.SIGTERM)
+            return (self._sent(action, int(sent)),)
+        return (self._sent(action, kill_tree(attempt_dir, started)),)
+
+    def _sent(self, action: Terminate, count: int) -> events.SignalSent:
+        name = "SIGTERM" if action.how == "term" else "SIGKILL"
+        return events.SignalSent(
+            at=self._now(), origin="engine", run=action.run, attempt=action.attempt, signal=name, count=count
+        )
+
+
+def kill_tree(attempt_dir: Path, started: attempt_files.Started) -> int:
+    """SIGKILL every process of an attempt but its shim; how many. Rounds, because a dying tree may still fork."""
+    killed: set[tuple[int, int]] = set()
+    for _ in range(10):
+        found = set(attempt_files.descendants_and_marked(attempt_dir, started.shim_pid, started.pid)) - killed
+        if not found:
+            break
+        for pid, start_time in found:
+            attempt_files.signal_process(pid, start_time, signal.SIGKILL)
+        killed |= found
+    return len(killed)
+
+
+def _launch_error(attempt_dir: layout.AttemptDirectory) -> str:
+    ended = attempt_files.read_exit(attempt_dir.root)
+    return (ended.launch_error if ended is not None else None) or "the shim left no record of a start"
+
+
+def free_port() -> int:
+    """A TCP port that was free a moment ago, for {port} in commands of distributed trainers."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,134 @@
+"""A job file's bytes as a Job. Pure: the machine is not looked at here, and two readings give the same."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from datetime import datetime, time, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from supervisor import toml_errors
+from supervisor.config import Defaults
+from supervisor.core.model import Done, Job, Restart
+from supervisor.errors import Problem, UserError
+from supervisor.job_rules import DoneTable, JobFile, either, problems_of
+from supervisor.toml_errors import Source, shown
+
+_ONLY_IN_DEFAULTS = {"env_pass": "only the administrator passes variables on: [defaults] in config.toml"}
+
+
+class JobDraft(msgspec.Struct, frozen=True, kw_only=True):
+    """A parsed job before the machine was asked which interpreter `conda` is and how many GPUs auto."""
+
+    job: Job
+    conda: str = ""
+    gpus: int | Literal["auto"] = "auto"
+
+
+def parse(data: bytes, *, path: str, owner: int, defaults: Defaults, now: float) -> JobDraft:
+    """Read a job file that was accepted at `now` (Unix seconds). Raises UserError with all problems found."""
+    table, source = toml_errors.read(data, path)
+    problems = list(_early_problems(table, source))
+    spec: JobFile | None = None
+    try:
+        spec = toml_errors.convert(_known(table), JobFile, source)
+    except UserError as error:
+        problems += error.problems
+    if spec is not None:
+        spec = _with_name(spec, path)
+        problems += problems_of(spec, source, defaults)
+    if problems or spec is None:
+        raise UserError(file=path, problems=tuple(sorted(problems, key=lambda problem: problem.line)))
+    start_after_at = _start_after(spec.start_after, source, now)
+    revision = hashlib.sha256(data).hexdigest()
+    return _settle(spec, defaults, path=path, owner=owner, revision=revision, start_after_at=start_after_at)
+
+
+def _settle(spec: JobFile, defaults: Defaults, *, start_after_at: float | None, **known: Any) -> JobDraft:
+    """Job, else [defaults], else built-in: the only place where these meet. Tables meet key by key."""
+    own_interpreter = spec.python is not None or spec.conda is not None
+    python = spec.python if own_interpreter else defaults.python
+    conda = spec.conda if own_interpreter else defaults.conda
+    done = spec.done or DoneTable()
+    job = Job(
+        name=spec.name or "",
+        project=spec.project or defaults.project,
+        title=spec.title,
+        notes=spec.notes,
+        tags=spec.tags,
+        owner=known["owner"],
+        file=known["path"],
+        revision=known["revision"],
+        python=str(python or ""),
+        cwd=str(spec.cwd or ""),
+        priority=either(spec.priority, defaults.priority),
+        after=spec.after,
+        start_after_at=start_after_at,
+        time_limit_s=either(spec.time_limit, defaults.time_limit),
+        log_max_bytes=either(spec.limits.log_max, defaults.limits.log_max),
+        restart=Restart(
+            no_progress=either(spec.restart.no_progress, defaults.restart.no_progress),
+            backoff_s=either(spec.restart.backoff, defaults.restart.backoff),
+            backoff_max_s=either(spec.restart.backoff_max, defaults.restart.backoff_max),
+        ),
+        notify=either(spec.notify, defaults.notify),
+        env={**defaults.env, **spec.env},
+        env_pass=defaults.env_pass,
+        settings={**defaults.settings, **spec.settings},
+        train=spec.train,
+        command=spec.command,
+        resume_command=spec.resume_command,
+        checkpoint_files=spec.checkpoint_files,
+        done=Done(exit=done.exit, log=done.log, file=done.file),
+    )
+    return JobDraft(job=job, conda=conda or "", gpus=either(spec.gpus, defaults.gpus))
+
+
+def _known(table: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in table.items() if key not in _ONLY_IN_DEFAULTS}
+
+
+def _early_problems(table: dict[str, Any], source: Source) -> Iterator[Problem]:
+    """Find what has a reason of its own, before types are looked at."""
+    for key in table.keys() & _ONLY_IN_DEFAULTS.keys():
+        yield source.problem((key,), Problem("unknown key in a job file", hint=_ONLY_IN_DEFAULTS[key]))
+    if "train" not in table and "command" not in table:
+        hint = "write [train] with model, data and epochs below it, or command = […]"
+        yield Problem("this job does nothing", expected="[train] or command", hint=hint)
+
+
+def _with_name(spec: JobFile, path: str) -> JobFile:
+    return spec if spec.name else msgspec.structs.replace(spec, name=Path(path).stem)
+
+
+def _start_after(value: Any, source: Source, now: float) -> float | None:
+    """Return Unix seconds of "22:00" (the next such local time after `now`) or of a TOML date with time."""
+    if value is None:
+        return None
+    clock = _clock_time(value)
+    try:
+        if isinstance(value, datetime):
+            return value.timestamp()
+        if clock is not None:
+            today = datetime.combine(datetime.fromtimestamp(now).astimezone().date(), clock)
+            at = today.timestamp()
+            return at if at > now else (today + timedelta(days=1)).timestamp()
+    except (ValueError, OverflowError, OSError):
+        pass  # a year that no clock of this machine can show
+    wrong = Problem(
+        "wrong value", expected='"22:00" or a date with time, such as 2027-01-31T22:00:00', got=shown(value)
+    )
+    raise UserError(file=source.file, problems=(source.problem(("start_after",), wrong),))
+
+
+def _clock_time(value: object) -> time | None:
+    if isinstance(value, time):
+        return value
+    match = re.fullmatch(r"(\d\d?):(\d\d)", value.strip(), re.ASCII) if isinstance(value, str) else None
+    if match is None or int(match[1]) > 23 or int(match[2]) > 59:
+        return None
+    return time(int(match[1]), int(match[2]))

@@ -1,0 +1,355 @@
+"""The record: events, the actions that they caused, and the rows that make up the world. SQLite, one writer.
+
+An event, its actions and every changed row are written in one transaction before anything is done (design: "No
+record, no act"). Start-up loads the rows; the events serve `why`, the tests' replay and the API.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from supervisor.core.actions import Action, AnyAction
+from supervisor.core.events import AnyEvent, Event, JobFileSeen
+from supervisor.core.model import Boot, FileNote, Policy, Run, World
+
+SCHEMA_VERSION = 1
+EVENT_VERSION = 1
+RESERVE_BYTES = 8 * 1024 * 1024
+
+SCHEMA = """
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY, at REAL NOT NULL, kind TEXT NOT NULL, version INTEGER NOT NULL,
+    run TEXT NOT NULL, origin TEXT NOT NULL, code TEXT NOT NULL, body BLOB NOT NULL, actions TEXT NOT NULL);
+CREATE INDEX events_by_run ON events (run, seq);
+CREATE TABLE changes (
+    seq INTEGER NOT NULL, run TEXT NOT NULL, phase_before TEXT NOT NULL, phase_after TEXT NOT NULL, reason TEXT NOT NULL,
+    PRIMARY KEY (run, seq)) WITHOUT ROWID;
+CREATE TABLE actions (
+    key TEXT PRIMARY KEY, seq INTEGER NOT NULL, kind TEXT NOT NULL, version INTEGER NOT NULL, body BLOB NOT NULL);
+CREATE TABLE sources (revision TEXT PRIMARY KEY, data BLOB NOT NULL);
+CREATE TABLE rows (space TEXT NOT NULL, key TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (space, key)) WITHOUT ROWID;
+"""
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One step: what happened, when it was decided, what the world was and became, and what is to be done."""
+
+    event: Event
+    now: float
+    before: World
+    after: World
+    actions: tuple[Action, ...]
+
+
+class HistoryRow(msgspec.Struct, frozen=True):
+    """One event as `why` needs it, with what it changed in one run."""
+
+    seq: int
+    at: float
+    kind: str
+    origin: str
+    run: str
+    phase_before: str
+    phase_after: str
+    reason: str
+    body: dict[str, Any]
+    actions: tuple[str, ...]
+
+
+class ServerRow(msgspec.Struct, frozen=True, kw_only=True):
+    """The part of the world that belongs to no run and no file."""
+
+    policy: Policy
+    boot: Boot
+    booted_at: float
+    draining: bool
+    next_token: int
+    next_number: int
+    last_launch_at: float
+
+
+class Journal:
+    """See the module. Not thread-safe: the loop owns the writer, readers open their own."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        """Use `open` instead."""
+        self._connection = connection
+        self._path = path
+
+    @classmethod
+    def open(cls, path: Path, *, read_only: bool = False) -> Journal:
+        """Open (and create or migrate, unless `read_only`) the journal at `path`.
+
+        Raises sqlite3.Error if that cannot be done, FileNotFoundError for a read-only journal that is not there.
+        """
+        if read_only:
+            return cls(_connect_read_only(path), path)
+        fresh = not path.exists()
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA busy_timeout = 5000")
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA journal_size_limit = 8388608")
+            _migrate(connection, fresh=fresh)
+        except BaseException:
+            connection.close()
+            raise
+        return cls(connection, path)
+
+    def close(self) -> None:
+        """Close the database."""
+        self._connection.close()
+
+    # ---- reading
+    def load(self) -> World:
+        """The world as the last commit left it."""
+        runs = [_decode(body, Run) for _, body in self._rows("run")]
+        server = next((_decode(body, ServerRow) for _, body in self._rows("server")), None)
+        world = World(
+            live={run.id: run for run in runs if not run.phase.terminal},
+            ended={run.id: run for run in runs if run.phase.terminal},
+            latest={key: _decode(body, str) for key, body in self._rows("latest")},
+            files={key: _decode(body, FileNote) for key, body in self._rows("file")},
+        )
+        return world if server is None else msgspec.structs.replace(world, **msgspec.structs.asdict(server))
+
+    def _rows(self, space: str) -> list[tuple[str, bytes]]:
+        with closing(
+            self._connection.execute("SELECT key, body FROM rows WHERE space = ?", (space,))
+        ) as cursor:
+            return cursor.fetchall()
+
+    def pending(self) -> list[Action]:
+        """The actions that no event has answered yet, oldest first. Unknown kinds (a newer version's) are left alone."""
+        query = "SELECT body FROM actions ORDER BY seq, rowid"
+        with closing(self._connection.execute(query)) as cursor:
+            bodies = cursor.fetchall()
+        return list(_known(bodies, AnyAction))
+
+    def source(self, revision: str) -> bytes | None:
+        """The bytes of a job file as they were read, by their sha256."""
+        query = "SELECT data FROM sources WHERE revision = ?"
+        with closing(self._connection.execute(query, (revision,))) as cursor:
+            row = cursor.fetchone()
+        return row[0] if row is not None else None
+
+    def events(self) -> Iterator[tuple[Event, float]]:
+        """Every event with the time at which it was decided, for a replay. Unknown kinds are skipped."""
+        query = "SELECT body, at FROM events ORDER BY seq"
+        with closing(self._connection.execute(query)) as cursor:
+            rows = cursor.fetchall()
+        for body, now in rows:
+            for event in _known([(body,)], AnyEvent):
+                yield event, now
+
+    def history(self, run_id: str, limit: int = 1000) -> list[HistoryRow]:
+        """The newest `limit` events that concerned a run, oldest first."""
+        query = """
+            SELECT e.seq, e.at, e.kind, e.origin, ?1, coalesce(c.phase_before, ''), coalesce(c.phase_after, ''),
+                   coalesce(c.reason, ''), e.body, e.actions
+            FROM (SELECT seq FROM changes WHERE run = ?1 UNION SELECT seq FROM events WHERE run = ?1
+                  ORDER BY seq DESC LIMIT ?2) AS s
+            JOIN events AS e ON e.seq = s.seq LEFT JOIN changes AS c ON c.seq = s.seq AND c.run = ?1
+            ORDER BY e.seq"""
+        return self._history(query, (run_id, limit))
+
+    def recent(self, after_seq: int = 0, limit: int = 200) -> list[HistoryRow]:
+        """The events after `after_seq`, oldest first; with `after_seq` 0 the newest `limit` ones."""
+        order = "ASC" if after_seq else "DESC"
+        query = f"""
+            SELECT * FROM (
+                SELECT e.seq, e.at, e.kind, e.origin, coalesce(c.run, e.run), coalesce(c.phase_before, ''),
+                       coalesce(c.phase_after, ''), coalesce(c.reason, ''), e.body, e.actions
+                FROM events AS e LEFT JOIN changes AS c ON c.seq = e.seq
+                WHERE e.seq > ?1 ORDER BY e.seq {order} LIMIT ?2)
+            ORDER BY 1"""  # noqa: S608 - `order` is one of two constants
+        return self._history(query, (after_seq, limit))
+
+    def _history(self, query: str, parameters: tuple[object, ...]) -> list[HistoryRow]:
+        with closing(self._connection.execute(query, parameters)) as cursor:
+            rows = cursor.fetchall()
+        return [_history_row(row) for row in rows]
+
+    # ---- writing
+    def commit(self, entries: Sequence[Entry]) -> None:
+        """Write all entries in one transaction, on disk when this returns. Raises sqlite3.Error, and then wrote nothing."""
+        connection = self._connection
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for entry in entries:
+                self._write(entry)
+            connection.executemany(
+                "INSERT INTO rows VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET body = excluded.body",
+                [(space, key, msgspec.json.encode(value)) for space, key, value in _changed_rows(entries)],
+            )
+            connection.executemany("DELETE FROM rows WHERE space = 'file' AND key = ?", _gone_files(entries))
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+    def _write(self, entry: Entry) -> None:
+        event, connection = entry.event, self._connection
+        run = getattr(event, "run", "")
+        keys = msgspec.json.encode([action.key for action in entry.actions])
+        seq = connection.execute(
+            "INSERT INTO events (at, kind, version, run, origin, code, body, actions) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                entry.now,
+                _kind(event),
+                EVENT_VERSION,
+                run,
+                event.origin,
+                CODE_VERSION,
+                msgspec.json.encode(event),
+                keys,
+            ),
+        ).lastrowid
+        if isinstance(event, JobFileSeen):
+            connection.execute("INSERT OR IGNORE INTO sources VALUES (?, ?)", (event.revision, event.data))
+        connection.executemany("INSERT INTO changes VALUES (?, ?, ?, ?, ?)", _changes(entry, seq))
+        if event.answers:
+            connection.execute("DELETE FROM actions WHERE key = ?", (event.answers,))
+        connection.executemany(
+            "INSERT OR IGNORE INTO actions VALUES (?, ?, ?, ?, ?)",
+            [
+                (action.key, seq, _kind(action), EVENT_VERSION, msgspec.json.encode(action))
+                for action in entry.actions
+            ],
+        )
+
+
+def _code_version() -> str:
+    from supervisor import __version__
+
+    return __version__
+
+
+CODE_VERSION = _code_version()
+
+
+def _history_row(row: tuple[Any, ...]) -> HistoryRow:
+    *head, body, keys = row
+    return HistoryRow(*head, msgspec.json.decode(body), tuple(msgspec.json.decode(keys)))
+
+
+def _kind(thing: Event | Action) -> str:
+    return type(thing).__name__
+
+
+def _decode(body: bytes, kind: type[Any]) -> Any:
+    return msgspec.json.decode(body, type=kind)
+
+
+def _known(bodies: Sequence[tuple[bytes]], union: Any) -> Iterator[Any]:
+    decoder = msgspec.json.Decoder(union)
+    for (body,) in bodies:
+        try:
+            yield decoder.decode(body)
+        except msgspec.ValidationError:
+            continue  # written by a newer version: kept and shown, never fatal
+
+
+def _changes(entry: Entry, seq: int | None) -> Iterator[tuple[object, ...]]:
+    """What an event changed in which run. The periodic look at all runs is no news of any of them."""
+    before = entry.before
+    for run_id, run in _differing(before.live, entry.after.live) + _differing(
+        before.ended, entry.after.ended
+    ):
+        old = before.run(run_id)
+        same = old is not None and (old.phase, old.reason, old.waiting_for) == (
+            run.phase,
+            run.reason,
+            run.waiting_for,
+        )
+        if same and getattr(entry.event, "run", "") != run_id:
+            continue
+        yield seq, run_id, old.phase.value if old is not None else "", run.phase.value, run.reason
+
+
+def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The items that are not the very same object: a cheap comparison, because values are replaced and never changed."""
+    return (
+        []
+        if before is after
+        else [(key, value) for key, value in after.items() if before.get(key) is not value]
+    )
+
+
+def _changed_rows(entries: Sequence[Entry]) -> Iterator[tuple[str, str, Any]]:
+    before, after = entries[0].before, entries[-1].after
+    for space, old, new in (
+        ("run", before.live, after.live),
+        ("run", before.ended, after.ended),
+        ("latest", before.latest, after.latest),
+        ("file", before.files, after.files),
+    ):
+        for key, value in _differing(old, new):
+            yield space, key, value
+    server = _server_row(after)
+    if server != _server_row(before):
+        yield "server", "server", server
+
+
+def _server_row(world: World) -> ServerRow:
+    return ServerRow(**{name: getattr(world, name) for name in ServerRow.__struct_fields__})
+
+
+def _gone_files(entries: Sequence[Entry]) -> list[tuple[str]]:
+    before, after = entries[0].before.files, entries[-1].after.files
+    return [] if before is after else [(path,) for path in before if path not in after]
+
+
+def _migrate(connection: sqlite3.Connection, *, fresh: bool) -> None:
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > SCHEMA_VERSION:
+        raise sqlite3.DatabaseError(
+            f"the journal was written by a newer yolo-supervisor (schema {version}, this one knows {SCHEMA_VERSION})",
+        )
+    if version == 0:
+        connection.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+    elif fresh:
+        raise sqlite3.DatabaseError("a new journal claims to have a schema already")
+
+
+def _connect_read_only(path: Path) -> sqlite3.Connection:
+    """A reader. Where the folder cannot be written (SQLite needs its -shm file), the main file is read as it is."""
+    if not path.exists():
+        raise FileNotFoundError(path)
+    quoted = str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    mode = "mode=ro" if os.access(path.parent, os.W_OK) else "mode=ro&immutable=1"
+    connection = sqlite3.connect(
+        f"file:{quoted}?{mode}", uri=True, isolation_level=None, check_same_thread=False
+    )
+    connection.execute("PRAGMA busy_timeout = 2000")
+    return connection
+
+
+def make_reserve(path: Path) -> None:
+    """Keep room on the disk for the journal: given up when the disk is full. Raises OSError if there is no room."""
+    if path.exists() and path.stat().st_size >= RESERVE_BYTES:
+        return
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, RESERVE_BYTES)
+    finally:
+        os.close(descriptor)
+
+
+def replay(events: Sequence[tuple[Event, float]]) -> World:
+    """The world that today's `step` makes of recorded events; for tests and for `why`, never for start-up."""
+    from supervisor.core.step import step
+
+    world = World()
+    for event, now in events:
+        world, _ = step(world, event, now)
+    return world

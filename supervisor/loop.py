@@ -1,0 +1,184 @@
+"""The one thread that decides: inbox → step → journal → dispatch."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from supervisor.clock import Clock
+from supervisor.core import deadlines, events
+from supervisor.core.actions import Action
+from supervisor.core.model import World
+from supervisor.core.step import step
+from supervisor.journal import Entry
+
+log = logging.getLogger("yolo-supervisor")
+
+BATCH = 256  # events per transaction: at 8 ms a sync, 6,259 events/s against 111 one by one
+LONGEST_SLEEP_S = 5.0
+JOURNAL_RETRY_S = 5.0
+SHORTEST_TICK_S = 0.05  # a deadline that `step` does not move may not spin the loop
+
+
+class Record(Protocol):
+    """The part of the journal that the loop writes."""
+
+    def commit(self, entries: Sequence[Entry]) -> None:
+        """Write all or nothing; raises sqlite3.Error or OSError."""
+        ...
+
+
+class Loop:
+    """Owns the world. `put` may be called from any thread; everything else belongs to the loop's thread."""
+
+    def __init__(
+        self, world: World, journal: Record, clock: Clock, dispatch: Callable[[Sequence[Action]], None]
+    ) -> None:
+        """Start from the loaded `world`; `dispatch` gets the actions after they were written."""
+        self.world = world
+        self.degraded = ""
+        self._journal = journal
+        self._clock = clock
+        self._dispatch = dispatch
+        self._inbox: queue.SimpleQueue[events.Event | None] = queue.SimpleQueue()
+        self._unwritten: list[events.Event] = []
+        self._retry_at = 0.0
+        self._no_deadline_before = 0.0
+        self.after_step: list[Callable[[], None]] = []
+
+    def put(self, event: events.Event) -> None:
+        """Report a fact. Never blocks."""
+        self._inbox.put(event)
+
+    def wake(self) -> None:
+        """Make a waiting `run_once` return soon."""
+        self._inbox.put(None)
+
+    def run_once(self, *, block: bool = True) -> bool:
+        """Take what waits (at most BATCH events), decide, write, dispatch. True if anything was taken."""
+        batch = self._unwritten or self._collect(self._patience_s() if block else 0.0)
+        now = self._clock.now()
+        if self._unwritten:
+            if now < self._retry_at:
+                self._wait_degraded(self._retry_at - now if block else 0.0)
+                return False
+            batch = self._unwritten + self._collect(0.0)
+        if self._deadline_has_come(now) and now >= self._no_deadline_before:
+            self._no_deadline_before = now + SHORTEST_TICK_S
+            batch.append(events.TimePassed(at=now, origin="clock"))
+        if batch:
+            self._process(batch, now)
+        return bool(batch)
+
+    def _patience_s(self) -> float:
+        due_at = deadlines.next_at(self.world, self._clock.now())
+        return (
+            LONGEST_SLEEP_S if due_at is None else min(LONGEST_SLEEP_S, max(0.0, due_at - self._clock.now()))
+        )
+
+    def _deadline_has_come(self, now: float) -> bool:
+        due_at = deadlines.next_at(self.world, now)
+        return due_at is not None and due_at <= now
+
+    def _collect(self, timeout_s: float) -> list[events.Event]:
+        batch: list[events.Event] = []
+        try:
+            first = self._inbox.get(timeout=timeout_s) if timeout_s > 0 else self._inbox.get_nowait()
+            if first is not None:
+                batch.append(first)
+            while len(batch) < BATCH:
+                event = self._inbox.get_nowait()
+                if event is not None:
+                    batch.append(event)
+        except queue.Empty:
+            pass
+        return batch
+
+    def _wait_degraded(self, wait_s: float) -> None:
+        """Wait for the next try to write, and keep what is reported meanwhile."""
+        self._unwritten += self._collect(min(wait_s, 1.0))
+
+    def _process(self, batch: list[events.Event], now: float) -> None:
+        entries = decide(self.world, batch, now)
+        changed = [entry for entry in entries if _matters(entry)]
+        if changed and not self._write(changed, batch, now):
+            return
+        self._unwritten = []
+        self.world = entries[-1].after
+        actions = [action for entry in changed for action in entry.actions]
+        if actions:
+            self._dispatch(actions)
+        for watcher in self.after_step:
+            watcher()
+
+    def _write(self, entries: list[Entry], batch: list[events.Event], now: float) -> bool:
+        """No record, no act: what cannot be written is decided again later, on the world as it was."""
+        try:
+            self._journal.commit(entries)
+        except (sqlite3.Error, OSError) as error:
+            if not self.degraded:
+                log.error("journal cannot be written, no decision is carried out: %s", error)
+            self.degraded = str(error)
+            self._unwritten = [event for event in batch if not isinstance(event, events.TimePassed)]
+            self._retry_at = now + JOURNAL_RETRY_S
+            return False
+        if self.degraded:
+            log.warning("journal can be written again")
+            self.degraded = ""
+        return True
+
+
+def decide(world: World, batch: Sequence[events.Event], now: float) -> list[Entry]:
+    """Let the events happen one after the other. One that makes `step` raise holds the runs that it is about."""
+    entries: list[Entry] = []
+    for event in batch:
+        try:
+            after, actions = step(world, event, now)
+            entries.append(Entry(event, now, world, after, actions))
+        except Exception as error:
+            log.exception("a bug: deciding about %s failed", type(event).__name__)
+            entries += _poison(world, event, error, now)
+        world = entries[-1].after
+    return entries
+
+
+def _poison(world: World, event: events.Event, error: Exception, now: float) -> list[Entry]:
+    """Entries that hold every run that the culprit is about; should that fail too, the culprit is only recorded."""
+    body: dict[str, Any] = msgspec.to_builtins(event)
+    text = f"{type(error).__name__}: {error}"
+    entries = []
+    for run in _concerned(world, event, now):
+        poisoned = events.Poisoned(
+            at=event.at, origin="loop", answers=event.answers, run=run, error=text, event=body
+        )
+        try:
+            after, actions = step(world, poisoned, now)
+        except Exception:
+            log.exception("a bug: holding %s failed", run)
+            after, actions = world, ()
+        entries.append(Entry(poisoned, now, world, after, actions))
+        world = after
+    return entries
+
+
+def _concerned(world: World, event: events.Event, now: float) -> list[str]:
+    if isinstance(event, events.TimePassed):
+        return [
+            run.id for run in world.live.values() if run.deadline_at is not None and run.deadline_at <= now
+        ] or [""]
+    return [getattr(event, "run", "")]
+
+
+def _matters(entry: Entry) -> bool:
+    """An event that changed nothing, caused nothing and answers nothing leaves no trace: replay gives the same world."""
+    return bool(
+        entry.after is not entry.before
+        or entry.actions
+        or entry.event.answers
+        or isinstance(entry.event, events.DaemonStarted | events.DaemonStopped | events.Poisoned),
+    )

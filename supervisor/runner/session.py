@@ -1,0 +1,167 @@
+"""What one process knows about the training it runs: where it should be, how far it is, why it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any, Callable
+
+from . import beats, stopping, versions
+
+#: Exit codes that the session itself decides (the whole list is in train.py).
+STOPPED, PERSON_NEEDED, WRONG_PLACE = 75, 76, 77
+
+
+def read_json(path: str) -> dict[str, Any]:
+    """Return the JSON object in a file, or an empty dict when it cannot be read."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def place_error(plan: dict[str, Any], trainer: Any) -> str | None:
+    """Return what is wrong with where the trainer works, or None."""
+    save_dir = os.path.realpath(str(trainer.save_dir))
+    if save_dir == os.path.realpath(plan["save_dir"]):
+        return None
+    return f"trains into {save_dir}, expected {plan['save_dir']}"
+
+
+def resume_error(plan: dict[str, Any], trainer: Any) -> str | None:
+    """Return that a training begins anew where one should be resumed, or None."""
+    if plan["resume"] is None or getattr(trainer, "resume", False):
+        return None
+    return f"starts anew instead of resuming {plan['resume']}"
+
+
+def epoch_error(plan: dict[str, Any], trainer: Any) -> str | None:
+    """Return what is wrong with the first epoch, or None."""
+    expected = 0 if plan["resume"] is None else plan["expected_epoch"] + 1
+    if trainer.start_epoch == expected:
+        return None
+    return f"starts at epoch {trainer.start_epoch}, expected {expected} (0-based)"
+
+
+class Session:
+    """What this process knows about the training it runs, and its heartbeats.
+
+    `controlled` says that our own runner drives the training: it proves the end and writes the last record.
+    In any other program the hook writes it at the trainer's teardown.
+    """
+
+    def __init__(self, attempt_dir: str, controlled: bool) -> None:
+        launch = read_json(os.path.join(attempt_dir, "launch.json"))
+        self.controlled = controlled
+        self.plan: dict[str, Any] = launch.get("train") or {}
+        self.token = launch.get("token")
+        run_dir = os.path.dirname(os.path.dirname(os.path.abspath(attempt_dir)))
+        self.token_file = self.plan.get("run_token_file") or os.path.join(run_dir, "token")
+        self.rank = int(os.environ.get("RANK", "-1"))
+        self.beats = beats.BeatWriter(os.path.join(attempt_dir, "beats.jsonl"))
+        self.stop = stopping.StopRequest(self._stop_was_asked, self._leave_by_force)
+        self.phase = ""
+        self.started = False
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget the last training of this process: a script may run several."""
+        self.trainer: Any = None
+        self.training = False
+        self.train_ended = False
+        self.ended = False
+        self.validated = False
+        self.batch = 0
+        self.batches: int | None = None
+        self.last_beat_s: float | None = None
+        self.images_since_beat = 0
+
+    @property
+    def leads(self) -> bool:
+        """True in the one process of a training that reports: alone, or rank 0."""
+        return self.rank in {-1, 0}
+
+    def start(self, phase: str) -> None:
+        """Write the first beat of this process."""
+        self.started = True
+        self.phase = phase
+        self.beats.write(
+            "start",
+            pid=os.getpid(),
+            python=sys.version.split()[0],
+            ultralytics=versions.source_version("ultralytics"),
+            torch=versions.source_version("torch"),
+            phase=phase,
+        )
+
+    def enter(self, phase: str) -> None:
+        """Write a phase beat if the phase is a new one."""
+        if phase != self.phase:
+            self.phase = phase
+            self.beats.write("phase", phase=phase)
+
+    def end(self, result: str, code: int, reason: str, **fields: Any) -> None:
+        """Write the end record, once per training: the first that knows why it ended wins."""
+        if self.ended:
+            return
+        self.ended = True
+        trainer = self.trainer
+        best = str(getattr(trainer, "best", ""))
+        record = {
+            "epoch": getattr(trainer, "epoch", None),
+            "epochs": getattr(trainer, "epochs", None),
+            "best": best if best and os.path.exists(best) else None,
+            "metrics": beats.metrics_of(trainer) if self.train_ended else {},
+        }
+        record.update(fields)
+        self.beats.write("end", result=result, code=code, reason=" ".join(reason.split()), **record)
+
+    def leave(self, result: str, code: int, reason: str) -> None:
+        """End the training here: the record, then SystemExit, which lets the dataloader close its workers."""
+        print(f"yolo-supervisor: {reason}", file=sys.stderr, flush=True)
+        self.end(result, code, reason)
+        raise SystemExit(code)
+
+    def stop_if_due(self) -> None:
+        """Leave with code 75 if somebody asked for it and no checkpoint is being written."""
+        if self.stop.due:
+            self.leave(
+                "stopped", STOPPED, f"stopped by signal {self.stop.signal_number} in phase {self.phase}"
+            )
+
+    def check_fence(self) -> None:
+        """Leave with code 76 if the run directory now belongs to another attempt.
+
+        A token that cannot be read says nothing: storage may be away for a moment.
+        """
+        holder = read_json(self.token_file).get("token")
+        if holder is not None and self.token is not None and holder != self.token:
+            self.leave("refused", PERSON_NEEDED, f"the run now holds token {holder}, ours is {self.token}")
+
+    def check_start(self, *checks: Callable[[dict[str, Any], Any], str | None]) -> None:
+        """Leave with code 77 unless every check of the plan passes.
+
+        A check that cannot be made has not passed. Without a plan (a user's own script) nothing is expected.
+        """
+        if not self.plan:
+            return
+        try:
+            wrong = next(filter(None, (check(self.plan, self.trainer) for check in checks)), None)
+        except Exception as error:  # noqa: BLE001 -- training on without the proof is what must not happen
+            wrong = f"cannot verify where the training starts: {error!r}"
+        if wrong:
+            self.leave("wrong_place", WRONG_PLACE, wrong)
+
+    def _stop_was_asked(self, number: int) -> None:
+        if self.leads:
+            self.beats.write("stopping", signal=number)
+
+    def _leave_by_force(self) -> None:
+        if self.leads:
+            reason = (
+                f"stopped by signal {self.stop.signal_number} in phase {self.phase}, before any callback came"
+            )
+            self.end("stopped", STOPPED, reason)

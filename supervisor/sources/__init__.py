@@ -1,0 +1,1 @@
+"""Sources report facts. They decide nothing."""

@@ -1,0 +1,1 @@
+"""The API on the unix socket: a read-only view of the world, and orders as events."""

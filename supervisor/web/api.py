@@ -1,0 +1,262 @@
+"""The routes of the API. Reading shows the world as it was after the last step; orders are put as events."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from supervisor.clock import Clock
+from supervisor.core import story, views
+from supervisor.core.events import DrainAsked, Event
+from supervisor.core.model import Run, World
+from supervisor.layout import run_directory
+from supervisor.web import orders
+from supervisor.web.orders import Order, Peer, RefusedOrder
+
+T = TypeVar("T")
+
+EFFECT_WAIT_S = 3.0  # how long an answer waits for the world to show the effect of an order
+EFFECT_LOOK_S = 0.02
+LARGEST_BODY_BYTES = 64 * 1024
+MOST_EVENTS = 1000
+
+
+class History(Protocol):
+    """The reading side of the journal; opened for one request and closed after it."""
+
+    def history(self, run_id: str, limit: int = 1000) -> Sequence[story.Row]:
+        """The newest events of a run, oldest first."""
+        ...
+
+    def recent(self, after_seq: int = 0, limit: int = 200) -> Sequence[story.Row]:
+        """The events after `after_seq`, oldest first."""
+        ...
+
+    def close(self) -> None:
+        """Give it back."""
+        ...
+
+
+class LiveBoard(Protocol):
+    """The newest heartbeats between two journalled reports of progress."""
+
+    def snapshot(self) -> Mapping[str, Any]:
+        """Run id → newest heartbeat; see views.Live."""
+        ...
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the API needs of the daemon. `history` opens a reader; `server` adds facts to the status."""
+
+    world: Callable[[], World]
+    put: Callable[[Event], None]
+    board: LiveBoard
+    history: Callable[[], History]
+    config_view: Callable[[], Mapping[str, Any]]
+    clock: Clock
+    runs_dir: Path
+    server: Callable[[], Mapping[str, Any]] = dict
+
+
+class JsonResponse(Response):
+    """JSON by msgspec; NaN and infinity become null."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """See Starlette's Response."""
+        return msgspec.json.encode(content)
+
+
+class Api:
+    """The handlers. All run in the web thread, are short, and wait for nothing but the world."""
+
+    def __init__(self, parts: Parts) -> None:
+        """Serve `parts`."""
+        self._parts = parts
+
+    def application(self) -> Starlette:
+        """The ASGI application."""
+        routes = [
+            Route("/v1/status", self.status),
+            Route("/v1/runs", self.runs),
+            Route("/v1/runs/{name}", self.run),
+            Route("/v1/runs/{name}/why", self.why),
+            Route("/v1/runs/{name}/{verb}", self.order, methods=["POST"]),
+            Route("/v1/events", self.events),
+            Route("/v1/config", self.config),
+            Route("/v1/files", self.files),
+            Route("/v1/drain", self.drain, methods=["POST"]),
+        ]
+        handlers: Mapping[Any, Callable[[Request, Any], Awaitable[Response]]] = {
+            HTTPException: self._http_error,
+            RefusedOrder: self._refused,
+            Exception: self._bug,
+        }
+        return Starlette(routes=routes, exception_handlers=handlers)
+
+    # ---- reading
+    async def status(self, _request: Request) -> Response:
+        """GET /v1/status."""
+        parts = self._parts
+        return JsonResponse({**views.status_view(parts.world(), parts.clock.now()), "daemon": parts.server()})
+
+    async def runs(self, request: Request) -> Response:
+        """GET /v1/runs, with ?all=1 also the runs that ended long ago."""
+        parts = self._parts
+        every = request.query_params.get("all", "") not in {"", "0", "false"}
+        view = views.runs_view(parts.world(), parts.board.snapshot(), parts.clock.now(), every=every)
+        return JsonResponse(view)
+
+    async def run(self, request: Request) -> Response:
+        """GET /v1/runs/{name}."""
+        world = self._parts.world()
+        return JsonResponse(self._run_view(world, self._find(world, request)))
+
+    async def why(self, request: Request) -> Response:
+        """GET /v1/runs/{name}/why."""
+        parts = self._parts
+        run = self._find(parts.world(), request)
+        live = parts.board.snapshot().get(run.id)
+        return JsonResponse(views.why_view(run, self._history(run), live, parts.clock.now()))
+
+    async def events(self, request: Request) -> Response:
+        """GET /v1/events?after=SEQ&limit=N: the newest ones without `after`."""
+        after = _whole_number(request, "after", 0)
+        limit = min(MOST_EVENTS, _whole_number(request, "limit", 200))
+        with closing(self._parts.history()) as journal:
+            return JsonResponse(story.events_view(journal.recent(after, limit)))
+
+    async def config(self, _request: Request) -> Response:
+        """GET /v1/config, without secrets."""
+        return JsonResponse({"version": views.VERSION, "config": self._parts.config_view()})
+
+    async def files(self, request: Request) -> Response:
+        """GET /v1/files?revision=…[&path=…][&since=…]: what became of this content of a job file.
+
+        With `path` only the file there counts; a run made from the content counts if it is from `since` or later.
+        """
+        asked = request.query_params
+        revision = asked.get("revision", "")
+        if not revision:
+            raise HTTPException(422, "revision: expected the hash of a job file's content, got nothing")
+        since_at = float(_whole_number(request, "since", 0))
+        view = views.files_view(self._parts.world(), revision, asked.get("path", ""), since_at)
+        return JsonResponse(view)
+
+    # ---- orders
+    async def order(self, request: Request) -> Response:
+        """POST /v1/runs/{name}/{verb}: answered when the effect shows, at most EFFECT_WAIT_S later."""
+        verb = request.path_params["verb"]
+        if verb not in orders.VERBS:
+            raise HTTPException(404, f"there is no order `{verb}`; orders are {', '.join(orders.VERBS)}")
+        order, peer, parts = await _body(request), _peer(request), self._parts
+        world = parts.world()
+        run = self._find(world, request)
+        orders.check_permission(peer, run.job.owner, run.name)
+        orders.check_order(verb, world, run, order)
+        live, now = parts.board.snapshot().get(run.id), parts.clock.now()
+        parts.put(orders.order_event(verb, run, order, peer.by, now))
+        after = await self._until(lambda: orders.outcome(verb, parts.world(), run, order))
+        if after is None:
+            return self._not_yet(run.name)
+        text = orders.what_next(verb, run, after, live, now)
+        view = self._run_view(parts.world(), after)
+        return JsonResponse({"version": views.VERSION, "done": True, "next": text, "run": view})
+
+    async def drain(self, request: Request) -> Response:
+        """POST /v1/drain."""
+        order, peer, parts = await _body(request), _peer(request), self._parts
+        orders.check_drain(peer)
+        now, before = parts.clock.now(), parts.world()
+        parts.put(DrainAsked(at=now, origin="api", by=peer.by, at_once=order.now, off=order.off))
+        wanted = not order.off
+        done = await self._until(lambda: parts.world().draining is wanted and parts.world() is not before)
+        if not done and before.draining is not wanted:
+            return self._not_yet("the server")
+        text = orders.drain_sentence(parts.world(), parts.board.snapshot(), order, now)
+        return JsonResponse({"version": views.VERSION, "done": True, "next": text, "draining": wanted})
+
+    async def _until(self, look: Callable[[], T | None]) -> T | None:
+        deadline = time.monotonic() + EFFECT_WAIT_S
+        while not (found := look()) and time.monotonic() < deadline:  # noqa: ASYNC110 - a thread swaps the world
+            await asyncio.sleep(EFFECT_LOOK_S)
+        return found
+
+    def _not_yet(self, name: str) -> Response:
+        text = (
+            f"the order for {name} was taken, but is not carried out yet: the daemon is busy or cannot write "
+            "its journal; look at `yolo-supervisor status` and try again later"
+        )
+        return JsonResponse({"version": views.VERSION, "done": False, "next": text}, status_code=202)
+
+    # ---- common
+    def _find(self, world: World, request: Request) -> Run:
+        name = request.path_params["name"]
+        run = views.find_run(world, name)
+        if run is None:
+            near = views.nearest_names(world, name)
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise HTTPException(404, f"there is no run named {name}{hint}")
+        return run
+
+    def _history(self, run: Run) -> Sequence[story.Row]:
+        with closing(self._parts.history()) as journal:
+            return journal.history(run.id)
+
+    def _run_view(self, world: World, run: Run) -> views.View:
+        parts = self._parts
+        directory = str(run_directory(parts.runs_dir, run.job.project, run.name).root)
+        live = parts.board.snapshot().get(run.id)
+        now, rows = parts.clock.now(), self._history(run)
+        return views.run_view(run, world, live, rows, now=now, directory=directory)
+
+    async def _http_error(self, _request: Request, error: HTTPException) -> Response:
+        return _error(error.status_code, str(error.detail))
+
+    async def _refused(self, _request: Request, error: RefusedOrder) -> Response:
+        return _error(error.status, str(error))
+
+    async def _bug(self, _request: Request, error: Exception) -> Response:
+        return _error(500, f"internal error, please report it: {type(error).__name__}: {error}")
+
+
+def _error(status: int, text: str) -> Response:
+    return JsonResponse({"version": views.VERSION, "error": text}, status_code=status)
+
+
+def _whole_number(request: Request, name: str, default: int) -> int:
+    text = request.query_params.get(name, str(default))
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise HTTPException(422, f"{name}: expected a whole number, got {text[:40]!r}")
+    return int(text)
+
+
+def _peer(request: Request) -> Peer:
+    peer: Peer = request.scope["state"]["peer"]
+    return peer
+
+
+async def _body(request: Request) -> Order:
+    data = bytearray()
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > LARGEST_BODY_BYTES:
+            raise HTTPException(413, f"the body is larger than {LARGEST_BODY_BYTES} bytes")
+    try:
+        return msgspec.json.decode(bytes(data), type=Order) if data else Order()
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise HTTPException(422, f"the body is not an order: {error}") from error

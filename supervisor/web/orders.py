@@ -1,0 +1,241 @@
+"""What people may order, when, and what happens next. Orders become events; nothing is changed here."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from supervisor.core import events, views, words
+from supervisor.core.model import Phase, Run, Wanted, World
+
+LOWEST, HIGHEST = -100, 100  # the contract's range of priorities
+
+
+class Peer(NamedTuple):
+    """The process at the other end of the socket, as the kernel says (SO_PEERCRED)."""
+
+    pid: int
+    uid: int
+    gid: int
+
+    @property
+    def by(self) -> str:
+        """How this person is named in the records."""
+        return f"{user_name(self.uid)} (uid {self.uid}) via CLI"
+
+
+class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of an order. `now`: at once; `off`: take a drain back."""
+
+    now: bool = False
+    off: bool = False
+    priority: int | None = None
+
+
+class RefusedOrder(Exception):  # noqa: N818 - an answer, not a failure of ours
+    """An order that cannot be carried out: HTTP `status`, and the reason for a person."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        """403 not allowed, 409 makes no sense now, 422 wrong value."""
+        self.status = status
+        super().__init__(reason)
+
+
+def user_name(uid: int) -> str:
+    """The login name, or `user` for an id that has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return "user"
+
+
+def check_permission(peer: Peer, owner: int, what: str) -> None:
+    """Root, the daemon's own user and the owner may; raises RefusedOrder for others."""
+    if peer.uid not in {0, os.geteuid(), owner}:
+        raise RefusedOrder(403, f"{what} belongs to {user_name(owner)} (uid {owner}); you are uid {peer.uid}")
+
+
+def check_drain(peer: Peer) -> None:
+    """Only root and the daemon's own user may drain; raises RefusedOrder for others."""
+    if peer.uid not in {0, os.geteuid()}:
+        daemon = user_name(os.geteuid())
+        raise RefusedOrder(403, f"a drain stops everybody's trainings: only root and {daemon} may order it")
+
+
+def check_order(verb: str, world: World, run: Run, order: Order) -> None:
+    """Raise RefusedOrder with the reason and what to do instead, if the order makes no sense now."""
+    _CHECKS[verb](world, run, order)
+
+
+def _check_stop(_world: World, run: Run, order: Order) -> None:
+    _not_ended(run, "stop")
+    if run.phase is Phase.HELD and not run.busy:
+        hint = f"`resume {run.name}` lets it go on, `cancel {run.name}` ends it for good"
+        raise RefusedOrder(409, f"{run.name} is HELD already; {hint}")
+    if run.stop is not None and run.stop.then is Phase.CANCELLED:
+        raise RefusedOrder(409, f"{run.name} is being cancelled already ({run.stop.reason})")
+    if run.stop is not None and run.wanted is Wanted.HELD and not (order.now and run.stop.how != "kill"):
+        hint = "" if run.stop.how == "kill" else f"; `stop {run.name} --now` ends it at once"
+        raise RefusedOrder(409, f"{run.name} is stopping already ({run.stop.reason}){hint}")
+
+
+def _check_cancel(_world: World, run: Run, order: Order) -> None:
+    _not_ended(run, "cancel")
+    cancelling = run.stop is not None and run.stop.then is Phase.CANCELLED
+    if cancelling and run.stop is not None and not (order.now and run.stop.how != "kill"):
+        hint = "" if run.stop.how == "kill" else f"; `cancel {run.name} --now` ends it at once"
+        raise RefusedOrder(409, f"{run.name} is being cancelled already ({run.stop.reason}){hint}")
+
+
+def _check_resume(_world: World, run: Run, _order: Order) -> None:
+    if run.phase.terminal:
+        raise RefusedOrder(409, f"{run.name} is {run.phase.value}: nothing to resume; {_again(run)}")
+    if run.phase is Phase.STOPPING and run.stop is not None and run.stop.how == "save":
+        return
+    if run.phase is Phase.STOPPING:
+        raise RefusedOrder(
+            409, f"{run.name} is ending just now; resume it when it is HELD (`wait {run.name}`)"
+        )
+    if run.phase is not Phase.HELD:
+        raise RefusedOrder(409, f"{run.name} is {run.phase.value}, not held: it goes on by itself")
+
+
+def _check_retry(world: World, run: Run, _order: Order) -> None:
+    if not run.phase.terminal:
+        hint = f"`resume {run.name}` lets it go on" if run.phase is Phase.HELD else "it goes on by itself"
+        raise RefusedOrder(409, f"{run.name} is {run.phase.value}, only ended runs are retried; {hint}")
+    newest = world.named(run.name)
+    if newest is not None and newest.id != run.id:
+        raise RefusedOrder(
+            409, f"{run.id} is not the newest run of this name, {newest.id} is ({newest.phase.value})"
+        )
+
+
+def _check_priority(_world: World, run: Run, order: Order) -> None:
+    _not_ended(run, "give a priority to")
+    if order.priority is None or not LOWEST <= order.priority <= HIGHEST:
+        raise RefusedOrder(
+            422, f"priority: expected a whole number from {LOWEST} to {HIGHEST}, got {order.priority}"
+        )
+
+
+def _not_ended(run: Run, verb: str) -> None:
+    if run.phase.terminal:
+        raise RefusedOrder(409, f"{run.name} is {run.phase.value}: nothing to {verb}; {_again(run)}")
+
+
+def _again(run: Run) -> str:
+    return f"`retry {run.name}` starts it again"
+
+
+_CHECKS: dict[str, Callable[[World, Run, Order], None]] = {
+    "stop": _check_stop,
+    "cancel": _check_cancel,
+    "resume": _check_resume,
+    "retry": _check_retry,
+    "priority": _check_priority,
+}
+VERBS = tuple(_CHECKS)
+
+
+def order_event(verb: str, run: Run, order: Order, by: str, at: float) -> events.Event:
+    """The fact that a person ordered this."""
+    if verb == "stop":
+        return events.StopAsked(at=at, origin="api", run=run.id, by=by, at_once=order.now)
+    if verb == "cancel":
+        return events.CancelAsked(at=at, origin="api", run=run.id, by=by, at_once=order.now)
+    if verb == "resume":
+        return events.ResumeAsked(at=at, origin="api", run=run.id, by=by)
+    if verb == "retry":
+        return events.RetryAsked(at=at, origin="api", run=run.id, by=by)
+    return events.PriorityAsked(at=at, origin="api", run=run.id, by=by, priority=order.priority or 0)
+
+
+def outcome(verb: str, world: World, run: Run, order: Order) -> Run | None:
+    """The run that shows the effect of the order, or None while none does. `run` stood before it."""
+    if verb == "retry":
+        newest = world.named(run.name)
+        return newest if newest is not None and newest.id != run.id else None
+    after = world.run(run.id)
+    if after is None or not (after.phase.terminal or _EFFECTS[verb](after, order)):
+        return None
+    return after
+
+
+def _stopped(after: Run, order: Order) -> bool:
+    return after.phase is Phase.HELD or (
+        after.stop is not None and (not order.now or after.stop.how == "kill")
+    )
+
+
+_EFFECTS: dict[str, Callable[[Run, Order], bool]] = {
+    "stop": lambda after, order: after.wanted is Wanted.HELD and _stopped(after, order),
+    "cancel": lambda after, order: after.wanted is Wanted.DOWN and _stopped(after, order),
+    "resume": lambda after, _: after.wanted is Wanted.UP and after.phase is not Phase.HELD,
+    "priority": lambda after, order: after.priority == order.priority,
+}
+
+
+def what_next(verb: str, before: Run, after: Run, live: views.Live | None, now: float) -> str:
+    """One sentence on what happens next, and on what it costs."""
+    name = after.name
+    if verb == "priority":
+        return f"{name} has priority {after.priority}; it counts when places are given"
+    if verb in {"stop", "cancel"}:
+        return _ending(before, after, live, now)
+    if after.phase is Phase.QUEUED:
+        waits = f", waiting for {words.waiting(after.waiting_for)}" if after.waiting_for else ""
+        return f"{after.id} is QUEUED{waits}"
+    return f"{name} is {after.phase.value}: {after.reason}"
+
+
+def _ending(before: Run, after: Run, live: views.Live | None, now: float) -> str:
+    name, order = after.name, after.stop
+    if order is None or not after.busy:
+        hint = f"; `resume {name}` lets it go on" if after.phase is Phase.HELD else ""
+        return f"{name} is {after.phase.value}{hint}"
+    if order.how == "save":
+        return f"{name} stops when the next epoch is saved{_when(live, now)}; `resume {name}` takes that back"
+    if after.phase is not Phase.STOPPING:
+        return f"{name} will be {order.then.value} before its training starts, or as soon as it can be ended"
+    how = "is asked to end" if order.how == "term" else "and every process of its tree are being ended now"
+    return f"{name} {how}; {loss(before, live)}"
+
+
+def _when(live: views.Live | None, now: float) -> str:
+    save_s = views.next_save_s(live, now)
+    return f", expected in about {words.duration(save_s)}" if save_s is not None else ""
+
+
+def loss(run: Run, live: views.Live | None) -> str:
+    """What an end at once costs, in words."""
+    stake = views.at_stake(run, live)
+    epochs, seconds = stake["epochs"], stake["seconds"]
+    saved = run.progress.saved_epoch
+    if not epochs:
+        return f"nothing is lost: epoch {saved} is saved" if saved else "no epoch was trained yet"
+    time = f" ({words.duration(seconds)} of training)" if seconds is not None else ""
+    since = f"since epoch {saved} was saved" if saved else "which is everything: no epoch was saved yet"
+    return f"lost: {epochs:g} epochs{time} {since}"
+
+
+def drain_sentence(world: World, board: Mapping[str, views.Live], order: Order, now: float) -> str:
+    """What a drain, or its end, leads to."""
+    if order.off:
+        return "the drain is over: trainings start again"
+    busy = [run for run in world.live.values() if run.busy]
+    if not busy:
+        return "nothing is running, and nothing starts until `drain --off` or a new daemon"
+    saves = [save_s for run in busy if (save_s := views.next_save_s(board.get(run.id), now)) is not None]
+    last = (
+        f"; the last save is expected in about {words.duration(max(saves))}"
+        if saves and not order.now
+        else ""
+    )
+    names = ", ".join(run.name for run in busy[:5]) + (", …" if len(busy) > 5 else "")
+    how = "are asked to end now" if order.now else "end when their next epoch is saved"
+    return f"{len(busy)} trainings {how} ({names}){last}; nothing starts until `drain --off` or a new daemon"
