@@ -221,9 +221,7 @@ def signal_process(pid: int, start_time: int, number: int) -> bool:
     except ProcessLookupError:
         return False
     try:
-        if (
-            process_start_time(pid) != start_time
-        ):  # looked at after the handle: what it holds cannot change any more
+        if process_start_time(pid) != start_time:  # looked at after the handle: what it holds cannot change any more
             return False
         signal.pidfd_send_signal(handle, number)
     except ProcessLookupError:

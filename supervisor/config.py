@@ -106,6 +106,7 @@ class Jobs(Table, frozen=True, kw_only=True):
     folder: AbsolutePath = msgspec.field(default_factory=lambda: places().jobs)
     settle: Duration = 30.0
     rescan: Duration = 10.0
+    progress_every: Duration = 86400.0
     allow_root: bool = False
     allow_download: bool = False
 
@@ -142,7 +143,7 @@ class Defaults(Table, frozen=True, kw_only=True):
 
 
 class Queue(Table, frozen=True, kw_only=True):
-    """[queue]: how many trainings may run and wait; 0 is no limit."""
+    """[queue]: how many trainings may run and wait. 0 is no limit, for max_running: one for each GPU, at least one."""
 
     max_running: Count = 0
     max_running_per_owner: Count = 0

@@ -19,7 +19,7 @@ from supervisor import __version__, config, layout
 from supervisor.clock import WallClock, current_boot
 from supervisor.config import Config
 from supervisor.core import actions, events
-from supervisor.effects.check import JobChecker, count_gpus
+from supervisor.effects.check import JobChecker
 from supervisor.effects.dispatch import Dispatcher
 from supervisor.effects.examine import Examiner
 from supervisor.effects.job_files import JobFileMarker
@@ -27,13 +27,14 @@ from supervisor.effects.notify import Notifier
 from supervisor.effects.prepare import Preparer
 from supervisor.engines.local import LocalEngine
 from supervisor.errors import UserError
+from supervisor.gpu_count import count_gpus
 from supervisor.journal import Journal, make_reserve
 from supervisor.loop import Loop
 from supervisor.service_manager import ServiceManager
 from supervisor.sources.processes import ProcessSource
 from supervisor.sources.schedules import RESYNC_S, Schedules
 from supervisor.sources.spool import Spool
-from supervisor.sources.train_log import ProgressSource
+from supervisor.sources.train_log import Board, ProgressSource
 from supervisor.web.server import ApiServer
 
 log = logging.getLogger("yolo-supervisor")
@@ -104,7 +105,8 @@ class Daemon:
         loop = Loop(journal.load(), journal, self._clock, dispatcher)
         pending = journal.pending()
         processes = ProcessSource(self._settings.server.runs_dir, lambda: loop.world, loop.put, now)
-        progress = ProgressSource(self._settings.server.runs_dir, lambda: loop.world, loop.put, self._clock)
+        board = Board()
+        progress = ProgressSource(loop.put, lambda: loop.world, self._settings.server.runs_dir, self._clock, board)
         spool = self._spool(loop)
         loop.after_step.append(_on_new_attempts(loop, processes.wake))
         self._open(loop, stack)
@@ -113,7 +115,7 @@ class Daemon:
             progress,
             spool,
             self._schedules(loop, processes, spool),
-            self._api(loop, progress),
+            self._api(loop, board),
         ):
             part.start()
             stack.callback(part.stop)
@@ -143,7 +145,13 @@ class Daemon:
         runs_dir = settings.server.runs_dir
         engine = LocalEngine(runs_dir, now, allow_download=settings.jobs.allow_download)
         return {
-            actions.CheckJob: JobChecker(settings, self._gpu_count, self._clock),
+            actions.CheckJob: JobChecker(
+                settings,
+                runs_dir,
+                layout.interpreter_cache(settings.server.state_dir),
+                self._clock,
+                self._gpu_count,
+            ),
             actions.MarkFile: JobFileMarker(now),
             actions.Prepare: Preparer(runs_dir, settings.disk.pause_below, self._source_of, now),
             actions.Launch: engine.launch,
@@ -177,12 +185,12 @@ class Daemon:
             },
         )
 
-    def _api(self, loop: Loop, progress: ProgressSource) -> ApiServer:
+    def _api(self, loop: Loop, board: Board) -> ApiServer:
         settings = self._settings
         return ApiServer(
             world=lambda: loop.world,
             put=loop.put,
-            board=progress.board,
+            board=board,
             history=lambda: Journal.open(self._journal_path, read_only=True),
             config_view=lambda: config.show(self._settings),
             clock=self._clock,
@@ -327,7 +335,8 @@ def reap_as_init() -> int | None:
 def main(config_path: Path | None = None) -> int:
     """`yolo-supervisor run`: the exit code of the daemon (contract: 78 bad config, 73 second daemon)."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=_log_format())
-    logging.getLogger("apscheduler").setLevel(logging.WARNING)
+    for library in ("apscheduler", "uvicorn"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     try:
         settings = config.load(config_path)
     except UserError as error:

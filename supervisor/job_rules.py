@@ -102,7 +102,8 @@ def problems_of(spec: JobFile, source: Source, defaults: Defaults) -> Iterator[P
     if first_wait_s > either(spec.restart.backoff_max, defaults.restart.backoff_max):
         hint = "raise restart.backoff_max"
         yield source.problem(("restart",), Problem("the first wait is longer than the longest", hint=hint))
-    yield from _train_problems(spec, source)
+    if spec.train is not None and spec.command:
+        yield source.problem(("command",), Problem("[train] and command exclude each other", hint="keep one of them"))
     yield from _command_problems(spec, source, has_python=_has_python(spec, defaults))
     if spec.train is not None and not _has_python(spec, defaults):
         hint = 'write python = "/…/bin/python" or conda = "NAME", or set one in [defaults] of config.toml'
@@ -118,15 +119,12 @@ def _has_python(spec: JobFile, defaults: Defaults) -> bool:
     return any((spec.python, spec.conda, defaults.python, defaults.conda))
 
 
-def _train_problems(spec: JobFile, source: Source) -> Iterator[Problem]:
-    if spec.train is None:
-        return
-    if spec.command:
-        yield source.problem(("command",), Problem("[train] and command exclude each other", hint="keep one of them"))
+def train_problems(train: dict[str, Any], source: Source) -> Iterator[Problem]:
+    """Find what is wrong with [train] whoever its Ultralytics is: names and types are asked from that later."""
     for key in ("model", "data"):
-        if key not in spec.train:
+        if key not in train:
             yield source.problem(("train", key), Problem("this key is missing", expected="a path or a name"))
-    for key, value in spec.train.items():
+    for key, value in train.items():
         if problem := _train_value_problem(key, value):
             yield source.problem(("train", key), problem)
 

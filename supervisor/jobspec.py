@@ -15,7 +15,7 @@ from supervisor import toml_errors
 from supervisor.config import Defaults
 from supervisor.core.model import Done, Job, Restart
 from supervisor.errors import Problem, UserError
-from supervisor.job_rules import DoneTable, JobFile, either, problems_of
+from supervisor.job_rules import DoneTable, JobFile, either, problems_of, train_problems
 from supervisor.toml_errors import Source, shown
 
 _ONLY_IN_DEFAULTS = {"env_pass": "only the administrator passes variables on: [defaults] in config.toml"}
@@ -99,6 +99,8 @@ def _early_problems(table: dict[str, Any], source: Source) -> Iterator[Problem]:
     if "train" not in table and "command" not in table:
         hint = "write [train] with model, data and epochs below it, or command = […]"
         yield Problem("this job does nothing", expected="[train] or command", hint=hint)
+    if isinstance(table.get("train"), dict):
+        yield from train_problems(table["train"], source)
 
 
 def _with_name(spec: JobFile, path: str) -> JobFile:

@@ -49,6 +49,7 @@ class Loop:
         self._unwritten: list[events.Event] = []
         self._retry_at = 0.0
         self._no_deadline_before = 0.0
+        self._ticked_at = 0.0  # start times up to here were looked at
         self.after_step: list[Callable[[], None]] = []
 
     def put(self, event: events.Event) -> None:
@@ -61,13 +62,13 @@ class Loop:
 
     def run_once(self, *, block: bool = True) -> bool:
         """Take what waits (at most BATCH events), decide, write, dispatch. True if anything was taken."""
-        batch = self._unwritten or self._collect(self._patience_s() if block else 0.0)
         now = self._clock.now()
-        if self._unwritten:
-            if now < self._retry_at:
-                self._wait_degraded(self._retry_at - now if block else 0.0)
-                return False
-            batch = self._unwritten + self._collect(0.0)
+        if self.degraded and now < self._retry_at:
+            self._wait_degraded(self._retry_at - now if block else 0.0)
+            return False
+        patience_s = self._patience_s() if block and not self._unwritten else 0.0
+        batch = self._unwritten + self._collect(patience_s)
+        now = self._clock.now()
         if self._deadline_has_come(now) and now >= self._no_deadline_before:
             self._no_deadline_before = now + SHORTEST_TICK_S
             batch.append(events.TimePassed(at=now, origin="clock"))
@@ -76,13 +77,14 @@ class Loop:
         return bool(batch)
 
     def _patience_s(self) -> float:
-        due_at = deadlines.next_at(self.world, self._clock.now())
-        return (
-            LONGEST_SLEEP_S if due_at is None else min(LONGEST_SLEEP_S, max(0.0, due_at - self._clock.now()))
-        )
+        due_at = deadlines.next_at(self.world, self._ticked_at)
+        if due_at is None:
+            return LONGEST_SLEEP_S
+        return min(LONGEST_SLEEP_S, max(0.0, max(due_at, self._no_deadline_before) - self._clock.now()))
 
     def _deadline_has_come(self, now: float) -> bool:
-        due_at = deadlines.next_at(self.world, now)
+        """True also for a start time that has passed since the last tick: only a tick gives its run a place."""
+        due_at = deadlines.next_at(self.world, self._ticked_at)
         return due_at is not None and due_at <= now
 
     def _collect(self, timeout_s: float) -> list[events.Event]:
@@ -109,6 +111,8 @@ class Loop:
         if changed and not self._write(changed, batch, now):
             return
         self._unwritten = []
+        if any(isinstance(event, events.TimePassed) for event in batch):
+            self._ticked_at = now
         self.world = entries[-1].after
         actions = [action for entry in changed for action in entry.actions]
         if actions:
@@ -127,10 +131,27 @@ class Loop:
             self._unwritten = [event for event in batch if not isinstance(event, events.TimePassed)]
             self._retry_at = now + JOURNAL_RETRY_S
             return False
+        except Exception as error:
+            log.exception("a bug: what was decided cannot be recorded")
+            self._unwritten = []
+            self._write_one_by_one(batch, error, now)
+            return False
         if self.degraded:
             log.warning("journal can be written again")
             self.degraded = ""
         return True
+
+    def _write_one_by_one(self, batch: list[events.Event], error: Exception, now: float) -> None:
+        """Find the event that no journal can hold: it is dropped and its runs are held; the others happen."""
+        if len(batch) == 1:
+            text = f"{type(error).__name__}: {error}"
+            held = () if isinstance(batch[0], events.Poisoned) else _concerned(self.world, batch[0], now)
+            batch = [events.Poisoned(at=now, origin="loop", run=run, error=text) for run in held]
+        for place, event in enumerate(batch):
+            self._process([event], now)
+            if self._unwritten:
+                self._unwritten += batch[place + 1 :]
+                return
 
 
 def decide(world: World, batch: Sequence[events.Event], now: float) -> list[Entry]:

@@ -44,7 +44,8 @@ LOG_LOOK_MAX_S = 5.0
 LOG_LOOK_MIN_S = 0.05
 UNLIMITED_LOOK_S = 60.0
 LOG_HEAD_BYTES = 64 * 1024  # versions, arguments and the data set's scan stand there
-RESERVE_BYTES = 4096
+BLOCK_BYTES = 4096
+RESERVE_BYTES = BLOCK_BYTES
 LAUNCH_ERROR_LIMIT = 1000
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 FALLOC_KEEP_SIZE_AND_PUNCH_HOLE = 0x01 | 0x02  # linux/falloc.h
@@ -321,10 +322,8 @@ class LogLimit:
         status = os.fstat(self.file)
         if status.st_size < self._hole_end:
             self._hole_start = self._hole_end = 0  # somebody emptied the log
-        # Some file systems count no blocks; XFS counts blocks that it keeps ready behind the end.
-        return min(
-            status.st_blocks * 512 or status.st_size, status.st_size - self._hole_end + self._hole_start
-        )
+        # Not st_blocks: XFS counts what it keeps ready behind the end, others count nothing.
+        return status.st_size - self._hole_end + self._hole_start + BLOCK_BYTES
 
     def _punch(self) -> None:
         status = os.fstat(self.file)
@@ -385,7 +384,7 @@ def clean_process(launch: Launch, log: int, errors: int) -> None:
     os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    close_others({0, 1, 2, errors})
+    close_others({0, 1, 2, errors})  # now, not by exec: chdir may hang, and the starter waits for our copies
     os.umask(launch.umask)
     try:
         os.chdir(launch.cwd)
@@ -456,9 +455,7 @@ class Attempt:
     def _refuse_second_launch(self) -> None:
         for name in ("started.json", "exit.json"):
             if exists(self.directory, name):
-                raise RefusedError(
-                    STARTER_ALREADY_LAUNCHED, f"{name} exists: an attempt directory launches once"
-                )
+                raise RefusedError(STARTER_ALREADY_LAUNCHED, f"{name} exists: an attempt directory launches once")
 
     def _take_lock(self) -> None:
         deadline = time.monotonic() + LOCK_PATIENCE_S

@@ -279,7 +279,7 @@ def _struct(table: Any, kind: type[T], source: Source, path: tuple[str, ...], pr
 def unknown_key(key: str, known: list[str], where: str = "") -> Problem:
     """Describe an unknown key, with the nearest right one, or all of them where none is near."""
     near = nearest(key, known)
-    hint = f"did you mean `{near}`?" if near else "remove it; keys are misspelt more often than missed"
+    hint = f"did you mean `{near}`?" if near else "remove it: this version does not know it"
     expected = f"`{near}`" if near else "one of " + ", ".join(sorted(known))
     return Problem(f"unknown key{where}", expected=expected, got=f"`{key[:_SHOWN]}`", hint=hint)
 

@@ -63,9 +63,7 @@ def signal_at(text: str) -> tuple[int, tuple[int, int]]:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--epochs", type=int, default=3)
     add("--epoch-s", type=float, default=0.2, help="seconds that an epoch takes")
@@ -152,9 +150,7 @@ class Checkpoint:
         for file in (self.last, self.best):
             content = unpacked(file)
             content.update(model=content["ema"], epoch=-1, train_args=self.train_args)
-            content.update(
-                dict.fromkeys(("ema", "optimizer", "best_fitness", "stopper", "updates", "scaler"))
-            )
+            content.update(dict.fromkeys(("ema", "optimizer", "best_fitness", "stopper", "updates", "scaler")))
             file.write_bytes(packed(content))
 
 
@@ -197,9 +193,7 @@ class Training:
 
     def end(self, result: str, code: int, reason: str, epoch: int | None = None, **fields: object) -> int:
         """Write the end record and return the exit code."""
-        self.beat(
-            "end", result=result, code=code, reason=reason, epoch=epoch, epochs=self.options.epochs, **fields
-        )
+        self.beat("end", result=result, code=code, reason=reason, epoch=epoch, epochs=self.options.epochs, **fields)
         return code
 
     def run(self) -> int:
@@ -214,11 +208,7 @@ class Training:
         try:
             first = self.first_epoch()
         except Exception as error:  # noqa: BLE001  as in Ultralytics every failure is exit code 1
-            kind = (
-                "AssertionError"
-                if isinstance(error, ValueError)
-                else "RuntimeError: PytorchStreamReader failed"
-            )
+            kind = "AssertionError" if isinstance(error, ValueError) else "RuntimeError: PytorchStreamReader failed"
             say(f"Traceback (most recent call last):\n{kind}: {error}")
             return self.end("error", FAILED, f"cannot resume: {error}")
         bold = f"\x1b[1m{self.options.save_dir}\x1b[0m"
@@ -247,9 +237,7 @@ class Training:
             raise ValueError(
                 f"{self.options.resume} training to {self.options.epochs} epochs is finished, nothing to resume."
             )
-        say(
-            f"Resuming training {self.options.resume} from epoch {epoch + 2} to {self.options.epochs} total epochs"
-        )
+        say(f"Resuming training {self.options.resume} from epoch {epoch + 2} to {self.options.epochs} total epochs")
         where = {"checkpoint": str(self.options.resume), "save_dir": str(self.options.save_dir)}
         self.beat("resumed", from_epoch=epoch, **where)
         return epoch + 1
@@ -300,10 +288,7 @@ class Training:
         """Validate, write the row, then the checkpoints: the order of Ultralytics."""
         self.beat("phase", phase="val")
         metrics = metrics_of(epoch)
-        say(
-            "\n"
-            f"{'Class':>22}{'Images':>11}{'Instances':>11}{'Box(P':>11}{'R':>11}{'mAP50':>11}{'mAP50-95):':>11}"
-        )
+        say(f"\n{'Class':>22}{'Images':>11}{'Instances':>11}{'Box(P':>11}{'R':>11}{'mAP50':>11}{'mAP50-95):':>11}")
         say(f"{'all':>22}{16:>11}{32:>11}" + "".join(f"{value:>11.3g}" for value in metrics.values()))
         values = (
             epoch + 1,

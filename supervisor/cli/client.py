@@ -8,16 +8,26 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlencode
 
 import click
 
-from supervisor.cli.failures import ERROR, NO_SUCH_RUN, REFUSED, TRY_LATER, USAGE, Failure, NoDaemon
+from supervisor.cli.failures import BadInput, Failure, NoDaemon, NoSuchRun, Refused, TryLater
+
+if TYPE_CHECKING:
+    from supervisor.config import Config
 
 TIMEOUT_S = 30.0  # an order is answered after 3 s at most; a loaded machine may need longer
 SOCKET_VARIABLE = "YOLO_SUPERVISOR_SOCKET"
-_EXIT_CODES = {202: TRY_LATER, 403: REFUSED, 409: REFUSED, 413: USAGE, 422: USAGE, 503: TRY_LATER}
+_FAILURES: dict[int, type[Failure]] = {
+    202: TryLater,
+    403: Refused,
+    409: Refused,
+    413: BadInput,
+    422: BadInput,
+    503: TryLater,
+}
 
 View = dict[str, Any]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -70,10 +80,10 @@ class Client:
             return _judge(answer.status, answer.read(), path)
         except PermissionError:
             text = f"you may not use {self.path}; its group may (`ls -l {self.path}`)"
-            raise Failure(text, REFUSED) from None
+            raise Refused(text) from None
         except TimeoutError:
             text = f"the daemon at {self.path} did not answer within {self._timeout_s:.0f} s; try again later"
-            raise Failure(text, TRY_LATER) from None
+            raise TryLater(text) from None
         except (OSError, http.client.HTTPException) as error:
             raise NoDaemon(f"no daemon answers at {self.path} ({error})") from error
         finally:
@@ -90,9 +100,9 @@ def _judge(status: int, data: bytes, path: str) -> View:
     if status == 200:
         return view
     text = str(view.get("error") or view.get("next") or f"HTTP {status}")
-    if status == 404:
-        raise Failure(text, NO_SUCH_RUN if path.startswith("/v1/runs/") else ERROR)
-    raise Failure(text, _EXIT_CODES.get(status, ERROR))
+    if status == 404 and path.startswith("/v1/runs/"):
+        raise NoSuchRun(text)
+    raise _FAILURES.get(status, Failure)(text)
 
 
 def run_path(name: str, verb: str = "") -> str:
@@ -135,7 +145,7 @@ def _candidates(target: Target) -> Iterator[str]:
     yield str(settings(target).server.socket)
 
 
-def settings(target: Target) -> Any:
+def settings(target: Target) -> Config:
     """Read the configuration that the user named, else the one that is found. Raises UserError."""
     from pathlib import Path
 

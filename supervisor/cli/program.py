@@ -9,16 +9,16 @@ from typing import Any
 
 import click
 
-from supervisor.cli.failures import INTERRUPTED, USAGE, Failure
+from supervisor.cli.failures import INTERRUPTED, BadInput
 
 PROGRAM = "yolo-supervisor"
 
 # section → verb → (module, help in one line); the function has the verb's name
 VERBS: dict[str, dict[str, tuple[str, str]]] = {
     "Jobs": {
-        "new": ("submit", "Print a job file made from a yolo command or an args.yaml."),
+        "new": ("new", "Print a job file made from a yolo command or an args.yaml."),
         "submit": ("submit", "Check job files and give them to the daemon."),
-        "wait": ("submit", "Wait until a run has ended."),
+        "wait": ("waiting", "Wait until a run has ended."),
     },
     "Looking": {
         "ls": ("read", "List the runs."),
@@ -83,7 +83,7 @@ class Verbs(click.Group):
         try:
             return super().invoke(ctx)
         except UserError as error:
-            raise Failure(str(error), USAGE) from error
+            raise BadInput(str(error)) from error
         except KeyboardInterrupt:
             raise SystemExit(INTERRUPTED) from None
         except BrokenPipeError:

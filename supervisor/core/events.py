@@ -5,6 +5,7 @@ A kind's name is stored in the journal: it is never re-used for another meaning.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -18,6 +19,15 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
     at: float
     origin: str = ""
     answers: str = ""
+
+
+def _keep_finite(event: Event, *names: str) -> None:
+    """Drop NaN and infinity from tables of numbers: JSON has no word for them, and the journal must load again."""
+    for name in names:
+        table: dict[str, float] = getattr(event, name)
+        if not all(map(math.isfinite, table.values())):
+            finite = {key: value for key, value in table.items() if math.isfinite(value)}
+            msgspec.structs.force_setattr(event, name, finite)
 
 
 class RunEvent(Event, frozen=True, kw_only=True):
@@ -198,6 +208,10 @@ class Examined(AttemptEvent, frozen=True, kw_only=True, tag=True):
     metrics: dict[str, float] = {}
     log_tail: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Keep finite numbers only."""
+        _keep_finite(self, "metrics")
+
 
 class Announced(Event, frozen=True, kw_only=True, tag=True):
     """A channel confirmed a message."""
@@ -251,6 +265,14 @@ class Progressed(AttemptEvent, frozen=True, kw_only=True, tag=True):
     metrics: dict[str, float] = {}
     epoch_s: float = 0.0
     eta_s: float | None = None
+
+    def __post_init__(self) -> None:
+        """Keep finite numbers only."""
+        _keep_finite(self, "losses", "metrics")
+        if not math.isfinite(self.epoch_s):
+            msgspec.structs.force_setattr(self, "epoch_s", 0.0)
+        if self.eta_s is not None and not math.isfinite(self.eta_s):
+            msgspec.structs.force_setattr(self, "eta_s", None)
 
 
 class Poisoned(RunEvent, frozen=True, kw_only=True, tag=True):

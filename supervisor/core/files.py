@@ -140,7 +140,7 @@ def revise(turn: Turn, event: events.JobAccepted, run: Run) -> None:
         turn.put(replace(run, job=event.job, next_job=None))
         _attach(turn, event, turn.world.live[run.id])
         return
-    if run.attempts == 0:
+    if run.attempts == 0 or (run.set_aside and run.attempt is None):
         turn.put(
             replace(
                 run,

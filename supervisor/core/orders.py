@@ -8,7 +8,7 @@ from supervisor.core import events
 from supervisor.core.actions import Terminate
 from supervisor.core.endings import after_stop, queue_again
 from supervisor.core.model import Job, Phase, Progress, Run, StopOrder, Wanted
-from supervisor.core.policy import KILL_AGAIN_S, OBSERVED_S
+from supervisor.core.policy import CLEARING_S, KILL_AGAIN_S, OBSERVED_S
 from supervisor.core.queue import waits_for
 from supervisor.core.turn import Turn
 
@@ -33,8 +33,12 @@ def stop(turn: Turn, run: Run, order: StopOrder) -> None:
     at_rest = run.phase in {Phase.QUEUED, Phase.HELD} and not run.busy
     if at_rest or (run.phase is Phase.COOLING and run.attempt is not None and run.attempt.over):
         after_stop(turn, replace(run, stop=order), order.reason)
+    elif run.phase is Phase.HELD and run.attempt is not None and run.attempt.ended_at is not None:
+        _clear_away(turn, run, order)
     elif run.phase is Phase.HELD:
-        kill(turn, run, order)  # a held run of which something still lives: see endings.hold
+        kill(turn, run, order)  # a held run whose training still lives: see endings.hold
+    elif run.phase is Phase.STOPPING and run.stop is not None and _weaker(order, run.stop):
+        turn.put(replace(run, stop=replace(run.stop, then=order.then, reason=order.reason)))
     elif run.phase in {Phase.PREPARING, Phase.STARTING, Phase.COOLING}:
         turn.put(replace(run, stop=order, reason=f"{run.reason}; {order.reason}"))
     elif order.how == "save" and not _can_save(run):
@@ -53,6 +57,19 @@ def stop(turn: Turn, run: Run, order: StopOrder) -> None:
         term(turn, run, order)
     else:
         kill(turn, run, order)
+
+
+def _weaker(order: StopOrder, current: StopOrder) -> bool:
+    """True if the order would only delay what is under way: it then changes what follows, not how it ends."""
+    strength = ("save", "term", "kill")
+    return order.how != "kill" and strength.index(order.how) <= strength.index(current.how)
+
+
+def _clear_away(turn: Turn, run: Run, order: StopOrder) -> None:
+    """End a held run whose training is gone, but not all of its processes: the order waits for these only."""
+    reason = f"{order.reason}: waits until nothing of the last attempt is left"
+    run = turn.move(run, Phase.COOLING, reason, within_s=CLEARING_S, stop=order)
+    terminate(turn, run, "kill")
 
 
 def _can_save(run: Run) -> bool:
@@ -98,16 +115,23 @@ def order_resume(turn: Turn, run: Run, event: events.ResumeAsked) -> None:
         turn.move(
             run, Phase.RUNNING, f"resumed by {event.by}: its training was still running", within_s=OBSERVED_S
         )
-    elif attempt is not None and attempt.launches and not attempt.cleared:
+    elif attempt is not None and attempt.launches and not attempt.over:
+        # What it left is read first, at once if nothing of it lives: it may have finished while it was held.
         turn.move(
             run,
             Phase.COOLING,
             f"resumed by {event.by}: waits for the last attempt to be gone",
-            within_s=KILL_AGAIN_S,
+            within_s=0.0 if attempt.cleared else KILL_AGAIN_S,
         )
     else:
         run = queue_again(turn, run, f"resumed by {event.by}")
         turn.put(replace(run, waiting_for=waits_for(turn.world, run, turn.now) or "slot"))
+
+
+def take_back(turn: Turn, run: Run, event: events.ResumeAsked) -> None:
+    """`resume NAME` while a stop is still to come: the run goes on as if nobody had asked for it."""
+    if run.stop is not None and run.stop.then is not Phase.CANCELLED:
+        turn.put(replace(run, wanted=Wanted.UP, stop=None, reason=f"{event.by} took the stop back"))
 
 
 def order_retry(turn: Turn, run: Run, event: events.RetryAsked) -> None:

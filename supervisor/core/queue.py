@@ -75,16 +75,21 @@ def place(turn: Turn) -> None:
     for run in waiting:
         reason = waits_for(turn.world, run, turn.now) or room.refuses(run)
         gap_s = start_gap_s(turn.world, turn.now)
-        if not reason and turn.world.last_launch_at and turn.now < turn.world.last_launch_at + gap_s:
+        if not reason and _in_gap(turn.world, turn.now, gap_s):
             reason = "time"
         if not reason:
             begin(turn, run, room.take(run))
         elif reason != run.waiting_for:
             turn.put(replace(run, waiting_for=reason))
-        if reason == "GPU":
-            room.gpus = []
-        if room.slots < 1 and run.waiting_for == "slot":
+        if reason == "GPU" and run.job.gpus <= turn.world.policy.gpu_count:
+            room.gpus = []  # one that wants more than the machine has (a GPU was lost) must not keep all others out
+        if room.slots < 1 and reason == run.waiting_for == "slot":
             break  # everyone behind waits already
+
+
+def _in_gap(world: World, now: float, gap_s: float) -> bool:
+    """True for a while after a launch. One that lies in the future says only that the clock was set back."""
+    return bool(world.last_launch_at) and world.last_launch_at <= now < world.last_launch_at + gap_s
 
 
 def begin(turn: Turn, run: Run, gpus: tuple[int, ...]) -> None:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from supervisor.core import endings, events, messages, orders
 from supervisor.core.actions import Examine, Launch
-from supervisor.core.model import Phase, Progress, Run
+from supervisor.core.model import Attempt, Phase, Progress, Run
 from supervisor.core.policy import CLEARING_S, EXAMINING_S, OBSERVED_S, STARTING_S
 from supervisor.core.turn import Turn
 
@@ -25,15 +25,22 @@ def prepared(turn: Turn, run: Run, event: events.Prepared) -> None:
         return
     notes = "; ".join(event.notes)
     attempt = replace(attempt, start=event.start, checkpoint=event.checkpoint, from_epoch=event.from_epoch)
-    run = replace(run, attempt=attempt, set_aside=False)
+    run = replace(run, attempt=attempt, set_aside=False, progress=_behind(run.progress, event))
     if event.start == "finished":
         endings.finish(turn, run, Phase.SUCCEEDED, event.reason)
-    elif event.start == "refused":
-        endings.hold(turn, run, event.reason)
     elif run.stop is not None:
         endings.after_stop(turn, run, f"{run.stop.reason} before the training started")
+    elif event.start == "refused":
+        endings.hold(turn, run, event.reason)
     else:
         launch(turn, run, f"{start_words(event)}{'; ' + notes if notes else ''}")
+
+
+def _behind(progress: Progress, event: events.Prepared) -> Progress:
+    """A resume from an older checkpoint (the newest was bad) saves its epochs anew: a stop must not wait beyond them."""
+    if event.start != "resume" or not 0 < event.from_epoch < progress.saved_epoch:
+        return progress
+    return replace(progress, saved_epoch=event.from_epoch)
 
 
 def start_words(event: events.Prepared) -> str:
@@ -54,7 +61,7 @@ def launch(turn: Turn, run: Run, reason: str) -> None:
     turn.move(run, Phase.STARTING, reason, within_s=STARTING_S, attempt=attempt)
     turn.act(
         Launch(
-            key=f"{run.id}/{attempt.number}/launch-{attempt.launches}",
+            key=launch_key(run.id, attempt),
             run=run.id,
             attempt=attempt.number,
             token=attempt.token,
@@ -65,6 +72,11 @@ def launch(turn: Turn, run: Run, reason: str) -> None:
             from_epoch=attempt.from_epoch,
         ),
     )
+
+
+def launch_key(run_id: str, attempt: Attempt) -> str:
+    """The key of the newest launch order of an attempt."""
+    return f"{run_id}/{attempt.number}/launch-{attempt.launches}"
 
 
 def prepare_failed(turn: Turn, run: Run, event: events.PrepareFailed) -> None:
@@ -103,16 +115,33 @@ def running_within_s(turn: Turn, run: Run) -> float:
     return min(OBSERVED_S, max(1.0, started_at + limit_s - run.used_s - turn.now))
 
 
-def launch_failed(turn: Turn, run: Run, event: events.LaunchFailed) -> None:
-    """No process was started: that is the end of the attempt."""
+def noted_launch(turn: Turn, run: Run, event: events.Launched) -> None:
+    """Late news of a start: who it is and in which boot counts all the same."""
     attempt = run.attempt
-    run = replace(
-        run, attempt=None if attempt is None else replace(attempt, launches=0, cleared=True, examined=True)
-    )
-    if run.stop is not None:
+    if attempt is not None and not attempt.pid:
+        noted = replace(
+            attempt, pid=event.pid, shim_pid=event.shim_pid, boot=event.boot, started_at=event.started_at
+        )
+        turn.put(replace(run, attempt=noted))
+
+
+def launch_failed(turn: Turn, run: Run, event: events.LaunchFailed) -> None:
+    """No process was started: that is the end of the attempt, unless a newer order for it is still under way."""
+    attempt = run.attempt
+    if attempt is None or attempt.pid or _superseded(run.id, attempt, event):
+        return
+    run = replace(run, attempt=replace(attempt, launches=0, cleared=True, examined=True))
+    if run.phase is Phase.HELD:
+        turn.put(run)
+    elif run.stop is not None:
         endings.after_stop(turn, run, run.stop.reason)
     else:
         endings.fail_attempt(turn, run, f"could not be launched: {event.reason}")
+
+
+def _superseded(run_id: str, attempt: Attempt, event: events.LaunchFailed) -> bool:
+    """True for the answer to an older launch order: the newest one may still start the attempt."""
+    return bool(event.answers) and event.answers != launch_key(run_id, attempt)
 
 
 # ---- an attempt at work
@@ -214,10 +243,10 @@ def examined(turn: Turn, run: Run, event: events.Examined) -> None:
 def observed(turn: Turn, run: Run, _event: events.Observed) -> None:
     """The attempt was seen alive: its next look is due later."""
     waits_for_save = run.phase is Phase.STOPPING and run.stop is not None and run.stop.how == "save"
-    if run.phase is Phase.RUNNING or (
-        waits_for_save and run.stop is not None and run.stop.by != "time limit"
-    ):
+    if run.phase is Phase.RUNNING:
         turn.put(replace(run, deadline_at=turn.now + running_within_s(turn, run)))
+    elif waits_for_save and run.stop is not None and run.stop.by != "time limit":
+        turn.put(replace(run, deadline_at=turn.now + OBSERVED_S))
 
 
 def poisoned(turn: Turn, run: Run, event: events.Poisoned) -> None:
@@ -246,8 +275,8 @@ Q, P, S, R, T, C, H = (
 TABLE: dict[type[events.Event], dict[Phase, Row]] = {
     events.Prepared: _rows(prepared, P, otherwise=_LATE),
     events.PrepareFailed: _rows(prepare_failed, P, otherwise=_LATE),
-    events.Launched: _rows(launched, S, cooling="it ended before its start was reported", otherwise=_LATE),
-    events.LaunchFailed: _rows(launch_failed, S, otherwise=_LATE),
+    events.Launched: {**_rows(launched, S, otherwise=_LATE), **dict.fromkeys((R, T, C, H), noted_launch)},
+    events.LaunchFailed: _rows(launch_failed, S, R, T, H, cooling="it was started: its end is known", otherwise=_LATE),
     events.StartConfirmed: _rows(confirmed, S, R, T, otherwise=_LATE),
     events.Progressed: _rows(progressed, S, R, T, C, held="the run is held; its progress is read when it is resumed", otherwise=_LATE),
     events.SignalSent: _rows(signal_sent, R, T, otherwise="the attempt ended before the signal was reported"),
@@ -257,7 +286,8 @@ TABLE: dict[type[events.Event], dict[Phase, Row]] = {
     events.StopAsked: _rows(orders.order_stop, Q, P, S, R, T, C, held="it is held already", otherwise=_ENDED),
     events.CancelAsked: _rows(orders.order_cancel, Q, P, S, R, T, C, H, otherwise=_ENDED),
     events.ResumeAsked: {
-        **_rows(orders.order_resume, T, H, cooling="it goes on by itself", otherwise="it is not held"),
+        **_rows(orders.order_resume, T, H, otherwise="it is not held"),
+        **dict.fromkeys((P, S, C), orders.take_back),
         **dict.fromkeys((Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED), _ENDED),
     },
     events.RetryAsked: _rows(orders.order_retry, Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED, otherwise="only ended runs are retried"),

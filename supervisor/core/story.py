@@ -65,14 +65,10 @@ def attempts_view(current: Attempt | None, rows: Sequence[Row]) -> list[View]:
         number = entry.body.get("attempt")
         if isinstance(number, int) and entry.kind in _ATTEMPT_FIELDS:
             attempt = found.setdefault(number, {"number": number})
-            attempt.update(
-                {name: entry.body[name] for name in _ATTEMPT_FIELDS[entry.kind] if name in entry.body}
-            )
+            attempt.update({name: entry.body[name] for name in _ATTEMPT_FIELDS[entry.kind] if name in entry.body})
     if current is not None:
         attempt = found.setdefault(current.number, {"number": current.number})
-        attempt.update(
-            {name: value for name in _CURRENT if (value := getattr(current, name)) not in {None, "", 0}}
-        )
+        attempt.update({name: value for name in _CURRENT if (value := getattr(current, name)) not in {None, "", 0}})
         attempt["gpus"] = list(current.gpus)
     for attempt in found.values():
         over = attempt.get("ended_at") is not None
@@ -116,9 +112,7 @@ def steps(rows: Sequence[Row]) -> list[View]:
 
 def _tells_something(entry: Row) -> bool:
     """False for bookkeeping that changed nothing: deliveries and comparisons."""
-    return (
-        entry.kind not in {"Announced", "FileMarked", "Observed"} or entry.phase_before != entry.phase_after
-    )
+    return entry.kind not in {"Announced", "FileMarked", "Observed"} or entry.phase_before != entry.phase_after
 
 
 def _step(entry: Row) -> View:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
-from supervisor.core import secrets, words
+from supervisor.core import outlook, secrets, words
 from supervisor.core.model import Job, Phase, Run, World
 from supervisor.core.story import Row, attempts_view, steps
 
@@ -24,56 +24,15 @@ _ORDER = (
     Phase.RUNNING, Phase.STOPPING, Phase.STARTING, Phase.PREPARING, Phase.COOLING, Phase.QUEUED, Phase.HELD,
     Phase.FAILED, Phase.CANCELLED, Phase.SUCCEEDED,
 )  # fmt: skip
+_LIVE = (
+    "phase", "epoch", "epochs", "saved_epoch", "batch", "batches", "images_per_s", "epoch_s", "eta_s", "next_save_s", "at",
+)  # fmt: skip
 _RANK = {phase: rank for rank, phase in enumerate(_ORDER)}
 
 View = dict[str, Any]
 
 
-class Live(Protocol):
-    """The newest heartbeat of a run. Epochs count from 1; `epoch` is the one being trained."""
-
-    @property
-    def phase(self) -> str:
-        """What the trainer does: import, setup, scan, train, val, save, end."""
-
-    @property
-    def epoch(self) -> int:
-        """The epoch being trained."""
-
-    @property
-    def epochs(self) -> int:
-        """Of how many."""
-
-    @property
-    def batch(self) -> int:
-        """The batch done last in this epoch."""
-
-    @property
-    def batches(self) -> int:
-        """Of how many."""
-
-    @property
-    def losses(self) -> Mapping[str, float]:
-        """The newest losses."""
-
-    @property
-    def images_per_s(self) -> float | None:
-        """The speed."""
-
-    @property
-    def eta_s(self) -> float | None:
-        """Seconds from `at` to the end of the training."""
-
-    @property
-    def next_save_s(self) -> float | None:
-        """Seconds from `at` to the next checkpoint."""
-
-    @property
-    def at(self) -> float:
-        """When the heartbeat was written."""
-
-
-Board = Mapping[str, Live]
+Board = Mapping[str, outlook.Live]
 
 
 def find_run(world: World, name: str) -> Run | None:
@@ -81,9 +40,11 @@ def find_run(world: World, name: str) -> Run | None:
     return world.named(name) or world.run(name)
 
 
-def nearest_names(world: World, name: str) -> list[str]:
-    """Up to three names of runs that look like `name`."""
-    return difflib.get_close_matches(name, [*world.latest, *world.live], n=3, cutoff=0.5)
+def no_such_run(world: World, name: str) -> str:
+    """What to say about a name that no run has, with the names that look like it."""
+    known = [*world.live, *world.ended] if "@" in name else list(world.latest)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"there is no run named {name}" + (f"; did you mean {' or '.join(near)}?" if near else "")
 
 
 def status_view(world: World, now: float) -> View:
@@ -126,7 +87,7 @@ def _place(run: Run) -> tuple[int, int, float, str]:
     return (_RANK[run.phase], -run.priority, age, run.id)
 
 
-def row(run: Run, live: Live | None, now: float) -> View:
+def row(run: Run, live: outlook.Live | None, now: float) -> View:
     """One line of the list of runs."""
     live = live if run.busy else None
     return {
@@ -150,77 +111,29 @@ def row(run: Run, live: Live | None, now: float) -> View:
     }
 
 
-def _progress(run: Run, live: Live | None, now: float) -> View:
+def _progress(run: Run, live: outlook.Live | None, now: float) -> View:
     progress = run.progress
-    epoch = max(progress.epoch, live.epoch) if live else progress.epoch
     epochs = (live.epochs if live else 0) or progress.epochs or run.job.epochs
-    seen_at = max(progress.at, live.at if live else 0.0)
+    metrics = outlook.metrics_of(run, live)
     return {
-        "epoch": epoch,
+        "epoch": max(progress.epoch, live.epoch) if live else progress.epoch,
         "epochs": epochs,
-        "percent": _percent(run, live, epochs),
-        "saved_epoch": progress.saved_epoch,
-        "eta_s": eta_s(run, live, now),
-        "epoch_s": progress.epoch_s or None,
-        "map50_95": map50_95(progress.metrics),
+        "percent": outlook.percent(run, live, epochs),
+        "saved_epoch": outlook.saved_epoch(run, live),
+        "eta_s": outlook.eta_s(run, live, now),
+        "epoch_s": (live.epoch_s if live else 0.0) or progress.epoch_s or None,
+        "map50_95": outlook.map50_95(metrics),
+        "metrics": metrics,
         "losses": dict(live.losses if live and live.losses else progress.losses),
-        "images_per_s": live.images_per_s if live else None,
+        "images_per_s": (live.images_per_s or None) if live else None,
         "doing": live.phase if live else "",
-        "heard_of_at": seen_at or None,
-        "next_save_s": next_save_s(live, now),
+        "heard_of_at": max(progress.at, live.at if live else 0.0) or None,
+        "next_save_s": outlook.next_save_s(live, now),
     }
 
 
-def epochs_done(run: Run, live: Live | None) -> float:
-    """Epochs trained so far, with the part of the present one where that is known."""
-    if live is None or not live.epoch:
-        return float(run.progress.epoch)
-    part = live.batch / live.batches if live.batches else 0.0
-    return max(float(run.progress.epoch), live.epoch - 1 + min(1.0, part))
-
-
-def _percent(run: Run, live: Live | None, epochs: int | None) -> float | None:
-    if run.phase is Phase.SUCCEEDED:
-        return 100.0
-    return round(min(100.0, 100.0 * epochs_done(run, live) / epochs), 1) if epochs else None
-
-
-def eta_s(run: Run, live: Live | None, now: float) -> float | None:
-    """Seconds until the training ends, as last said by the trainer and aged since; None unless it runs."""
-    if run.phase is not Phase.RUNNING:
-        return None
-    if live is not None and live.eta_s is not None:
-        return max(0.0, live.eta_s - (now - live.at))
-    if run.progress.eta_s is not None:
-        return max(0.0, run.progress.eta_s - (now - run.progress.at))
-    return None
-
-
-def next_save_s(live: Live | None, now: float) -> float | None:
-    """Seconds until the next checkpoint, where the trainer's pace is known."""
-    if live is None or live.next_save_s is None:
-        return None
-    return max(0.0, live.next_save_s - (now - live.at))
-
-
-def map50_95(metrics: Mapping[str, float]) -> float | None:
-    """The mAP50-95 among a trainer's metrics, boxes before masks and poses."""
-    found = [
-        name for name in metrics if "map50-95" in name.lower() or name.lower() in {"map_0.5:0.95", "map"}
-    ]
-    found.sort(key=lambda name: ("(B)" not in name, name))
-    return metrics[found[0]] if found else None
-
-
-def at_stake(run: Run, live: Live | None) -> View:
-    """What an end at once would lose: the epochs since the newest checkpoint, and the time that they took."""
-    lost = max(0.0, epochs_done(run, live) - run.progress.saved_epoch) if run.busy else 0.0
-    pace = run.progress.epoch_s
-    return {"epochs": round(lost, 2), "seconds": round(lost * pace) if pace else None}
-
-
 def run_view(
-    run: Run, world: World, live: Live | None, rows: Sequence[Row], *, now: float, directory: str = ""
+    run: Run, world: World, live: outlook.Live | None, rows: Sequence[Row], *, now: float, directory: str = ""
 ) -> View:
     """Everything about one run. `rows` is its history, `directory` where it lies on disk."""
     return {
@@ -230,9 +143,8 @@ def run_view(
         "directory": directory,
         "explanation": explanation(run, live, now),
         "commands": list(words.remedies(run)),
-        "at_stake": at_stake(run, live),
+        "at_stake": outlook.at_stake(run, live),
         "live": _live(live) if live and run.busy else None,
-        "metrics": dict(run.progress.metrics),
         "used_s": run.used_s,
         "deadline_at": run.deadline_at,
         "stop": msgspec.to_builtins(run.stop) if run.stop else None,
@@ -244,21 +156,20 @@ def run_view(
     }
 
 
-def explanation(run: Run, live: Live | None, now: float) -> str:
+def explanation(run: Run, live: outlook.Live | None, now: float) -> str:
     """Where the run stands, in one sentence for a person."""
     if run.phase is Phase.QUEUED:
         return f"waits for {words.waiting(run.waiting_for)}" if run.waiting_for else run.reason
     if run.phase is Phase.COOLING and run.deadline_at is not None:
         return f"{run.reason} (in {words.duration(run.deadline_at - now)})"
     if run.phase is Phase.STOPPING and run.stop is not None and run.stop.how == "save":
-        save_s = next_save_s(live, now)
+        save_s = outlook.next_save_s(live, now)
         return run.reason + (f", in about {words.duration(save_s)}" if save_s is not None else "")
     return run.reason
 
 
-def _live(live: Live) -> View:
-    names = ("phase", "epoch", "epochs", "batch", "batches", "images_per_s", "eta_s", "next_save_s", "at")
-    return {name: getattr(live, name) for name in names} | {"losses": dict(live.losses)}
+def _live(live: outlook.Live) -> View:
+    return {name: getattr(live, name) for name in _LIVE} | {"losses": dict(live.losses)}
 
 
 def job_view(job: Job) -> View:
@@ -269,7 +180,7 @@ def job_view(job: Job) -> View:
     return data
 
 
-def why_view(run: Run, rows: Sequence[Row], live: Live | None, now: float) -> View:
+def why_view(run: Run, rows: Sequence[Row], live: outlook.Live | None, now: float) -> View:
     """The chain of events that brought the run where it is."""
     return {
         "version": VERSION,

@@ -140,9 +140,7 @@ def _job_accepted(body: Body) -> str:
 
 
 def _stop_asked(body: Body) -> str:
-    return f"{_by(body)} asked it to stop " + (
-        "at once" if body.get("at_once") else "at the next saved epoch"
-    )
+    return f"{_by(body)} asked it to stop " + ("at once" if body.get("at_once") else "at the next saved epoch")
 
 
 def _cancel_asked(body: Body) -> str:
@@ -194,9 +192,7 @@ def _examined(body: Body) -> str:
 def _confirmed(body: Body) -> str:
     epoch = int(body.get("from_epoch") or 0)
     return (
-        f"the trainer confirmed that it goes on after epoch {epoch}"
-        if epoch
-        else "the trainer confirmed a fresh start"
+        f"the trainer confirmed that it goes on after epoch {epoch}" if epoch else "the trainer confirmed a fresh start"
     )
 
 
@@ -212,9 +208,7 @@ def _signal_sent(body: Body) -> str:
 
 
 _SENTENCES: dict[str, Callable[[Body], str]] = {
-    "DaemonStarted": lambda body: (
-        f"the daemon started (pid {body.get('pid')}, version {body.get('version')})"
-    ),
+    "DaemonStarted": lambda body: f"the daemon started (pid {body.get('pid')}, version {body.get('version')})",
     "DaemonStopped": lambda body: f"the daemon ended{_because(body)}; trainings go on",
     "Configured": lambda _: "the configuration was read",
     "TimePassed": lambda _: "its time came",
@@ -243,7 +237,5 @@ _SENTENCES: dict[str, Callable[[Body], str]] = {
     "Observed": lambda _: "the processes on this machine were compared with the records",
     "StartConfirmed": _confirmed,
     "Progressed": _progressed,
-    "Poisoned": lambda body: (
-        f"the supervisor has a bug; it held this run: {_one_line(body.get('error', ''))}"
-    ),
+    "Poisoned": lambda body: f"the supervisor has a bug; it held this run: {_one_line(body.get('error', ''))}",
 }

@@ -8,7 +8,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+
+import msgspec
+
+import msgspec
 
 from supervisor import attempt_files, layout, trainers
 from supervisor.core import events
@@ -20,6 +25,7 @@ from supervisor.errors import PermanentError, RetryableError
 SHIM_TIMEOUT_S = 30.0
 LAUNCHED_BEFORE = 17  # the shim's exit code: this attempt directory has been used
 LOCK_HELD = 18
+NOT_NOW = {69: 60.0, 70: 5.0, 73: 30.0}  # no pidfd; died before the start was durable; disk full: nothing was launched
 UMASK = 0o022
 
 
@@ -39,11 +45,10 @@ class LocalEngine:
         run_dir = layout.run_directory(self._runs_dir, job.project, job.name)
         attempt_dir = run_dir.attempt(action.attempt)
         if not attempt_dir.started.exists() and not attempt_dir.exit.exists():
+            _check_fence(run_dir, action)
             self._write_launch(action, run_dir, attempt_dir)
             self._start_shim(attempt_dir)
-        started = attempt_files.read_started(attempt_dir.root)
-        if started is None:
-            raise PermanentError(_launch_error(attempt_dir))
+        started = _read_start(attempt_dir)
         boot = Boot(boot_id=started.boot_id, pid1_start_time=started.pid1_start_time or 0)
         launched = events.Launched(
             at=self._now(),
@@ -81,7 +86,7 @@ class LocalEngine:
             cwd=job.cwd or str(run_dir.root),
             umask=UMASK,
             log_max_bytes=job.log_max_bytes,
-            train=train,
+            train=None if train is None else msgspec.convert({**train, "settings": job.settings}, attempt_files.Train),
         )
         attempt_dir.root.mkdir(parents=True, exist_ok=True)
         attempt_files.write_launch(attempt_dir.root, launch)
@@ -101,8 +106,10 @@ class LocalEngine:
             raise RetryableError("the shim does not confirm the start; the disk may be slow", 5.0) from error
         if done.returncode == LOCK_HELD:
             raise RetryableError("another shim of this attempt is starting", 1.0)
+        message = done.stderr.decode(errors="replace").strip() or f"shim exit code {done.returncode}"
+        if done.returncode in NOT_NOW:
+            raise RetryableError(message, NOT_NOW[done.returncode])
         if done.returncode not in {0, LAUNCHED_BEFORE}:
-            message = done.stderr.decode(errors="replace").strip() or f"shim exit code {done.returncode}"
             raise PermanentError(message)
 
     # ---- end
@@ -134,9 +141,33 @@ def kill_tree(attempt_dir: Path, started: attempt_files.Started) -> int:
         if not found:
             break
         for pid, start_time in found:
-            attempt_files.signal_process(pid, start_time, signal.SIGKILL)
+            with suppress(PermissionError):  # of another user: whoever made it so must end it
+                attempt_files.signal_process(pid, start_time, signal.SIGKILL)
         killed |= found
     return len(killed)
+
+
+def _check_fence(run_dir: layout.RunDirectory, action: Launch) -> None:
+    """A late order for an attempt that the run has left behind starts nothing. Raises PermanentError."""
+    try:
+        token = msgspec.json.decode(run_dir.token.read_bytes()).get("token")
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise RetryableError(f"the fence of the run cannot be read: {error}") from error
+    if token != action.token:
+        raise PermanentError(f"the run directory is held by token {token}, this attempt has {action.token}")
+
+
+def _read_start(attempt_dir: layout.AttemptDirectory) -> attempt_files.Started:
+    """Who was started. Raises PermanentError only where it is certain that nobody was."""
+    try:
+        started = attempt_files.read_started(attempt_dir.root)
+        if started is None:
+            raise PermanentError(_launch_error(attempt_dir))
+    except (OSError, ValueError) as error:
+        raise RetryableError(f"it cannot be read whether the attempt was started: {error}") from error
+    return started
 
 
 def _launch_error(attempt_dir: layout.AttemptDirectory) -> str:

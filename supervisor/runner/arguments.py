@@ -85,9 +85,7 @@ def used_time_s(results_file: str) -> float:
     """Return the training time in a results.csv; its `time` column starts anew with every process."""
     try:
         with open(results_file, encoding="utf-8", newline="") as file:
-            rows = [
-                {(name or "").strip(): value for name, value in row.items()} for row in csv.DictReader(file)
-            ]
+            rows = [{(name or "").strip(): value for name, value in row.items()} for row in csv.DictReader(file)]
     except OSError:
         return 0.0
     total = previous = 0.0

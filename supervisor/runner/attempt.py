@@ -112,9 +112,7 @@ def build_arguments(plan: dict[str, Any], found: dict[str, Any] | None) -> dict[
     honoured = arguments.honoured_on_resume(BaseTrainer)
     home = os.path.realpath(found["save_dir"] or "")
     if "save_dir" not in honoured and home != os.path.realpath(plan["save_dir"]):
-        reason = (
-            f"this Ultralytics resumes into the checkpoint's own {found['save_dir']}, not {plan['save_dir']}"
-        )
+        reason = f"this Ultralytics resumes into the checkpoint's own {found['save_dir']}, not {plan['save_dir']}"
         raise Leave("wrong_place", WRONG_PLACE, reason)
     return arguments.for_resume(plan, honoured)
 

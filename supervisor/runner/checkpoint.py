@@ -29,9 +29,7 @@ CPU_LIMIT_S = 5
 PICKLE_LIMIT_BYTES = 64 * 1024 * 1024
 
 #: Errors that say "this machine could not look", not "this file is bad".
-_CANNOT_OBSERVE = frozenset(
-    {errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EMFILE}
-)
+_CANNOT_OBSERVE = frozenset({errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EMFILE})
 
 
 class Opaque:
@@ -271,9 +269,7 @@ def _judge(top: Any) -> dict[str, Any]:
     """Turn the plain values of the pickle's top level into a state."""
     if not isinstance(top, dict):
         return {"state": "weights_only", "reason": "not a training checkpoint: the top level is no dict"}
-    arguments: dict[str, Any] = next(
-        (top[key] for key in ("train_args", "opt") if isinstance(top.get(key), dict)), {}
-    )
+    arguments: dict[str, Any] = next((top[key] for key in ("train_args", "opt") if isinstance(top.get(key), dict)), {})
     epoch, epochs = _whole_number(top.get("epoch")), _whole_number(arguments.get("epochs"))
     has_optimizer = top.get("optimizer") is not None
     has_weights = top.get("ema") is not None or top.get("model") is not None

@@ -136,8 +136,8 @@ def on_train_start(session: Session, trainer: Any) -> None:
 def on_train_epoch_start(session: Session, _trainer: Any) -> None:
     """Begin an epoch, or the same one again after the trainer recovered from NaN or lack of memory."""
     session.stop.set_writing(False)
-    session.batch = 0
-    session.batches = None
+    session.batch, session.batches = 0, None
+    session.images, session.images_from_s = 0, time.monotonic()
     session.validated = False
     session.enter("train")
     session.check_fence()
@@ -149,7 +149,7 @@ def on_train_batch_end(session: Session, trainer: Any) -> None:
     """Count; report now and then. The losses are read only then: reading them waits for the GPU."""
     session.stop_if_due()
     session.batch += 1
-    session.images_since_beat += trainer.batch_size
+    session.images += trainer.batch_size
     now_s = time.monotonic()
     if session.last_beat_s is None or now_s - session.last_beat_s >= BATCH_BEAT_EVERY_S:
         _report_batch(session, trainer, now_s)
@@ -158,11 +158,9 @@ def on_train_batch_end(session: Session, trainer: Any) -> None:
 def _report_batch(session: Session, trainer: Any, now_s: float) -> None:
     if session.batches is None:
         session.batches = len(trainer.train_loader)
-    rate = None
-    if session.last_beat_s is not None:
-        rate = round(session.images_since_beat / (now_s - session.last_beat_s), 1)
+    rate = session.images / max(now_s - session.images_from_s, 1e-6)  # validation is not counted
+    session.images, session.images_from_s = 0, now_s
     session.last_beat_s = now_s
-    session.images_since_beat = 0
     session.beats.write(
         "batch",
         epoch=trainer.epoch,
@@ -170,7 +168,7 @@ def _report_batch(session: Session, trainer: Any, now_s: float) -> None:
         batch=session.batch,
         batches=session.batches,
         losses=beats.losses_of(trainer),
-        images_per_s=rate,
+        images_per_s=round(rate, 1),
     )
 
 
@@ -238,7 +236,6 @@ def on_fit_epoch_end(session: Session, trainer: Any) -> None:
         fitness=beats.number(getattr(trainer, "fitness", None)) if session.validated else None,
         epoch_s=beats.number(getattr(trainer, "epoch_time", None)),
     )
-    session.last_beat_s, session.images_since_beat = time.monotonic(), 0
     if getattr(trainer, "stop", False) or trainer.epoch + 1 >= trainer.epochs:
         _enter_final(session)
         return

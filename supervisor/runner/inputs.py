@@ -29,9 +29,7 @@ def missing_name(args: dict[str, Any], resuming: bool) -> str | None:
     """
     for role, value in _named(args, resuming):
         if "://" not in value and not _is_path(value) and not _found(role, value):
-            return (
-                f"{role} {value!r} is neither in {os.getcwd()} nor known to Ultralytics; name it by its path"
-            )
+            return f"{role} {value!r} is neither in {os.getcwd()} nor known to Ultralytics; name it by its path"
     if not resuming and not args.get("data") and not args.get("cfg"):
         return "data is not named; Ultralytics would download a sample"
     return None
@@ -51,9 +49,7 @@ def _found(role: str, name: str) -> bool:
 
     setting = "weights_dir" if role == "model" else "datasets_dir"
     names = [name] if os.path.splitext(name)[1] or role == "data" else [f"{name}.pt"]
-    if any(
-        os.path.exists(os.path.join(folder, n)) for n in names for folder in (".", str(SETTINGS[setting]))
-    ):
+    if any(os.path.exists(os.path.join(folder, n)) for n in names for folder in (".", str(SETTINGS[setting]))):
         return True
     wanted = {name, _SCALE.sub(r"\1\3", name)} if name.endswith((".yaml", ".yml")) else set()
     below = os.path.join(str(ROOT), "cfg", "models" if role == "model" else "datasets")

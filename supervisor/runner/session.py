@@ -77,7 +77,8 @@ class Session:
         self.batch = 0
         self.batches: int | None = None
         self.last_beat_s: float | None = None
-        self.images_since_beat = 0
+        self.images = 0
+        self.images_from_s = 0.0
 
     @property
     def leads(self) -> bool:
@@ -128,9 +129,7 @@ class Session:
     def stop_if_due(self) -> None:
         """Leave with code 75 if somebody asked for it and no checkpoint is being written."""
         if self.stop.due:
-            self.leave(
-                "stopped", STOPPED, f"stopped by signal {self.stop.signal_number} in phase {self.phase}"
-            )
+            self.leave("stopped", STOPPED, f"stopped by signal {self.stop.signal_number} in phase {self.phase}")
 
     def check_fence(self) -> None:
         """Leave with code 76 if the run directory now belongs to another attempt.
@@ -161,7 +160,5 @@ class Session:
 
     def _leave_by_force(self) -> None:
         if self.leads:
-            reason = (
-                f"stopped by signal {self.stop.signal_number} in phase {self.phase}, before any callback came"
-            )
+            reason = f"stopped by signal {self.stop.signal_number} in phase {self.phase}, before any callback came"
             self.end("stopped", STOPPED, reason)

@@ -70,9 +70,7 @@ class StopRequest:
         try:
             self._previous = signal.signal(signal.SIGTERM, self._handle)
         except ValueError:  # not the main thread of the user's script
-            print(
-                "yolo-supervisor: training outside the main thread, SIGTERM ends it at once", file=sys.stderr
-            )
+            print("yolo-supervisor: training outside the main thread, SIGTERM ends it at once", file=sys.stderr)
             return
         if not self._forgets_in_child:
             self._forgets_in_child = True

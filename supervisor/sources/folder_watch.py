@@ -20,7 +20,7 @@ from watchdog.observers.inotify import InotifyObserver
 
 from supervisor.core.settle import How
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("yolo-supervisor")
 
 Hint = Callable[[str, How | None], None]
 """Called with a file's path and what happened to it; None: it left."""
@@ -28,8 +28,9 @@ Hint = Callable[[str, How | None], None]
 # The kernel tells nothing of what other machines do there.
 # fmt: off
 NETWORK_FILE_SYSTEMS = frozenset({
-    "9p", "afs", "beegfs", "ceph", "cifs", "coda", "fhgfs", "fuse.cephfs", "fuse.glusterfs", "fuse.juicefs", "fuse.rclone",
-    "fuse.s3fs", "fuse.sshfs", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "smb3", "smbfs", "virtiofs",
+    "9p", "afs", "beegfs", "ceph", "cifs", "coda", "fhgfs", "fuse.cephfs",
+    "fuse.glusterfs", "fuse.juicefs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs", "glusterfs", "gpfs", "lustre",
+    "ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "smb3", "smbfs", "virtiofs",
 })
 # fmt: on
 _EVENTS: list[type[FileSystemEvent]] = [FileCreatedEvent, FileClosedEvent, FileDeletedEvent, FileMovedEvent]
@@ -48,7 +49,7 @@ class FolderWatch:
         self._complaint = ""
 
     def ensure(self) -> bool:
-        """Watch the folder that is there now; True if this is a new watch, so that a scan must follow.
+        """Watch the folder that is there now; True if this is a new watch, so a scan must follow.
 
         watchdog stays alive and deaf when its folder is removed and made anew; an inode number may come back at
         once, so its own end of listening counts too. Without a folder, on a network file system, and where
@@ -130,7 +131,7 @@ class _Handler(FileSystemEventHandler):
 
 
 def on_network(folder: Path, mounts: str | None = None) -> bool:
-    """Tell whether other machines may write to this folder. `mounts` stands for /proc/self/mountinfo in tests."""
+    """Tell whether other machines may write to this folder. `mounts`: as /proc/self/mountinfo."""
     if mounts is None:
         mounts = Path("/proc/self/mountinfo").read_bytes().decode(errors="surrogateescape")
     best, kind = "", ""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from supervisor.core.settle import How, Reading
+from supervisor.toml_errors import LARGEST_FILE_BYTES
 
-JOB_FILE_MAX_BYTES = 256 * 1024
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
@@ -71,10 +71,10 @@ def _read(handle: int) -> Look | None:
     before = os.fstat(handle)
     if not stat.S_ISREG(before.st_mode):  # exchanged between the two looks
         return None
-    data = _read_up_to(handle, JOB_FILE_MAX_BYTES + 1)
+    data = _read_up_to(handle, LARGEST_FILE_BYTES + 1)
     last = os.pread(handle, 1, before.st_size - 1) if before.st_size else b""
     after = os.fstat(handle)
-    whole = len(data) == min(before.st_size, JOB_FILE_MAX_BYTES + 1)
+    whole = len(data) == min(before.st_size, LARGEST_FILE_BYTES + 1)
     return Look(
         data=data,
         owner=after.st_uid,

@@ -39,6 +39,12 @@ class Watch:
     dead_since: float = 0.0
     exit_sent: bool = False
     cleared_sent: bool = False
+    trouble: str = ""
+
+    def report_again(self, attempt: Attempt) -> None:
+        """Tell anew what was told and is not known: the event was lost. What is known already does no harm."""
+        self.exit_sent = self.exit_sent and attempt.ended_at is not None
+        self.cleared_sent = False
 
     def close(self) -> None:
         """Give the handle back."""
@@ -135,7 +141,9 @@ class ProcessSource:
             watch = self._watches.get(key)
             if watch is None:
                 watch = self._watches[key] = self._open(run, attempt)
-            self._examine(watch)
+            elif self._observe:
+                watch.report_again(attempt)
+            self._examine_safely(watch)
         if self._observe:
             self._observe = False
             alive = tuple(key for key, watch in self._watches.items() if watch.pidfd >= 0)
@@ -152,6 +160,17 @@ class ProcessSource:
         if watch.pidfd >= 0:
             self._poll.unregister(watch.pidfd)
         watch.close()
+
+    def _examine_safely(self, watch: Watch) -> None:
+        """Look at one attempt. Where its files cannot be read nothing is known of it; the others are still watched."""
+        try:
+            self._examine(watch)
+        except (OSError, ValueError) as error:
+            if str(error) != watch.trouble:
+                log.warning("attempt %s of %s cannot be observed: %s", watch.number, watch.run, error)
+            watch.trouble = str(error)
+        else:
+            watch.trouble = ""
 
     def _examine(self, watch: Watch) -> None:
         if watch.pidfd >= 0 or watch.cleared_sent:

@@ -27,7 +27,7 @@ from supervisor.layout import is_job_file
 from supervisor.sources.folder_watch import FolderWatch
 from supervisor.sources.job_file import Look, look, stamp
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("yolo-supervisor")
 
 RESCAN_S = 10.0
 GONE_AFTER_S = 1.0  # editors rename the old file away before they write the new one
@@ -59,7 +59,7 @@ _STOP = _Hint("stop", None)
 
 
 class Spool:
-    """One thread that watches and scans the jobs folder. It needs nothing but read access, and decides nothing."""
+    """One thread that watches and scans the jobs folder. It needs only read access, and decides nothing."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Spool:
         *,
         known: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
-        """Watch `folder` (absolute; it may come later). `known` gives the revision seen last of each path.
+        """Watch `folder` (absolute; it may come later). `known` gives the last revision of each path.
 
         A file without a final newline waits twice `settle_s`. On a network file system nobody tells of changes:
         there the scan every `rescan_s` (at most 10 s) is all.

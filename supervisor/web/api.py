@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from supervisor.clock import Clock
-from supervisor.core import story, views
+from supervisor.core import secrets, story, views
 from supervisor.core.events import DrainAsked, Event
 from supervisor.core.model import Run, World
 from supervisor.layout import run_directory
@@ -142,7 +142,11 @@ class Api:
 
     async def config(self, _request: Request) -> Response:
         """GET /v1/config, without secrets."""
-        return JsonResponse({"version": views.VERSION, "config": self._parts.config_view()})
+        shown = dict(self._parts.config_view())
+        if isinstance(defaults := shown.get("defaults"), Mapping):
+            hidden = {key: secrets.hide(defaults[key]) for key in ("env", "settings") if key in defaults}
+            shown["defaults"] = {**defaults, **hidden}
+        return JsonResponse({"version": views.VERSION, "config": shown})
 
     async def files(self, request: Request) -> Response:
         """GET /v1/files?revision=…[&path=…][&since=…]: what became of this content of a job file.
@@ -208,9 +212,7 @@ class Api:
         name = request.path_params["name"]
         run = views.find_run(world, name)
         if run is None:
-            near = views.nearest_names(world, name)
-            hint = f"; did you mean {' or '.join(near)}?" if near else ""
-            raise HTTPException(404, f"there is no run named {name}{hint}")
+            raise HTTPException(404, views.no_such_run(world, name))
         return run
 
     def _history(self, run: Run) -> Sequence[story.Row]:

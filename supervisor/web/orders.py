@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from supervisor.core import events, views, words
+from supervisor.core import events, outlook, words
 from supervisor.core.model import Phase, Run, Wanted, World
 
 LOWEST, HIGHEST = -100, 100  # the contract's range of priorities
@@ -97,9 +97,7 @@ def _check_resume(_world: World, run: Run, _order: Order) -> None:
     if run.phase is Phase.STOPPING and run.stop is not None and run.stop.how == "save":
         return
     if run.phase is Phase.STOPPING:
-        raise RefusedOrder(
-            409, f"{run.name} is ending just now; resume it when it is HELD (`wait {run.name}`)"
-        )
+        raise RefusedOrder(409, f"{run.name} is ending just now; resume it when it is HELD (`wait {run.name}`)")
     if run.phase is not Phase.HELD:
         raise RefusedOrder(409, f"{run.name} is {run.phase.value}, not held: it goes on by itself")
 
@@ -110,17 +108,13 @@ def _check_retry(world: World, run: Run, _order: Order) -> None:
         raise RefusedOrder(409, f"{run.name} is {run.phase.value}, only ended runs are retried; {hint}")
     newest = world.named(run.name)
     if newest is not None and newest.id != run.id:
-        raise RefusedOrder(
-            409, f"{run.id} is not the newest run of this name, {newest.id} is ({newest.phase.value})"
-        )
+        raise RefusedOrder(409, f"{run.id} is not the newest run of this name, {newest.id} is ({newest.phase.value})")
 
 
 def _check_priority(_world: World, run: Run, order: Order) -> None:
     _not_ended(run, "give a priority to")
     if order.priority is None or not LOWEST <= order.priority <= HIGHEST:
-        raise RefusedOrder(
-            422, f"priority: expected a whole number from {LOWEST} to {HIGHEST}, got {order.priority}"
-        )
+        raise RefusedOrder(422, f"priority: expected a whole number from {LOWEST} to {HIGHEST}, got {order.priority}")
 
 
 def _not_ended(run: Run, verb: str) -> None:
@@ -167,9 +161,7 @@ def outcome(verb: str, world: World, run: Run, order: Order) -> Run | None:
 
 
 def _stopped(after: Run, order: Order) -> bool:
-    return after.phase is Phase.HELD or (
-        after.stop is not None and (not order.now or after.stop.how == "kill")
-    )
+    return after.phase is Phase.HELD or (after.stop is not None and (not order.now or after.stop.how == "kill"))
 
 
 _EFFECTS: dict[str, Callable[[Run, Order], bool]] = {
@@ -180,7 +172,7 @@ _EFFECTS: dict[str, Callable[[Run, Order], bool]] = {
 }
 
 
-def what_next(verb: str, before: Run, after: Run, live: views.Live | None, now: float) -> str:
+def what_next(verb: str, before: Run, after: Run, live: outlook.Live | None, now: float) -> str:
     """One sentence on what happens next, and on what it costs."""
     name = after.name
     if verb == "priority":
@@ -193,7 +185,7 @@ def what_next(verb: str, before: Run, after: Run, live: views.Live | None, now: 
     return f"{name} is {after.phase.value}: {after.reason}"
 
 
-def _ending(before: Run, after: Run, live: views.Live | None, now: float) -> str:
+def _ending(before: Run, after: Run, live: outlook.Live | None, now: float) -> str:
     name, order = after.name, after.stop
     if order is None or not after.busy:
         hint = f"; `resume {name}` lets it go on" if after.phase is Phase.HELD else ""
@@ -206,16 +198,16 @@ def _ending(before: Run, after: Run, live: views.Live | None, now: float) -> str
     return f"{name} {how}; {loss(before, live)}"
 
 
-def _when(live: views.Live | None, now: float) -> str:
-    save_s = views.next_save_s(live, now)
+def _when(live: outlook.Live | None, now: float) -> str:
+    save_s = outlook.next_save_s(live, now)
     return f", expected in about {words.duration(save_s)}" if save_s is not None else ""
 
 
-def loss(run: Run, live: views.Live | None) -> str:
+def loss(run: Run, live: outlook.Live | None) -> str:
     """What an end at once costs, in words."""
-    stake = views.at_stake(run, live)
+    stake = outlook.at_stake(run, live)
     epochs, seconds = stake["epochs"], stake["seconds"]
-    saved = run.progress.saved_epoch
+    saved = outlook.saved_epoch(run, live)
     if not epochs:
         return f"nothing is lost: epoch {saved} is saved" if saved else "no epoch was trained yet"
     time = f" ({words.duration(seconds)} of training)" if seconds is not None else ""
@@ -223,19 +215,20 @@ def loss(run: Run, live: views.Live | None) -> str:
     return f"lost: {epochs:g} epochs{time} {since}"
 
 
-def drain_sentence(world: World, board: Mapping[str, views.Live], order: Order, now: float) -> str:
+def drain_sentence(world: World, board: Mapping[str, outlook.Live], order: Order, now: float) -> str:
     """What a drain, or its end, leads to."""
     if order.off:
         return "the drain is over: trainings start again"
     busy = [run for run in world.live.values() if run.busy]
     if not busy:
         return "nothing is running, and nothing starts until `drain --off` or a new daemon"
-    saves = [save_s for run in busy if (save_s := views.next_save_s(board.get(run.id), now)) is not None]
-    last = (
-        f"; the last save is expected in about {words.duration(max(saves))}"
-        if saves and not order.now
-        else ""
-    )
+    saves = [save_s for run in busy if (save_s := outlook.next_save_s(board.get(run.id), now)) is not None]
+    last = f"; the last save is expected in about {words.duration(max(saves))}" if saves and not order.now else ""
     names = ", ".join(run.name for run in busy[:5]) + (", …" if len(busy) > 5 else "")
-    how = "are asked to end now" if order.now else "end when their next epoch is saved"
-    return f"{len(busy)} trainings {how} ({names}){last}; nothing starts until `drain --off` or a new daemon"
+    if len(busy) == 1:
+        what = "1 training " + ("is asked to end now" if order.now else "ends when its next epoch is saved")
+    else:
+        what = f"{len(busy)} trainings " + (
+            "are asked to end now" if order.now else "end when their next epochs are saved"
+        )
+    return f"{what} ({names}){last}; nothing starts until `drain --off` or a new daemon"

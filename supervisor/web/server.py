@@ -81,9 +81,7 @@ def bind(path: Path, group: int = -1) -> socket.socket:
     _make_way(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        os.fchmod(
-            listener.fileno(), SOCKET_MODE
-        )  # bind takes the mode from here: never open to all, even briefly
+        os.fchmod(listener.fileno(), SOCKET_MODE)  # bind takes the mode from here: never open to all, even briefly
         listener.bind(str(path))
         path.chmod(SOCKET_MODE)  # bind took the umask off
         if group >= 0:
@@ -100,9 +98,7 @@ def _make_way(path: Path) -> None:
     if not path.exists() and not path.is_symlink():
         return
     if not path.is_socket():
-        raise UserError(
-            f"{path} is there and is no socket; move it away or set [server] socket to another path"
-        )
+        raise UserError(f"{path} is there and is no socket; move it away or set [server] socket to another path")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(2.0)
         try:

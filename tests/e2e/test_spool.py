@@ -14,8 +14,8 @@ import pytest
 from supervisor.clock import WallClock
 from supervisor.core.events import JobFileGone, JobFileSeen
 from supervisor.sources.folder_watch import on_network
-from supervisor.sources.job_file import JOB_FILE_MAX_BYTES
 from supervisor.sources.spool import Spool
+from supervisor.toml_errors import LARGEST_FILE_BYTES
 
 JOB = b'name = "truck"\n\n[train]\nmodel = "/m.yaml"\nepochs = 300\n'
 SETTLE_S = 0.6
@@ -189,8 +189,8 @@ def test_other_names_and_other_kinds_are_left_alone(desk, tmp_path):
 
 def test_a_file_that_is_too_large_is_passed_on_one_byte_too_large(desk):
     """Whoever parses it refuses it by its size; nobody reads a gigabyte."""
-    rename_in(desk.folder, "big.toml", b"# \n" * JOB_FILE_MAX_BYTES)
-    assert len(desk.next().data) == JOB_FILE_MAX_BYTES + 1
+    rename_in(desk.folder, "big.toml", b"# \n" * LARGEST_FILE_BYTES)
+    assert len(desk.next().data) == LARGEST_FILE_BYTES + 1
 
 
 def test_deleted_file_is_told_once_and_may_come_back(desk):

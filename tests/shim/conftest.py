@@ -23,9 +23,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """Give a file system of 1 MiB; skips where this user may not mount."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, check=False
-    )
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, check=False)
     if mount.returncode:
         pytest.skip("only root may mount a small file system")
     yield folder

@@ -54,9 +54,7 @@ class Attempt:
         self.dir = folder
         folder.mkdir(parents=True)
 
-    def write_launch(
-        self, argv: list[str], *, log_max_bytes: int = 0, cwd: Path | None = None, **env: str
-    ) -> None:
+    def write_launch(self, argv: list[str], *, log_max_bytes: int = 0, cwd: Path | None = None, **env: str) -> None:
         """Write launch.json with the marker variables that the daemon always sets, and `env`."""
         variables = {
             "PATH": "/usr/local/bin:/usr/bin:/bin",
@@ -81,9 +79,7 @@ class Attempt:
 
     def start(self, **how: object) -> subprocess.CompletedProcess[str]:
         """Run the starting process to its end, which is the shim's beginning."""
-        return subprocess.run(
-            self.command(), capture_output=True, text=True, timeout=PATIENCE_S, check=False, **how
-        )
+        return subprocess.run(self.command(), capture_output=True, text=True, timeout=PATIENCE_S, check=False, **how)
 
     def launch(self, argv: list[str], **options: object) -> Started:
         """Write launch.json and start the shim, which must succeed."""

@@ -163,9 +163,7 @@ def test_stranger_under_a_recorded_number_is_no_family(
     assert len(honest) == 2  # the trainer and its child: the record is believed where it is right
     wrong = {"start_time": 1, "boot_id": "another", "pid1_start_time": -1}
     record = json.loads((tmp_path / "started.json").read_text())
-    (tmp_path / "started.json").write_text(
-        json.dumps({**record, change: wrong[change], "shim_start_time": 1})
-    )
+    (tmp_path / "started.json").write_text(json.dumps({**record, change: wrong[change], "shim_start_time": 1}))
     assert attempt_files.descendants_and_marked(tmp_path, stranger.pid, parent.pid) == []
     for pid, start_time in honest:
         assert is_alive(pid)

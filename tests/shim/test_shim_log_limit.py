@@ -128,9 +128,7 @@ def write_and_check_rotation(folder: Path, directory: int) -> None:
     os.close(limit.file)
 
 
-def test_log_moves_where_no_hole_can_be_made(
-    tmp_path: Path, directory: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_log_moves_where_no_hole_can_be_made(tmp_path: Path, directory: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without hole punching the newest half moves to log.1, the log begins anew, no new line is lost."""
 
     def refuse(_file: int, _start: int, _length: int) -> None:

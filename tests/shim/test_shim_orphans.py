@@ -66,9 +66,18 @@ def test_lock_is_held_until_the_last_orphan_is_gone(attempt: Attempt) -> None:
 
 def test_stopped_orphan_is_ended(attempt: Attempt) -> None:
     """An orphan that was stopped (SIGSTOP) is woken to get its SIGTERM, within the grace."""
-    attempt.launch(["sh", "-c", "sleep 60 & kill -STOP $!; echo $! > orphan"])
+    stopped = "trap 'echo asked > asked; exit' TERM; echo $$ > orphan; kill -STOP $$; sleep 60"
+    started = attempt.launch(["sh", "-c", f'setsid sh -c "{stopped.replace("$", chr(92) + "$")}" & sleep 60'])
+    until(lambda: (attempt.dir / "orphan").exists() and state_of(attempt) == "T", "the orphan stopped itself")
+    attempt_files.signal_process(started.pid, started.start_time, signal.SIGKILL)
     attempt.finish()
-    assert not is_alive(int((attempt.dir / "orphan").read_text()))
+    assert (attempt.dir / "asked").exists()
+
+
+def state_of(attempt: Attempt) -> str:
+    """Return the state letter of the process whose number stands in the file orphan."""
+    pid = (attempt.dir / "orphan").read_text().strip()
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] if pid else ""
 
 
 def test_marked_process_outside_the_family_is_ended(attempt: Attempt) -> None:
@@ -103,7 +112,9 @@ def clock_ticks() -> int:
 
 def test_zombies_are_reaped_while_the_training_runs(attempt: Attempt) -> None:
     """Processes that the trainer orphaned and that ended do not pile up as zombies below the shim."""
-    code = "import os, select\nfor _ in range(20): os.system('(true &)')\nopen('done', 'w')\nselect.select([], [], [], 60)"
+    code = (
+        "import os, select\nfor _ in range(20): os.system('(true &)')\nopen('done', 'w')\nselect.select([], [], [], 60)"
+    )
     started = attempt.python(code)
     until((attempt.dir / "done").exists, "20 orphans were made")
     until(lambda: children_of(started.shim_pid) == [started.pid], "only the trainer is left")

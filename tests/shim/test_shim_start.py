@@ -22,9 +22,7 @@ WAIT_FOR_FILE = "import os, select\nwhile not os.path.exists('go'): select.selec
 def test_training_survives_the_kill_of_whoever_started_it(attempt: Attempt) -> None:
     """SIGKILL to the daemon's whole process group reaches neither shim nor training, and the exit is recorded."""
     attempt.write_launch([sys.executable, "-c", WAIT_FOR_FILE + "raise SystemExit(7)"])
-    code = (
-        "import subprocess, sys; subprocess.run(sys.argv[1:]); print('started', flush=True); sys.stdin.read()"
-    )
+    code = "import subprocess, sys; subprocess.run(sys.argv[1:]); print('started', flush=True); sys.stdin.read()"
     daemon = subprocess.Popen(
         [sys.executable, "-c", code, *attempt.command()],
         stdin=subprocess.PIPE,
@@ -109,6 +107,27 @@ def test_held_lock_is_refused(attempt: Attempt) -> None:
     assert starter.returncode == 18
     assert not (attempt.dir / "started.json").exists()
     assert not (attempt.dir / "launched").exists()
+
+
+def test_start_recorded_while_waiting_for_the_lock_is_seen(attempt: Attempt) -> None:
+    """A starter that got the lock only after another attempt was recorded here launches nothing: 17."""
+    attempt.write_launch(["touch", "launched"])
+    with (attempt.dir / "shim.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        starter = subprocess.Popen(attempt.command(), stderr=subprocess.DEVNULL)
+        until(lambda: has_open(starter.pid, attempt.dir / "shim.lock"), "the starter waits for the lock")
+        (attempt.dir / "started.json").write_text("{}")
+    assert starter.wait() == 17
+    (attempt.dir / "started.json").unlink()
+    assert not (attempt.dir / "launched").exists()
+
+
+def has_open(pid: int, file: Path) -> bool:
+    """Tell whether the process has that file open."""
+    try:
+        return any(entry.readlink() == file for entry in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return False  # a file was closed while we looked
 
 
 def test_probe_of_the_lock_refuses_no_start(attempt: Attempt) -> None:

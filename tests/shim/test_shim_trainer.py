@@ -163,9 +163,7 @@ def test_exit_is_recorded_at_once(tmp_path: Path) -> None:
             assert time.monotonic() < dead_at + 5
         delays.append(time.monotonic() - dead_at)
         attempt.finish()
-    print(
-        f"exit.json after {statistics.median(delays) * 1000:.1f} ms in the median, {max(delays) * 1000:.1f} at most"
-    )
+    print(f"exit.json after {statistics.median(delays) * 1000:.1f} ms in the median, {max(delays) * 1000:.1f} at most")
     assert statistics.median(delays) < 0.05
 
 

@@ -1,0 +1,70 @@
+# Everything a developer needs. On a fresh machine `make demo` and `make test` do all set-up by themselves.
+#
+#   make demo                      a real training is killed, resumed and finished, on this machine, in a few minutes
+#   make demo PYTHON=/env/bin/python   the same with your own environment that has ultralytics
+#   make test                      the tests (a few minutes)
+#   make test-all                  also the slow ones
+#   make lint                      ruff, mypy
+#   make bench                     the figures of the README
+
+HOST_PYTHON ?= python3
+VENV        := .venv
+TRAIN_VENV  := .venv-train
+TORCH       := torch==2.13.0
+ULTRALYTICS := ultralytics-opencv-headless==8.4.190
+JOBS        ?= 2
+
+# An environment of one's own saves the set-up of the trainings' environment.
+ifdef PYTHON
+TRAIN_PYTHON := $(PYTHON)
+TRAIN_READY  :=
+else
+TRAIN_PYTHON := $(CURDIR)/$(TRAIN_VENV)/bin/python
+TRAIN_READY  := $(TRAIN_VENV)/.ready
+endif
+export YOLO_SUPERVISOR_TRAIN_PYTHON := $(TRAIN_PYTHON)
+
+.PHONY: demo test test-all test-systemd lint bench clean setup
+.DEFAULT_GOAL := test
+
+setup: $(VENV)/.ready $(TRAIN_READY)
+
+$(VENV)/.ready: pyproject.toml
+	@echo "== setting up $(VENV): the daemon and the developer's tools"
+	test -x $(VENV)/bin/python || $(HOST_PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+# The trainings' own environment. Without a GPU: CPU torch, and a small stand-in for torchvision, of which no CPU build
+# is published; it is for tests and the demo only.
+$(TRAIN_VENV)/.ready: Makefile $(wildcard tests/torchvision_standin/*.toml tests/torchvision_standin/*/*.py)
+	@echo "== setting up $(TRAIN_VENV): torch and ultralytics for the trainings (about 1.4 GB, a minute or two)"
+	test -x $(TRAIN_VENV)/bin/python || $(HOST_PYTHON) -m venv $(TRAIN_VENV)
+	if [ -e /dev/nvidiactl ]; then \
+	  $(TRAIN_VENV)/bin/python -m pip install --quiet --disable-pip-version-check torch torchvision ultralytics; \
+	else \
+	  $(TRAIN_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH) && \
+	  $(TRAIN_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps ./tests/torchvision_standin && \
+	  $(TRAIN_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(ULTRALYTICS); \
+	fi
+	touch $@
+
+demo: setup
+	$(VENV)/bin/python tests/demo.py --python $(TRAIN_PYTHON)
+
+test: setup lint
+	$(VENV)/bin/python -m pytest -n $(JOBS) -m "not slow"
+
+test-all: setup lint
+	$(VENV)/bin/python -m pytest -n $(JOBS)
+
+lint: $(VENV)/.ready
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: setup
+	$(VENV)/bin/python -m benchmarks.daemon
+
+clean:
+	rm -rf $(VENV) $(TRAIN_VENV) .mypy_cache .ruff_cache .hypothesis demo-out build dist *.egg-info

@@ -1,0 +1,156 @@
+"""Looking while the daemon is down: the journal, read-only. What it says is as old as its last event."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from supervisor.cli.client import Client, Target, View, connect, run_path, settings
+from supervisor.cli.failures import NoDaemon, NoSuchRun
+from supervisor.cli.screen import note, time_text
+
+
+class Reading(Protocol):
+    """Where reading verbs get their views from: the daemon, or the journal."""
+
+    def runs(self, *, every: bool) -> View:
+        """The list of runs; see views.runs_view."""
+        ...
+
+    def run(self, name: str) -> View:
+        """One run; see views.run_view."""
+        ...
+
+    def why(self, name: str) -> View:
+        """The chain of events of a run; see views.why_view."""
+        ...
+
+    def status(self) -> View:
+        """The server; see views.status_view."""
+        ...
+
+
+class Online:
+    """The daemon's own views."""
+
+    def __init__(self, client: Client) -> None:
+        """Ask `client`."""
+        self._client = client
+
+    def runs(self, *, every: bool) -> View:
+        """See Reading."""
+        return self._client.get("/v1/runs", **({"all": 1} if every else {}))
+
+    def run(self, name: str) -> View:
+        """See Reading."""
+        return self._client.get(run_path(name))
+
+    def why(self, name: str) -> View:
+        """See Reading."""
+        return self._client.get(run_path(name, "why"))
+
+    def status(self) -> View:
+        """See Reading."""
+        return self._client.get("/v1/status")
+
+
+class Offline:
+    """The journal's last state. Opened for each view and closed at once."""
+
+    def __init__(self, journal: Path, runs_dir: Path) -> None:
+        """Read the journal at this path; runs lie in `runs_dir`."""
+        self._journal = journal
+        self._runs_dir = runs_dir
+
+    @contextmanager
+    def _open(self) -> Iterator[Any]:
+        from supervisor.journal import Journal
+
+        with closing(Journal.open(self._journal, read_only=True)) as journal:
+            yield journal
+
+    def state_at(self) -> float:
+        """When the last event was written, in Unix seconds; 0 for an empty journal."""
+        with self._open() as journal:
+            rows = journal.recent(0, 1)
+        return rows[-1].at if rows else 0.0
+
+    def runs(self, *, every: bool) -> View:
+        """See Reading."""
+        from supervisor.core import views
+
+        with self._open() as journal:
+            return self._marked(views.runs_view(journal.load(), {}, self.state_at(), every=every))
+
+    def run(self, name: str) -> View:
+        """See Reading."""
+        from supervisor.core import views
+        from supervisor.layout import run_directory
+
+        with self._open() as journal:
+            world = journal.load()
+            run = _find(world, name)
+            directory = str(run_directory(self._runs_dir, run.job.project, run.name).root)
+            rows = journal.history(run.id)
+            view = views.run_view(run, world, None, rows, now=self.state_at(), directory=directory)
+        return self._marked(view)
+
+    def why(self, name: str) -> View:
+        """See Reading."""
+        from supervisor.core import views
+
+        with self._open() as journal:
+            run = _find(journal.load(), name)
+            return self._marked(views.why_view(run, journal.history(run.id), None, self.state_at()))
+
+    def status(self) -> View:
+        """See Reading."""
+        from supervisor.core import views
+
+        with self._open() as journal:
+            return self._marked(views.status_view(journal.load(), self.state_at()))
+
+    @staticmethod
+    def _marked(view: Mapping[str, Any]) -> View:
+        return {**view, "offline": True}
+
+
+def _find(world: Any, name: str) -> Any:
+    from supervisor.core import views
+
+    run = views.find_run(world, name)
+    if run is None:
+        raise NoSuchRun(views.no_such_run(world, name))
+    return run
+
+
+def reading(target: Target) -> Reading:
+    """The daemon if one answers, else the journal, and then the person is told so.
+
+    Raises NoDaemon where neither can be read.
+    """
+    try:
+        return Online(connect(target))
+    except NoDaemon as missing:
+        return _offline(target, missing)
+
+
+def _offline(target: Target, missing: NoDaemon) -> Offline:
+    from supervisor.layout import journal_file
+
+    if target.socket and not target.config:
+        raise missing  # somebody else's daemon: its journal is not the one that our configuration names
+    server = settings(target).server
+    journal = journal_file(server.state_dir)
+    offline = Offline(journal, server.runs_dir)
+    try:
+        at = offline.state_at()
+    except FileNotFoundError:
+        raise NoDaemon(f"{missing.message}\n  there is no journal at {journal} either") from None
+    except (OSError, sqlite3.Error) as error:
+        raise NoDaemon(f"{missing.message}\n  its journal {journal} cannot be read: {error}") from None
+    note(f"daemon is not running; this is the state of {time_text(at)} (read-only)")
+    return offline

@@ -1,0 +1,129 @@
+"""What a job would do, before it is submitted: interpreter, command, directory, device, start."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from supervisor import layout, toml_errors, trainers
+from supervisor.cli.client import Client, Target, View, run_path, settings
+from supervisor.cli.failures import NoSuchRun
+from supervisor.cli.screen import duration_text, time_text
+from supervisor.config import Config
+from supervisor.core.model import Job
+from supervisor.core.views import job_view
+
+
+def configuration(target: Target, client: Client | None) -> Config:
+    """The configuration that jobs are judged by: the daemon's, else the one that is found. Raises UserError."""
+    if client is None:
+        return settings(target)
+    shown = client.get("/v1/config")["config"]
+    channels = [{key: channel[key] for key in ("name", "kind", "url")} for channel in shown.get("channel", [])]
+    table = {**_without_none(shown), "channel": channels}
+    return toml_errors.convert(table, Config, toml_errors.Source("the daemon's configuration", ""))
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
+    return value
+
+
+def checked(data: bytes, file: str, config: Config, client: Client | None) -> Job:
+    """The job of a file, checked against this machine as the daemon would. Raises UserError with all reasons."""
+    from supervisor.clock import WallClock
+    from supervisor.effects.check import JobChecker
+    from supervisor.gpu_count import count_gpus
+
+    daemon_uid = Path(client.path).stat().st_uid if client is not None else os.geteuid()
+    checker = JobChecker(
+        config, config.server.runs_dir, interpreter_cache(), WallClock(), count_gpus(), euid=daemon_uid
+    )
+    return checker.check(data, path=file, owner=os.getuid())
+
+
+def interpreter_cache() -> Path:
+    """What interpreters have is kept per user: the daemon's own cache is not ours to write."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "yolo-supervisor" / "interpreters.json"
+
+
+def plan(job: Job, config: Config, client: Client | None) -> View:
+    """What would run, as data."""
+    run_dir = layout.run_directory(config.server.runs_dir, job.project, job.name)
+    argv, _ = trainers.trainer_for(job).launch_spec(
+        job,
+        run_dir,
+        run_dir.attempt(1),
+        start="fresh",
+        checkpoint="",
+        from_epoch=0,
+        gpus=tuple(range(job.gpus)),
+        port=0,
+    )
+    return {
+        "name": job.name,
+        "project": job.project,
+        "interpreter": job.python,
+        "ultralytics": job.trainer_version,
+        "argv": argv,
+        "cwd": job.cwd or str(run_dir.root),
+        "directory": str(run_dir.root),
+        "device": f"{job.gpus} GPU" + ("s" if job.gpus > 1 else "") if job.gpus else "CPU",
+        "epochs": job.epochs,
+        "start": _start(job, client),
+        "waits_for": _waits(job),
+        "job": job_view(job),
+    }
+
+
+def _start(job: Job, client: Client | None) -> str:
+    run = _known_run(job.name, client)
+    if run is None:
+        return "from the beginning"
+    if run["job"]["revision"] == job.revision:
+        return f"not at all: exactly this job is {run['id']} ({run['phase']})"
+    if run["phase"] not in {"SUCCEEDED", "FAILED", "CANCELLED"}:
+        return f"{run['id']} is {run['phase']}: this would be a new revision of it, from its next attempt on"
+    return f"from the beginning; what {run['id']} left is set aside"
+
+
+def _known_run(name: str, client: Client | None) -> View | None:
+    try:
+        return client.get(run_path(name)) if client is not None else None
+    except NoSuchRun:
+        return None
+
+
+def _waits(job: Job) -> list[str]:
+    waits = [f"{name} to succeed" for name in job.after]
+    return waits + ([time_text(job.start_after_at)] if job.start_after_at else [])
+
+
+def plan_lines(view: View) -> list[str]:
+    """The plan for a person."""
+    job = view["job"]
+    limit = duration_text(job["time_limit_s"]) if job["time_limit_s"] else ""
+    version = f" (Ultralytics {view['ultralytics']})" if view["ultralytics"] else ""
+    facts = [
+        ("interpreter", view["interpreter"] + version if view["interpreter"] else ""),
+        ("command", " ".join(view["argv"])),
+        ("arguments", _arguments(job["train"])),
+        ("resumes by", " ".join(job["resume_command"])),
+        ("directory", view["directory"]),
+        ("cwd", view["cwd"]),
+        ("device", view["device"]),
+        ("epochs", str(view["epochs"] or "")),
+        ("starts", view["start"]),
+        ("waits for", ", ".join(view["waits_for"])),
+        ("time limit", limit),
+        ("priority", str(job["priority"])),
+        ("gives up", f"after {job['restart']['no_progress']} failures in a row without a newly saved epoch"),
+    ]
+    return [f"  {label:<12}{text}" for label, text in facts if text]
+
+
+def _arguments(train: View | None) -> str:
+    return " ".join(f"{key}={toml_errors.format_value(value)}" for key, value in (train or {}).items())

@@ -1,0 +1,242 @@
+"""Verbs that look and change nothing: ls, show, why, status. They also work while the daemon is down."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from supervisor.cli import screen
+from supervisor.cli.client import Target, View, complete_run, target_options
+from supervisor.cli.examples import examples
+from supervisor.cli.failures import NoDaemon
+from supervisor.cli.offline import Reading, reading
+from supervisor.cli.screen import duration_text, phase_text, time_text
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+WATCH_EVERY_S = 2.0
+_HEADERS = ("NAME", "PHASE", "EPOCH", "MAP50-95", "ETA", "RESTARTS", "WAITING FOR / REASON")
+
+
+@click.command(
+    "ls",
+    epilog=examples(
+        "yolo-supervisor ls",
+        "yolo-supervisor ls --watch",
+        "yolo-supervisor ls --all --json | jq '.runs[] | select(.phase == \"FAILED\") | .name'",
+    ),
+)
+@click.option("--all", "-a", "every", is_flag=True, help="Also runs that ended more than a day ago.")
+@click.option("--watch", "-w", is_flag=True, help="Show it anew every 2 s until Ctrl-C.")
+@json_option
+@target_options
+@click.pass_obj
+def ls_verb(target: Target, *, every: bool, watch: bool, as_json: bool) -> None:
+    """List the runs: those that live and those that ended within a day."""
+    source = reading(target)
+    view = source.runs(every=every)
+    while watch:
+        if screen.on_terminal() and not as_json:
+            screen.clear()
+        _show_runs(view, as_json=as_json)
+        time.sleep(WATCH_EVERY_S)
+        source, view = _again(target, source, view, every=every)
+    _show_runs(view, as_json=as_json)
+
+
+def _again(target: Target, source: Reading, view: View, *, every: bool) -> tuple[Reading, View]:
+    """The next view; a daemon that is being exchanged is waited for."""
+    try:
+        return source, source.runs(every=every)
+    except NoDaemon:
+        screen.note("the daemon does not answer just now")
+    try:
+        source = reading(target)
+        return source, source.runs(every=every)
+    except NoDaemon:
+        return source, view
+
+
+def _show_runs(view: View, *, as_json: bool) -> None:
+    if as_json:
+        screen.show_json(view)
+        return
+    if view["draining"]:
+        screen.note("draining: nothing starts until `yolo-supervisor drain --off` or a new daemon")
+    if view["runs"]:
+        screen.show_table(_HEADERS, [_line(row) for row in view["runs"]])
+    else:
+        click.echo("no runs; drop a job file into the jobs folder, or `yolo-supervisor submit FILE`")
+    if view["not_shown"]:
+        screen.note(f"{view['not_shown']} runs that ended earlier are not shown (--all shows them)")
+
+
+def _line(row: View) -> list[str]:
+    metric = row["map50_95"]
+    return [
+        row["name"],
+        row["phase"],
+        epoch_text(row),
+        "-" if metric is None else f"{metric:.3f}",
+        duration_text(row["eta_s"]),
+        str(row["restarts"]),
+        row["waiting_for"] or row["reason"],
+    ]
+
+
+def epoch_text(row: View) -> str:
+    """`12/300`; `-` before the first one."""
+    if not row["epoch"] and not row["epochs"]:
+        return "-"
+    return f"{row['epoch']}/{row['epochs'] or '?'}"
+
+
+@click.command(
+    "show",
+    epilog=examples(
+        "yolo-supervisor show truck",
+        "yolo-supervisor show truck@1 --json | jq .attempts",
+    ),
+)
+@click.argument("name", shell_complete=complete_run)
+@json_option
+@target_options
+@click.pass_obj
+def show_verb(target: Target, name: str, *, as_json: bool) -> None:
+    """Show everything about a run: NAME is its name (the newest run of it) or its id, such as truck@2."""
+    view = reading(target).run(name)
+    if as_json:
+        screen.show_json(view)
+        return
+    click.echo(f"{view['id']}  {phase_text(view['phase'])}  {view['explanation']}")
+    for label, text in _facts(view):
+        click.echo(f"  {label:<12}{text}")
+    for attempt in view["attempts"]:
+        click.echo(f"  attempt {attempt['number']:<4}{_attempt_text(attempt, view['at'])}")
+    _show_commands(view)
+
+
+def _facts(view: View) -> list[tuple[str, str]]:
+    job, now = view["job"], view["at"]
+    facts = [
+        ("project", f"{view['project']}" + (f" ({job['title']})" if job["title"] else "")),
+        ("trains", _what(job)),
+        ("progress", _progress_text(view)),
+        ("saved", f"epoch {view['saved_epoch']}" if view["saved_epoch"] else "no epoch yet"),
+        ("metrics", "  ".join(f"{name} {value:.4g}" for name, value in view["metrics"].items())),
+        ("losses", "  ".join(f"{name} {value:.4g}" for name, value in view["losses"].items())),
+        ("next save", f"in about {duration_text(view['next_save_s'])}" if view["next_save_s"] is not None else ""),
+        ("failures", f"{view['failures']} in a row without progress" if view["failures"] else ""),
+        ("priority", str(view["priority"])),
+        ("GPUs", str(view["gpus"])),
+        ("created", time_text(view["created_at"], now)),
+        ("since", f"{time_text(view['phase_since_at'], now)} {view['phase']}"),
+        ("directory", view["directory"]),
+        ("job file", job["file"] or "-"),
+        ("older run", view["predecessor"]),
+    ]
+    return [(label, text) for label, text in facts if text]
+
+
+def _what(job: View) -> str:
+    train = job["train"]
+    if train is None:
+        return " ".join(job["command"])
+    return f"{train.get('model')} on {train.get('data')}"
+
+
+def _progress_text(view: View) -> str:
+    parts = [f"epoch {epoch_text(view)}"]
+    if view["percent"] is not None:
+        parts.append(f"{view['percent']:g} %")
+    if view["images_per_s"]:
+        parts.append(f"{view['images_per_s']:.0f} images/s")
+    if view["eta_s"] is not None:
+        parts.append(f"{duration_text(view['eta_s'])} to go")
+    if view["heard_of_at"]:
+        parts.append(f"heard of at {time_text(view['heard_of_at'], view['at'])}")
+    return ", ".join(parts)
+
+
+def _attempt_text(attempt: View, now: float) -> str:
+    starts = {"fresh": "from the beginning", "resume": f"after epoch {attempt.get('from_epoch')}"}
+    start = starts.get(str(attempt.get("start")), str(attempt.get("start") or ""))
+    times = f"{time_text(attempt.get('started_at'), now)} to {time_text(attempt.get('ended_at'), now)}"
+    pid = f"pid {attempt['pid']}" if attempt.get("pid") and not attempt.get("ended_at") else ""
+    return "  ".join(part for part in (times, start, pid, attempt["ending"]) if part)
+
+
+def _show_commands(view: View) -> None:
+    if view["commands"]:
+        click.echo("what to do:")
+    for command in view["commands"]:
+        click.echo(f"  {command}")
+
+
+@click.command(
+    "why",
+    epilog=examples(
+        "yolo-supervisor why truck",
+        "yolo-supervisor why truck@1 --json",
+    ),
+)
+@click.argument("name", shell_complete=complete_run)
+@json_option
+@target_options
+@click.pass_obj
+def why_verb(target: Target, name: str, *, as_json: bool) -> None:
+    """Tell how a run came to where it is: what happened, what it changed, and what was done."""
+    view = reading(target).why(name)
+    if as_json:
+        screen.show_json(view)
+        return
+    for step in view["steps"]:
+        _show_step(step, view["at"])
+    click.echo(f"now: {phase_text(view['phase'])}: {view['explanation']}")
+    _show_commands(view)
+
+
+def _show_step(step: View, now: float) -> None:
+    count = f" ({step['count']} reports)" if step["count"] > 1 else ""
+    click.echo(f"{time_text(step['at'], now)}  {step['what']}{count}")
+    before, after = step["phase_before"], step["phase_after"]
+    if after and before != after:
+        moved = f"{before or 'new'} → {phase_text(after)}"
+        click.echo(f"          {moved}" + (f": {step['reason']}" if step["reason"] else ""))
+    if step["then"]:
+        click.echo(f"          then: {', '.join(step['then'])}")
+
+
+@click.command(
+    "status",
+    epilog=examples(
+        "yolo-supervisor status",
+    ),
+)
+@json_option
+@target_options
+@click.pass_obj
+def status_verb(target: Target, *, as_json: bool) -> None:
+    """Show how the server stands: phases, places, GPUs, refused job files."""
+    view = reading(target).status()
+    if as_json:
+        screen.show_json(view)
+        return
+    for line in _status_lines(view):
+        click.echo(line)
+
+
+def _status_lines(view: View) -> list[str]:
+    daemon: dict[str, Any] = view.get("daemon", {})
+    lines = [f"server {view['server'] or '-'}"]
+    if daemon:
+        lines[0] += f"  daemon {daemon.get('version', '?')}, pid {daemon.get('pid', '?')}"
+    if daemon.get("degraded"):
+        lines.append(f"DEGRADED: the journal cannot be written ({daemon['degraded']}); nothing is decided")
+    if view["draining"]:
+        lines.append("draining: nothing starts until `yolo-supervisor drain --off` or a new daemon")
+    lines.append(f"{view['busy']} of {view['max_running']} places, {view['gpus_given']} of {view['gpus']} GPUs taken")
+    lines += [f"  {count:>6} {phase_text(phase)}" for phase, count in view["phases"].items() if count]
+    lines += [f"refused: {path}: {text}" for path, text in view["refused_files"].items()]
+    return lines

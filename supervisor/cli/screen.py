@@ -1,0 +1,148 @@
+"""What a terminal shows: tables, times and colours. rich only on a terminal and for tables that a person reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+WIDTH = 80
+MOST_RICH_ROWS = 100  # rich needs about a second for a thousand rows
+_NAME_WIDTH = 24
+_COLOURS = {
+    "RUNNING": "green",
+    "STARTING": "green",
+    "PREPARING": "green",
+    "STOPPING": "yellow",
+    "COOLING": "yellow",
+    "HELD": "magenta",
+    "FAILED": "red",
+    "CANCELLED": "bright_black",
+    "SUCCEEDED": "cyan",
+}
+
+
+def on_terminal() -> bool:
+    """True if a person looks at standard output."""
+    return sys.stdout.isatty()
+
+
+def colourful() -> bool:
+    """True on a terminal, unless NO_COLOR (no-color.org) or TERM=dumb says otherwise."""
+    return on_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def width() -> int:
+    """Columns of the terminal; 80 where there is none."""
+    return shutil.get_terminal_size((WIDTH, 24)).columns if on_terminal() else WIDTH
+
+
+def show_json(view: Any) -> None:
+    """Write a view for programs: indented for people, on one line for pipes."""
+    text = json.dumps(view, ensure_ascii=False, indent=2 if on_terminal() else None)
+    click.echo(text.encode("utf-8", "replace"))
+
+
+def note(text: str) -> None:
+    """Tell the person, not the pipe."""
+    click.echo(text, err=True)
+
+
+def phase_text(phase: str) -> str:
+    """A phase, coloured where colours are welcome."""
+    return click.style(phase, fg=_COLOURS.get(phase), bold=phase in {"FAILED", "HELD"}) if colourful() else phase
+
+
+def show_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Write rows below their headers. The last column is cut to what is left of the line, the first one if need be."""
+    limit = width()
+    if on_terminal():
+        rows = [[cut(row[0], _NAME_WIDTH), *row[1:]] for row in rows]
+        if len(rows) <= MOST_RICH_ROWS:
+            _rich_table(headers, rows)
+            return
+    click.echo("\n".join(aligned(headers, rows, limit)))
+
+
+def aligned(headers: Sequence[str], rows: Sequence[Sequence[str]], limit: int) -> list[str]:
+    """Lines of a table in plain text, at most `limit` columns wide where the last column allows it."""
+    table = [list(headers), *[[_flat(cell) for cell in row] for row in rows]]
+    widths = [max(_columns(row[place]) for row in table) for place in range(len(headers) - 1)]
+    left = max(12, limit - sum(widths) - 2 * len(widths))
+    return [
+        "  ".join(
+            [*[_padded(cell, size) for cell, size in zip(row, widths, strict=False)], cut(row[-1], left)]
+        ).rstrip()
+        for row in table
+    ]
+
+
+def _rich_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1), expand=False)
+    for place, header in enumerate(headers):
+        table.add_column(header, no_wrap=True, overflow="ellipsis", ratio=None if place < len(headers) - 1 else 1)
+    for row in rows:
+        table.add_row(*[Text(_flat(cell), style=_style(cell)) for cell in row])
+    Console(no_color=not colourful(), highlight=False, width=width()).print(table)
+
+
+def _style(cell: str) -> str:
+    return _COLOURS.get(cell, "")
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _columns(text: str) -> int:
+    """Columns on a terminal: East Asian characters take two."""
+    if text.isascii():
+        return len(text)
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+
+
+def _padded(text: str, size: int) -> str:
+    return text + " " * (size - _columns(text))
+
+
+def cut(text: str, size: int) -> str:
+    """The text, or as much of it as fits into `size` columns with a mark that something is missing."""
+    if _columns(text) <= size:
+        return text
+    kept, used = "", 0
+    for character in text:
+        used += _columns(character)
+        if used > size - 1:
+            break
+        kept += character
+    return kept + "…"
+
+
+def time_text(at: float | None, now: float | None = None) -> str:
+    """Local time, `-` where it is not known."""
+    from supervisor.units import format_time
+
+    return "-" if not at else format_time(at, now)
+
+
+def duration_text(seconds: float | None) -> str:
+    """Such as 3h20m; `-` where it is not known."""
+    from supervisor.units import format_duration
+
+    return "-" if seconds is None else format_duration(round(seconds))
+
+
+def clear() -> None:
+    """An empty screen with the cursor at the top."""
+    click.echo("\x1b[H\x1b[2J", nl=False)

@@ -1,0 +1,174 @@
+"""Check a job file against this machine: the answer to CheckJob."""
+
+from __future__ import annotations
+
+import glob
+import os
+import pwd
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+
+from supervisor import jobspec, layout, toml_errors
+from supervisor.clock import Clock
+from supervisor.config import Config
+from supervisor.core.actions import CheckJob
+from supervisor.core.events import Event, JobAccepted, JobRefused
+from supervisor.core.model import Job
+from supervisor.core.placeholders import expand
+from supervisor.effects import conda
+from supervisor.effects.interpreters import Interpreters
+from supervisor.effects.train_arguments import Surroundings, argument_problems, locate
+from supervisor.errors import Problem, UserError
+from supervisor.toml_errors import shown
+from supervisor.units import format_size
+
+_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class JobChecker:
+    """Carries out CheckJob. Thread-safe."""
+
+    def __init__(
+        self,
+        config: Config,
+        runs_dir: Path,
+        cache: Path,
+        clock: Clock,
+        gpu_count: int = 0,
+        *,
+        describe: Path = layout.DESCRIBE,
+        environ: Mapping[str, str] = os.environ,
+        euid: int | None = None,
+    ) -> None:
+        """`cache` keeps what interpreters have; `gpu_count` is what gpus = "auto" and the limit are taken from."""
+        self._config = config
+        self._runs_dir = runs_dir
+        self._clock = clock
+        self._gpu_count = gpu_count
+        self._environ = environ
+        self._euid = os.geteuid() if euid is None else euid
+        self._interpreters = Interpreters(cache, clock, describe=describe, environ=environ)
+
+    def __call__(self, action: CheckJob) -> tuple[Event, ...]:
+        """Answer with JobAccepted, whose job is resolved, or with JobRefused and all reasons that were found."""
+        now = self._clock.now()
+        try:
+            job = self.check(action.data, path=action.path, owner=action.owner)
+        except UserError as error:
+            refused = JobRefused(
+                at=now, origin="check", path=action.path, revision=action.revision, problem=error.render()
+            )
+            return (refused,)
+        return (JobAccepted(at=now, origin="check", path=action.path, job=job, note=action.note),)
+
+    def check(self, data: bytes, *, path: str, owner: int) -> Job:
+        """Return the job of a file, resolved for this machine. Raises UserError with file, lines and fixes."""
+        draft = jobspec.parse(data, path=path, owner=owner, defaults=self._config.defaults, now=self._clock.now())
+        try:
+            return self._resolve(draft)
+        except UserError as error:
+            problems = sorted(_with_lines(error.problems, data), key=lambda problem: problem.line)
+            raise UserError(file=path, problems=tuple(problems)) from None
+
+    def _resolve(self, draft: jobspec.JobDraft) -> Job:
+        problems = [*self._server_problems(draft.job)]
+        gpus = min(1, self._gpu_count) if draft.gpus == "auto" else draft.gpus
+        if gpus > self._gpu_count:
+            hint = "write gpus = 0 to train on the CPU" if not self._gpu_count else ""
+            expected = f"at most {self._gpu_count}, which is what this server has"
+            problems.append(Problem("too many GPUs", key="gpus", expected=expected, got=str(gpus), hint=hint))
+        job = msgspec.structs.replace(self._with_run_dir(draft.job), gpus=gpus)
+        if job.cwd and not Path(job.cwd).is_dir():
+            problems.append(Problem("this folder is not there", key="cwd", got=shown(job.cwd)))
+        try:
+            job = msgspec.structs.replace(job, python=self._python(draft))
+            job = self._train(job) if job.train is not None else job
+        except UserError as error:
+            problems += error.problems
+        else:
+            problems += _program_problems(job)
+        if problems:
+            raise UserError(problems=tuple(problems))
+        return job
+
+    def _server_problems(self, job: Job) -> Iterator[Problem]:
+        if self._euid == 0 and not self._config.jobs.allow_root:
+            hint = "run the daemon as a user of its own, or set allow_root = true under [jobs] in config.toml"
+            yield Problem("this daemon is root, and jobs may not run as root", hint=hint)
+        free = shutil.disk_usage(_existing(self._runs_dir)).free
+        if free < self._config.disk.pause_below:
+            expected = f"at least {format_size(self._config.disk.pause_below)} (disk.pause_below)"
+            message = f"the disk of {self._runs_dir} is nearly full"
+            hint = "free some space, then save the job file again"
+            yield Problem(message, expected=expected, got=f"{format_size(free)} free", hint=hint)
+        names = [channel.name for channel in self._config.channel]
+        for name in job.notify or ():
+            if name not in names:
+                expected = f"one of {', '.join(names)}" if names else "a [[channel]] in config.toml; there is none"
+                yield Problem("there is no such channel", key="notify", expected=expected, got=shown(name))
+
+    def _with_run_dir(self, job: Job) -> Job:
+        run_dir = str(layout.run_directory(self._runs_dir, job.project, job.name).root)
+        patterns = tuple(expand(one, {"run_dir": glob.escape(run_dir)}) for one in job.checkpoint_files)
+        done = msgspec.structs.replace(job.done, file=expand(job.done.file, {"run_dir": run_dir}))
+        return msgspec.structs.replace(job, checkpoint_files=patterns, done=done)
+
+    def _python(self, draft: jobspec.JobDraft) -> str:
+        if draft.conda:
+            return conda.find(draft.conda, _home(draft.job.owner, self._environ), self._environ)
+        python = draft.job.python
+        if python and not Path(python).is_file():
+            raise UserError(problems=(Problem("this interpreter is not there", key="python", got=shown(python)),))
+        if python and not os.access(python, os.X_OK):
+            wrong = Problem("this interpreter may not be executed", key="python", got=shown(python))
+            raise UserError(problems=(wrong,))
+        return python
+
+    def _train(self, job: Job) -> Job:
+        known = self._interpreters.describe(job.python, job.env_pass)
+        run_dir = layout.run_directory(self._runs_dir, job.project, job.name).root
+        around = Surroundings.of(job, run_dir, known, allow_download=self._config.jobs.allow_download)
+        train, missing = locate(job, around)
+        problems = (*argument_problems(job, known), *missing)
+        if problems:
+            raise UserError(problems=problems)
+        return msgspec.structs.replace(job, train=train, trainer_version=known.ultralytics or "")
+
+
+def _program_problems(job: Job) -> Iterator[Problem]:
+    """Look for the programs that a command job starts, as its own environment will."""
+    default = f"{Path(job.python).parent}:{_SYSTEM_PATH}" if job.python else _SYSTEM_PATH
+    path = job.env.get("PATH", default)
+    for key, words in (("command", job.command), ("resume_command", job.resume_command)):
+        program = expand(words[0], {"python": job.python}) if words else ""
+        if program.startswith("{run_dir}"):
+            continue  # it may be put there before the start
+        if program and shutil.which(program, path=path) is None:
+            hint = "write its whole path" if "/" not in program else ""
+            expected = "a program that may be executed" + (f", on PATH {path}" if "/" not in program else "")
+            yield Problem("this program is not there", key=key, expected=expected, got=shown(program), hint=hint)
+
+
+def _with_lines(problems: tuple[Problem, ...], data: bytes) -> Iterator[Problem]:
+    _, source = toml_errors.read(data, "")
+    for problem in problems:
+        yield replace(problem, line=source.line(*problem.key.split("."))) if problem.key else problem
+
+
+def _existing(path: Path) -> Path:
+    """Return the nearest folder that is there already."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def _home(owner: int, environ: Mapping[str, str]) -> Path:
+    """Return the home of a job's owner: conda environments are the owner's, not the daemon's."""
+    try:
+        return Path(pwd.getpwuid(owner).pw_dir)
+    except KeyError:
+        return Path(environ.get("HOME", "/"))

@@ -1,0 +1,412 @@
+"""The demo: a real YOLO training is killed, its supervisor too; it resumes, finishes, and proves that from files.
+
+    python tests/demo.py --python /env/bin/python [--out demo-out] [--epochs 10]
+
+Exits 1 if any promise did not hold. What it proves it reads from the trainer's own files (last.pt, results.csv, its
+log, the shim's records), not from the supervisor's journal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+NAME = "boxes"
+MARKER = ".yolo-supervisor-demo"
+TIMEOUT_S = 280.0
+COLOURS = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+
+class PromiseError(Exception):
+    """Something that the supervisor promises did not hold."""
+
+
+def say(text: str, colour: str = "0") -> None:
+    """One line; in colour on a terminal."""
+    print(f"\x1b[{colour}m{text}\x1b[0m" if COLOURS else text, flush=True)
+
+
+def headline(text: str) -> None:
+    """Begin a part of the demo."""
+    say(f"\n== {text}", "1;36")
+
+
+@dataclass
+class Demo:
+    """Where everything lies, and what was noted on the way."""
+
+    python: str
+    out: Path
+    epochs: int
+    seed: int
+    facts: dict[str, Any] = field(default_factory=dict)
+    daemon: subprocess.Popen[bytes] | None = None
+    receiver: subprocess.Popen[str] | None = None
+    started_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def config(self) -> Path:
+        """The daemon's configuration."""
+        return self.out / "config.toml"
+
+    @property
+    def run_dir(self) -> Path:
+        """The run's directory."""
+        return self.out / "state" / "runs" / "demo" / NAME
+
+    @property
+    def messages(self) -> Path:
+        """What the webhook receiver got, one JSON a line."""
+        return self.out / "webhook.jsonl"
+
+    def attempt(self, number: int) -> Path:
+        """The directory of an attempt."""
+        return self.run_dir / "attempts" / str(number)
+
+    def remaining_s(self) -> float:
+        """How long the demo may still take."""
+        return TIMEOUT_S - (time.monotonic() - self.started_at)
+
+
+# ---- set-up
+def prepare_folder(out: Path) -> None:
+    """An empty folder; what an older demo left is removed, but nothing else ever is."""
+    if out.exists():
+        if any(out.iterdir()) and not (out / MARKER).exists():
+            raise SystemExit(f"{out} is not empty and not of a demo; choose another --out")
+        shutil.rmtree(out)
+    out.mkdir(parents=True)
+    (out / MARKER).touch()
+
+
+def make_data(demo: Demo) -> None:
+    """Generated pictures with red and blue boxes: small, but a model really learns on them."""
+    command = [demo.python, str(HERE / "training_data.py"), str(demo.out / "data"), "--train", "800", "--val", "64"]
+    subprocess.run([*command, "--size", "96"], check=True, stdout=subprocess.DEVNULL)
+    shutil.copyfile(HERE / "models" / "tiny.yaml", demo.out / "tiny.yaml")
+
+
+def start_receiver(demo: Demo) -> str:
+    """A webhook receiver on this machine. Returns its address."""
+    command = [sys.executable, str(HERE / "webhook_receiver.py"), "--port", "0", "--file", str(demo.messages)]
+    demo.receiver = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert demo.receiver.stdout is not None
+    port = demo.receiver.stdout.readline().split()[-1]
+    return f"http://127.0.0.1:{port}/hook"
+
+
+def write_config(demo: Demo, hook: str) -> None:
+    """A daemon of its own: nothing of a supervisor that you may have is touched."""
+    demo.config.write_text(
+        f"""
+[server]
+name = "demo"
+state_dir = "{demo.out}/state"
+socket = "{demo.out}/s"
+
+[jobs]
+folder = "{demo.out}/jobs"
+allow_root = true       # a demo may be tried as root
+
+[disk]
+pause_below = "200MiB"
+
+[[channel]]
+name = "hook"
+kind = "webhook"
+url = "{hook}"
+""",
+        encoding="utf-8",
+    )
+
+
+def write_job(demo: Demo) -> Path:
+    """The job file that a user would write."""
+    path = demo.out / f"{NAME}.toml"
+    path.write_text(
+        f"""# A small detector on generated data.
+project = "demo"
+python = "{demo.python}"
+gpus = 0
+
+[train]
+model = "{demo.out}/tiny.yaml"
+data = "{demo.out}/data/data.yaml"
+epochs = {demo.epochs}
+imgsz = 96
+batch = 16
+plots = false
+amp = false
+""",
+        encoding="utf-8",
+    )
+    return path
+
+
+# ---- the supervisor
+def start_daemon(demo: Demo) -> int:
+    """Start the daemon in the background and wait until it answers. Returns its pid."""
+    log = (demo.out / "daemon.log").open("ab")
+    demo.daemon = subprocess.Popen([sys.executable, "-m", "supervisor", "run", "--config", str(demo.config)], stdout=log, stderr=log, cwd=ROOT)
+    log.close()
+    wait_for(demo, "the daemon to answer", lambda: command(demo, "ls", "--json", check=False).returncode == 0 and daemon_answers(demo))
+    return demo.daemon.pid
+
+
+def daemon_answers(demo: Demo) -> bool:
+    """True when the answer came over the socket, not from the journal."""
+    return (demo.out / "s").is_socket() and "not running" not in command(demo, "ls", check=False).stderr
+
+
+def command(demo: Demo, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run `yolo-supervisor …` as a user would."""
+    line = [sys.executable, "-m", "supervisor", *words]
+    environment = {**os.environ, "YOLO_SUPERVISOR_SOCKET": str(demo.out / "s"), "YOLO_SUPERVISOR_CONFIG": str(demo.config)}
+    return subprocess.run(line, capture_output=True, text=True, check=check, cwd=ROOT, env=environment)
+
+
+def wait_for(demo: Demo, what: str, test: Any, patience_s: float = 120.0) -> Any:
+    """Poll until `test` gives something true. Raises PromiseError when it takes too long."""
+    end = time.monotonic() + min(patience_s, demo.remaining_s())
+    while time.monotonic() < end:
+        found = test()
+        if found:
+            return found
+        time.sleep(0.02)
+    raise PromiseError(f"waited in vain for {what}")
+
+
+# ---- what the trainer's own files say
+def beats(demo: Demo, attempt: int) -> list[dict[str, Any]]:
+    """The heartbeats of an attempt."""
+    try:
+        lines = (demo.attempt(attempt) / "beats.jsonl").read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in lines]
+
+
+def look_at(demo: Demo, path: Path) -> dict[str, Any]:
+    """State and epoch of a checkpoint, read without loading it."""
+    checker = [sys.executable, "-I", str(ROOT / "supervisor" / "runner" / "checkpoint.py"), str(path)]
+    return json.loads(subprocess.run(checker, capture_output=True, text=True, check=True).stdout)
+
+
+def started(demo: Demo, attempt: int) -> dict[str, Any]:
+    """The shim's record of a start."""
+    return json.loads((demo.attempt(attempt) / "started.json").read_text())
+
+
+def show_progress(demo: Demo, attempt: int, until: Any) -> Any:
+    """Show where the training is, live, until `until(beats)` gives something true."""
+    shown = ""
+
+    def look() -> Any:
+        nonlocal shown
+        seen = beats(demo, attempt)
+        batch = next((beat for beat in reversed(seen) if beat["kind"] == "batch"), None)
+        if batch is not None:
+            losses = " ".join(f"{name} {value:.3f}" for name, value in batch["losses"].items() if value is not None)
+            text = f"   epoch {batch['epoch'] + 1}/{batch['epochs']} batch {batch['batch']}/{batch['batches']}  {losses}"
+            if text != shown and (COLOURS or text.split(" batch ")[0] != shown.split(" batch ")[0]):
+                shown = text
+                print(f"\r\x1b[K{text}" if COLOURS else text, end="" if COLOURS else "\n", flush=True)
+        if any(beat["kind"] == "end" for beat in seen) and not until(seen):
+            raise PromiseError("the training ended before it could be killed; run the demo again with more --epochs")
+        return until(seen)
+
+    found = wait_for(demo, "the training to get there", look)
+    if COLOURS:
+        print()
+    return found
+
+
+# ---- the acts
+def kill_training(demo: Demo) -> None:
+    """SIGKILL at a random batch of a random epoch from the second on."""
+    chance = random.Random(demo.seed)
+    epoch, share = chance.randint(2, max(2, demo.epochs // 2 - 1)), chance.uniform(0.15, 0.8)
+    say(f"   will be killed in epoch {epoch} after {share:.0%} of its batches (seed {demo.seed})")
+
+    def there(seen: list[dict[str, Any]]) -> Any:
+        return next((beat for beat in seen if beat["kind"] == "batch" and beat["epoch"] + 1 >= epoch and beat["batch"] >= share * beat["batches"]), None)
+
+    beat = show_progress(demo, 1, there)
+    pid = started(demo, 1)["pid"]
+    before = look_at(demo, demo.run_dir / "train" / "weights" / "last.pt")
+    os.kill(pid, signal.SIGKILL)
+    demo.facts["killed_in_epoch"] = beat["epoch"] + 1
+    demo.facts["killed_at_batch"] = f"{beat['batch']}/{beat['batches']}"
+    demo.facts["saved_before"] = before["epoch"] + 1
+    demo.facts["killed_at"] = time.monotonic()
+    say(f"   SIGKILL to the training (pid {pid}) in epoch {beat['epoch'] + 1}, batch {beat['batch']}; last.pt holds {before['epoch'] + 1} complete epochs", "1;31")
+
+
+def see_resume(demo: Demo) -> None:
+    """The next attempt goes on at the epoch after the one in last.pt."""
+    resumed = wait_for(demo, "the training to be resumed", lambda: next((beat for beat in beats(demo, 2) if beat["kind"] in {"resumed", "fresh"}), None))
+    seconds = time.monotonic() - demo.facts["killed_at"]
+    if resumed["kind"] != "resumed" or resumed["from_epoch"] + 1 != demo.facts["saved_before"]:
+        raise PromiseError(f"expected a resume after epoch {demo.facts['saved_before']}, got {resumed}")
+    demo.facts["resume_s"] = seconds
+    say(f"   resumed after epoch {resumed['from_epoch'] + 1}, {seconds:.1f} s after the kill", "1;32")
+
+
+def kill_daemon(demo: Demo) -> None:
+    """SIGKILL to the daemon while the training runs; the next one must adopt it."""
+    target = demo.facts["killed_in_epoch"] + 1
+    show_progress(demo, 2, lambda seen: next((beat for beat in seen if beat["kind"] == "batch" and beat["epoch"] + 1 >= target and beat["batch"] > 3), None))
+    assert demo.daemon is not None
+    shim, daemon = started(demo, 2)["shim_pid"], demo.daemon.pid
+    before = look_at(demo, demo.run_dir / "train" / "weights" / "last.pt")["epoch"] + 1
+    os.kill(daemon, signal.SIGKILL)
+    demo.daemon.wait()
+    say(f"   SIGKILL to the daemon (pid {daemon}); the training goes on without it", "1;31")
+    count = len(beats(demo, 2))
+    wait_for(demo, "heartbeats while no daemon is there", lambda: len(beats(demo, 2)) > count)
+    new = start_daemon(demo)
+    after = started(demo, 2)["shim_pid"]
+    row = json.loads(command(demo, "show", NAME, "--json").stdout)
+    if new == daemon or after != shim or not Path(f"/proc/{shim}").exists():
+        raise PromiseError(f"daemon {daemon} → {new}, shim {shim} → {after}")
+    demo.facts.update(daemon_before=daemon, daemon_after=new, shim=shim, saved_at_daemon_kill=before)
+    say(f"   a new daemon (pid {new}) has adopted the training: same shim (pid {shim}), attempt {row['run']['attempt']}", "1;32")
+
+
+def see_the_end(demo: Demo) -> None:
+    """Wait until the run is over, as a script of a user would."""
+    show_progress(demo, 2, lambda seen: any(beat["kind"] == "end" for beat in seen))
+    done = command(demo, "wait", NAME, "--timeout", "60s", check=False)
+    if done.returncode != 0:
+        raise PromiseError(f"`wait` says exit code {done.returncode}: {done.stdout}{done.stderr}")
+
+
+# ---- proof
+def prove(demo: Demo) -> None:
+    """Everything that was promised, read from the trainer's own files."""
+    rows = [int(float(row[0])) for row in list(csv.reader((demo.run_dir / "train" / "results.csv").open()))[1:]]
+    expect("each epoch stands once in results.csv", rows == list(range(1, demo.epochs + 1)), f"epochs {rows}")
+    last = look_at(demo, demo.run_dir / "train" / "weights" / "last.pt")
+    expect("last.pt is finished", last["state"] == "finished", f"last.pt is {last['state']}")
+    log = (demo.attempt(2) / "log").read_text(errors="replace")
+    own_word = f"from epoch {demo.facts['saved_before'] + 1} to {demo.epochs} total epochs"
+    expect("the trainer's own log says where it resumed", own_word in log, f"“Resuming training … {own_word}”")
+    expect("nothing was launched twice", not demo.attempt(3).exists(), "two attempts: the killed one, and the one that finished")
+    expect("the daemon was another one, the shim the same", demo.facts["daemon_before"] != demo.facts["daemon_after"], f"daemon {demo.facts['daemon_before']} → {demo.facts['daemon_after']}, shim {demo.facts['shim']}")
+    received = wait_for(demo, "the message that it finished", lambda: [m for m in messages(demo) if m["data"]["what"] == "succeeded"], 30)
+    expect("the end was told once", len({m["id"] for m in received}) == 1, received[0]["data"]["title"])
+    for words in (("ls", "--all", "--json"), ("why", NAME, "--json")):
+        answer = json.loads(command(demo, *words).stdout)
+        expect(f"`yolo-supervisor {' '.join(words)}` is JSON with a version", "version" in answer, f"version {answer.get('version')}")
+
+
+def expect(promise: str, held: bool, detail: str) -> None:
+    """Report one promise."""
+    say(f"   {'ok ' if held else 'NOT'}  {promise}: {detail}", "32" if held else "1;31")
+    if not held:
+        raise PromiseError(promise)
+
+
+def messages(demo: Demo) -> list[dict[str, Any]]:
+    """What the webhook receiver got."""
+    if not demo.messages.exists():
+        return []
+    records = [json.loads(line) for line in demo.messages.read_text().splitlines()]
+    return [{"id": record["headers"].get("webhook-id", ""), **record["body"]} for record in records]
+
+
+def draw(demo: Demo) -> Path:
+    """The loss curve with the restart marked, drawn in the trainings' environment."""
+    picture = demo.out / "curve.png"
+    marks = json.dumps([[demo.facts["saved_before"], f"killed in epoch {demo.facts['killed_in_epoch']}, resumed"]])
+    subprocess.run([demo.python, str(HERE / "draw_curve.py"), str(demo.run_dir / "train" / "results.csv"), str(picture), marks], check=True)
+    return picture
+
+
+def summary(demo: Demo) -> None:
+    """What was seen, on one screen."""
+    facts = demo.facts
+    headline("Summary")
+    say(f"   kill of the training   epoch {facts['saved_before']} was saved before, killed in epoch {facts['killed_in_epoch']} at batch {facts['killed_at_batch']}, resumed after epoch {facts['saved_before']} in {facts['resume_s']:.1f} s")
+    say(f"   kill of the daemon     epoch {facts['saved_at_daemon_kill']} was saved before; pid {facts['daemon_before']} → {facts['daemon_after']}, the training never stopped (shim {facts['shim']})")
+    for message in messages(demo):
+        say(f"   webhook                {message['data']['title']}")
+    say(f"   picture                {demo.out / 'curve.png'}")
+    say(f"   try                    YOLO_SUPERVISOR_CONFIG={demo.config} {sys.executable} -m supervisor why {NAME}")
+    say(f"   took                   {time.monotonic() - demo.started_at:.0f} s")
+
+
+def close(demo: Demo) -> None:
+    """End what the demo started, and only that."""
+    for child in (demo.daemon, demo.receiver):
+        if child is not None and child.poll() is None:
+            child.terminate()
+            child.wait(10)
+
+
+def end_trainings(demo: Demo) -> None:
+    """After a failure no training of the demo may be left."""
+    command(demo, "cancel", NAME, "--now", check=False)
+
+
+def play(demo: Demo) -> None:
+    """All acts."""
+    headline("Set-up: data, a webhook receiver, a daemon")
+    prepare_folder(demo.out)
+    make_data(demo)
+    write_config(demo, start_receiver(demo))
+    say(f"   daemon pid {start_daemon(demo)}, everything lies in {demo.out}")
+    headline("A user submits a training")
+    say("   " + command(demo, "submit", str(write_job(demo))).stdout.strip().replace("\n", "\n   "))
+    headline("The training is killed in the middle of an epoch")
+    kill_training(demo)
+    see_resume(demo)
+    headline("The daemon is killed")
+    kill_daemon(demo)
+    headline("The training goes on to its end")
+    see_the_end(demo)
+    headline("Proof, from the trainer's own files")
+    prove(demo)
+    draw(demo)
+    summary(demo)
+
+
+def main() -> int:
+    """Run the demo."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--python", required=True, help="an interpreter with ultralytics: the trainings' environment")
+    parser.add_argument("--out", type=Path, default=ROOT / "demo-out", help="where everything goes (default: demo-out)")
+    parser.add_argument("--epochs", type=int, default=8, help="length of the training (default: 8)")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10_000), help="chooses the batch of the kill")
+    given = parser.parse_args()
+    demo = Demo(os.path.abspath(given.python), given.out.resolve(), given.epochs, given.seed)
+    try:
+        play(demo)
+    except (PromiseError, subprocess.CalledProcessError) as error:
+        say(f"\nThe demo failed: {error}", "1;31")
+        if isinstance(error, subprocess.CalledProcessError):
+            say(f"{error.stdout or ''}{error.stderr or ''}")
+        end_trainings(demo)
+        say(f"The daemon's log: {demo.out / 'daemon.log'}; the training's: {demo.run_dir / 'attempts'}")
+        return 1
+    finally:
+        close(demo)
+    say("\nEvery promise held.", "1;32")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""Fixtures of the runner's tests: run directories with the stand-in library, and with the real one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from runner_lab import REPOSITORY, Lab
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    """Give a run directory whose trainings use the stand-in for Ultralytics."""
+    run_dir = tmp_path / "卡车 runs" / "truck"
+    run_dir.mkdir(parents=True)
+    data = tmp_path / "data.yaml"
+    data.write_text("names: {}\n")
+    made = Lab(run_dir, data)
+    yield made
+    for process in made.processes:
+        process.end()
+
+
+@pytest.fixture(scope="session")
+def train_python() -> Path:
+    """Give the interpreter that has torch and Ultralytics."""
+    default = REPOSITORY / ".venv-train" / "bin" / "python"
+    python = Path(os.environ.get("YOLO_SUPERVISOR_TRAIN_PYTHON", default))
+    if python.exists():
+        return python
+    message = f"no interpreter with Ultralytics at {python}: set YOLO_SUPERVISOR_TRAIN_PYTHON"
+    if os.environ.get("CI") == "true":
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def training_data(train_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a data set of 256 images: with batches of 4, an epoch is long enough to be killed in its middle."""
+    folder = tmp_path_factory.mktemp("data 数据")
+    script = REPOSITORY / "tests" / "training_data.py"
+    subprocess.run([train_python, script, folder, "--train", "256"], check=True, stdout=subprocess.DEVNULL)
+    return folder / "data.yaml"
+
+
+@pytest.fixture(scope="session")
+def real_lab(train_python: Path, training_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealLabs]:
+    """Give a maker of run directories in which the real library trains."""
+    labs = RealLabs(train_python, training_data, tmp_path_factory)
+    yield labs
+    labs.end_all()
+
+
+class RealLabs:
+    """Makes run directories for the real library and ends what is left in them."""
+
+    def __init__(self, python: Path, data: Path, paths: pytest.TempPathFactory) -> None:
+        self._python, self._data, self._paths = python, data, paths
+        self._labs: list[Lab] = []
+
+    def make(self, name: str) -> Lab:
+        """Return a new run directory."""
+        run_dir = self._paths.mktemp(name) / "run"
+        run_dir.mkdir()
+        self._labs.append(Lab(run_dir, self._data, self._python, real=True))
+        return self._labs[-1]
+
+    def end_all(self) -> None:
+        """Kill what still runs."""
+        for made in self._labs:
+            for process in made.processes:
+                process.end()

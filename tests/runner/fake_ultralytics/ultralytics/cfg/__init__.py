@@ -1,0 +1,1 @@
+"""Configuration of the stand-in: none."""

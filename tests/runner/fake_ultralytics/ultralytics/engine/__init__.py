@@ -1,0 +1,1 @@
+"""Trainer and model of the stand-in."""

@@ -1,0 +1,426 @@
+"""The runner as a process, on a stand-in for Ultralytics that calls the same callbacks and trains nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import pytest
+from runner_lab import FAKE, RUNNER, TOKEN, finished, interrupted, read_beats, write_checkpoint
+
+from supervisor.runner.checkpoint import inspect
+
+pytestmark = pytest.mark.e2e
+
+
+def kinds(beats):
+    """Return the kinds of beats, with the phase where it is one."""
+    return [beat.get("phase") if beat["kind"] == "phase" else beat["kind"] for beat in beats]
+
+
+def resume(lab, epoch=1, **changes):
+    """Prepare an attempt that resumes a training interrupted after `epoch`."""
+    write_checkpoint(lab.last, **interrupted(epoch, save_dir=str(lab.save_dir), **changes))
+    lab.launch(resume=str(lab.last), expected_epoch=epoch)
+
+
+def end_of(beats):
+    """Return the end record, which is the last line and the only one of its kind."""
+    assert [beat["kind"] for beat in beats].count("end") == 1
+    assert beats[-1]["kind"] == "end"
+    return beats[-1]
+
+
+def test_a_training_is_told_from_its_first_to_its_last_beat(lab):
+    """A fresh training of two epochs gives these beats in this order, and exit code 0."""
+    lab.launch()
+    code, beats, _log = lab.run()
+    epoch = ["train", "batch", "val", "save", "saved", "epoch"]
+    second = [kind for kind in epoch if kind != "batch"]
+    assert code == 0
+    assert kinds(beats) == ["start", "setup", "scan", "fresh", *epoch, *second, "end", "end"]
+    assert all(beat["v"] == 1 and beat["at"] > 1e9 for beat in beats)
+    start, end = beats[0], end_of(beats)
+    assert (start["phase"], start["ultralytics"]) == ("import", "8.4.190")
+    assert (end["result"], end["code"], end["epoch"], end["epochs"]) == ("finished", 0, 1, 2)
+    assert end["best"] == str(lab.save_dir / "weights" / "best.pt")
+    assert end["metrics"]["metrics/mAP50-95(B)"] == 0.1
+
+
+def test_what_is_not_a_number_is_null(lab):
+    """Strict JSON readers can read every beat, also while losses are NaN."""
+    lab.launch()
+    _code, beats, _log = lab.run()
+    epochs = [beat for beat in beats if beat["kind"] == "epoch"]
+    assert [beat["metrics"]["val/box_loss"] for beat in epochs] == [None, None]
+    assert "NaN" not in (lab.attempt_dir / "beats.jsonl").read_text()
+
+
+def test_a_resume_is_confirmed_before_the_first_batch(lab):
+    """The record names epoch, checkpoint and folder, and comes before any batch."""
+    resume(lab, epoch=1)
+    code, beats, _log = lab.run()
+    assert code == 0
+    resumed = next(beat for beat in beats if beat["kind"] == "resumed")
+    assert (resumed["from_epoch"], resumed["checkpoint"], resumed["save_dir"]) == (1, str(lab.last), str(lab.save_dir))
+    assert kinds(beats).index("resumed") < kinds(beats).index("batch")
+    assert [beat["epoch"] for beat in beats if beat["kind"] == "epoch"] == [2, 3, 4]
+
+
+def test_a_resume_names_the_path_and_only_what_the_version_honours(lab, tmp_path):
+    """`resume` is the absolute path, never True; arguments that a resume would drop are not passed."""
+    write_checkpoint(lab.last, **interrupted(1, save_dir=str(lab.save_dir)))
+    given = lab.arguments(imgsz=128, lr0=0.5, batch=8, epochs=99)
+    lab.launch(resume=str(lab.last), expected_epoch=1, args=given)
+    code, _beats, _log = lab.run(FAKE_ARGUMENTS_FILE=str(tmp_path / "arguments.json"))
+    assert code == 0
+    assert json.loads((tmp_path / "arguments.json").read_text()) == {
+        "model": str(lab.last),
+        "resume": str(lab.last),
+        "data": str(lab.data),
+        "device": "cpu",
+        "batch": 8,
+        "save_dir": str(lab.save_dir),
+    }
+
+
+def test_a_fresh_start_trains_into_exactly_the_expected_folder(lab, tmp_path):
+    """project, name and exist_ok are ours, so that no train-2 appears; a job cannot say otherwise."""
+    lab.launch(args=lab.arguments(name="other", project="/elsewhere", resume=True, exist_ok=False, lr0=0.5))
+    code, _beats, _log = lab.run(FAKE_ARGUMENTS_FILE=str(tmp_path / "arguments.json"))
+    given = json.loads((tmp_path / "arguments.json").read_text())
+    assert code == 0
+    assert (given["project"], given["name"]) == (str(lab.run_dir), "train")
+    assert (given["exist_ok"], given["resume"], given["lr0"], given["device"]) == (True, False, 0.5, "cpu")
+
+
+@pytest.mark.parametrize("content", [interrupted(1), interrupted(4), finished()])
+@pytest.mark.parametrize("name", ["last.pt", "best.pt", "epoch3.pt"])
+def test_a_fresh_start_never_touches_a_good_checkpoint(lab, content, name):
+    """Whatever checkpoint lies in the folder, a launch without resume is refused and changes nothing."""
+    path = write_checkpoint(lab.save_dir / "weights" / name, **content)
+    before = path.read_bytes()
+    lab.launch()
+    code, beats, _log = lab.run()
+    assert (code, end_of(beats)["result"]) == (65, "refused")
+    assert path.read_bytes() == before
+    assert name in end_of(beats)["reason"]
+
+
+def test_a_fresh_start_after_a_kill_in_the_first_save_is_allowed(lab):
+    """A torn last.pt of the first epoch is nothing that could be lost."""
+    lab.last.parent.mkdir(parents=True)
+    lab.last.write_bytes(b"")
+    lab.launch()
+    code, _beats, _log = lab.run()
+    assert code == 0
+
+
+@pytest.mark.parametrize(
+    ("damage", "word"),
+    [
+        (lambda path: path.write_bytes(b""), "torn"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "torn"),
+        (lambda path: path.unlink(), "missing"),
+        (lambda path: write_checkpoint(path, **finished()), "finished"),
+        (lambda path: write_checkpoint(path, **{**interrupted(1), "optimizer": None}), "weights_only"),
+    ],
+)
+def test_what_cannot_be_resumed_is_refused_with_the_reason(lab, damage, word):
+    """A torn, missing, finished or stripped checkpoint ends the attempt with 65 before anything is imported."""
+    resume(lab, epoch=1)
+    damage(lab.last)
+    code, beats, _log = lab.run()
+    assert (code, end_of(beats)["result"]) == (65, "refused")
+    assert word in end_of(beats)["reason"]
+    assert "setup" not in kinds(beats)
+
+
+def test_another_epoch_than_expected_is_the_wrong_place(lab):
+    """A checkpoint that was changed since it was looked at is not resumed, and stays as it is."""
+    resume(lab, epoch=1)
+    write_checkpoint(lab.last, **interrupted(2))
+    before = lab.last.read_bytes()
+    code, beats, _log = lab.run()
+    assert (code, end_of(beats)["result"]) == (77, "wrong_place")
+    assert lab.last.read_bytes() == before
+
+
+@pytest.mark.parametrize(("variable", "value"), [("FAKE_START_EPOCH", "3"), ("FAKE_SAVE_DIR", "train2")])
+def test_a_trainer_that_starts_elsewhere_trains_no_batch(lab, variable, value):
+    """Whatever a version of the library makes of a resume: in the wrong epoch or folder nothing is trained."""
+    resume(lab, epoch=1)
+    before = lab.last.read_bytes()
+    code, beats, _log = lab.run(**{variable: value})
+    assert (code, end_of(beats)["result"]) == (77, "wrong_place")
+    assert lab.last.read_bytes() == before
+    assert not {"batch", "resumed", "train"} & set(kinds(beats))
+
+
+def test_a_fresh_start_that_does_not_begin_at_the_beginning_is_the_wrong_place(lab):
+    """A fresh start whose first epoch is not 0 trains nothing."""
+    lab.launch()
+    code, beats, _log = lab.run(FAKE_START_EPOCH="1")
+    assert (code, end_of(beats)["result"]) == (77, "wrong_place")
+    assert "batch" not in kinds(beats)
+
+
+def test_the_last_epoch_without_its_end_is_finished_without_training(lab):
+    """Killed between the last save and the stripping: the files are stripped, no epoch is added."""
+    resume(lab, epoch=4)
+    code, beats, _log = lab.run()
+    assert code == 0
+    assert end_of(beats)["result"] == "finished"
+    assert (end_of(beats)["epoch"], end_of(beats)["epochs"]) == (4, 5)
+    assert inspect(str(lab.last))["state"] == "finished"
+    assert "train" not in kinds(beats)
+    assert [path.name for path in lab.last.parent.iterdir()] == ["last.pt"]
+
+
+def test_a_return_without_the_trainers_end_is_not_finished(lab):
+    """Exit code 0 needs the trainer's own end: returning from train() is not enough."""
+    lab.launch()
+    code, beats, _log = lab.run(FAKE_NO_END="1")
+    assert (code, end_of(beats)["result"]) == (1, "error")
+
+
+def test_an_exception_is_one_line_in_the_record_and_a_traceback_in_the_log(lab):
+    """The last checkpoint stays, the record has the text, the log has the place."""
+    lab.launch()
+    code, beats, log = lab.run(FAKE_RAISE="1")
+    assert (code, end_of(beats)["result"]) == (1, "error")
+    assert end_of(beats)["reason"] == "RuntimeError: CUDA out of memory. Tried to allocate 2 GiB"
+    assert "Traceback" in log
+    assert inspect(str(lab.last))["epoch"] == 0
+
+
+@pytest.mark.parametrize("gone", ["data", "model"])
+def test_missing_files_are_said_before_anything_is_imported(lab, gone):
+    """Exit code 66 and the path in the record."""
+    lab.launch(args=lab.arguments(**{gone: f"/nowhere/{gone}.yaml"}))
+    code, beats, _log = lab.run()
+    assert (code, end_of(beats)["result"]) == (66, "missing")
+    assert f"/nowhere/{gone}.yaml" in end_of(beats)["reason"]
+    assert "setup" not in kinds(beats)
+
+
+def test_a_resume_does_not_need_the_model_file_any_more(lab):
+    """The model is in the checkpoint; only the data must be there."""
+    resume(lab)
+    launch = json.loads((lab.attempt_dir / "launch.json").read_text())
+    launch["train"]["args"]["model"] = "/nowhere/yolo.yaml"
+    (lab.attempt_dir / "launch.json").write_text(json.dumps(launch))
+    code, _beats, _log = lab.run()
+    assert code == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "code"), [("yolo99.yaml", 0), ("yolo99n.yaml", 0), ("yolo98.yaml", 66), ("yolo99.pt", 66), ("here.pt", 0)]
+)
+def test_bare_names_are_looked_up_as_the_library_does(lab, model, code):
+    """A name is a file of the library, of its weights folder or of the working directory; else it is missing."""
+    (lab.run_dir / "here.pt").touch()
+    lab.launch(args=lab.arguments(model=model, data="coco8.yaml"))
+    assert lab.run()[0] == code
+
+
+@pytest.mark.parametrize("token", [{"version": 1, "token": TOKEN + 1}, None])
+def test_a_run_that_carries_another_token_is_left_alone(lab, token):
+    """A stale attempt stops before it does anything: a person must look."""
+    lab.launch()
+    (lab.run_dir / "token").unlink()
+    if token:
+        (lab.run_dir / "token").write_text(json.dumps(token))
+    code, beats, _log = lab.run()
+    assert (code, end_of(beats)["result"]) == (76, "refused")
+    assert not lab.save_dir.exists()
+
+
+def test_a_fence_lost_during_the_training_ends_it_before_the_next_save(lab):
+    """Another attempt took the run: this one writes no checkpoint any more."""
+    lab.launch(args=lab.arguments(epochs=1000))
+    process = lab.start(FAKE_BATCH_S="0.01")
+    process.wait_for_beat(kind="saved", epoch=1)
+    (lab.run_dir / "token").write_text(json.dumps({"version": 1, "token": TOKEN + 1}))
+    assert process.wait() == 76
+    beats = read_beats(process.beats_file)
+    assert inspect(str(lab.last))["epoch"] == [beat["epoch"] for beat in beats if beat["kind"] == "saved"][-1]
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"version": 1, "train": null}', '{"version": 2, "train": {}}'])
+def test_a_bad_launch_file_is_code_2(lab, content):
+    """Whatever launch.json holds, the answer is an end record and code 2, never a traceback."""
+    lab.launch()
+    (lab.attempt_dir / "launch.json").write_text(content)
+    code, beats, log = lab.run()
+    assert (code, end_of(beats)["result"]) == (2, "error")
+    assert "Traceback" not in log
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"resume": "last.pt"},
+        {"resume": "/a/last.pt", "expected_epoch": None},
+        {"save_dir": "train"},
+        {"device": 0},
+        {"args": {"data": "/d.yaml"}},
+        {"args": {"model": "m.yaml", "data": ["/a.yaml", "/b.yaml"]}},
+    ],
+)
+def test_a_launch_that_cannot_be_right_is_code_2(lab, change):
+    """Relative paths, a resume without its epoch, several data sets: refused before anything is looked at."""
+    lab.launch(**change)
+    assert lab.run()[0] == 2
+
+
+def test_a_folder_that_is_not_there_is_a_usage_error(lab):
+    """Exit code 2 for the command line as well."""
+    lab.launch()
+    assert lab.start(lab.python, RUNNER / "train.py", "/nowhere").wait() == 2
+    assert lab.start(lab.python, RUNNER / "train.py").wait() == 2
+
+
+def test_sigterm_ends_at_the_next_batch_with_last_pt_untouched(lab):
+    """Exit code 75 within seconds, the record says stopped, and the checkpoint is the one of the last epoch."""
+    lab.launch(args=lab.arguments(epochs=1000))
+    process = lab.start(FAKE_BATCH_S="0.2")
+    process.wait_for_beat(kind="batch", epoch=1)
+    before = lab.last.read_bytes()
+    assert lab.terminate(process) == 75
+    beats = read_beats(process.beats_file)
+    assert lab.last.read_bytes() == before
+    assert kinds(beats)[-2:] == ["stopping", "end"]
+    assert beats[-2]["signal"] == 15
+    assert (end_of(beats)["result"], end_of(beats)["code"]) == ("stopped", 75)
+
+
+def test_sigterm_while_the_library_finishes_lets_it_finish(lab):
+    """After the last save a stop would only make a finished run look cut."""
+    lab.launch()
+    process = lab.start(FAKE_FINISH_STEPS="100")
+    process.wait_for_beat(kind="phase", phase="end")
+    assert lab.terminate(process) == 0
+    beats = read_beats(process.beats_file)
+    assert end_of(beats)["result"] == "finished"
+    assert inspect(str(lab.last))["state"] == "finished"
+
+
+def test_sigterm_before_the_first_callback_ends_at_the_first(lab):
+    """A stop during the scan is kept until the library calls back."""
+    lab.launch()
+    process = lab.start(FAKE_SCAN_S="1")
+    process.wait_for_beat(kind="phase", phase="scan")
+    assert lab.terminate(process) == 75
+    assert kinds(read_beats(process.beats_file))[-3:] == ["scan", "stopping", "end"]
+
+
+def test_a_second_sigterm_changes_nothing(lab):
+    """Impatience does not cut a save: the second signal is ignored."""
+    lab.launch(args=lab.arguments(epochs=1000))
+    process = lab.start(FAKE_BATCH_S="0.2")
+    process.wait_for_beat(kind="batch")
+    process.popen.send_signal(signal.SIGTERM)
+    process.popen.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 75
+    assert kinds(read_beats(process.beats_file)).count("stopping") == 1
+
+
+def test_the_users_modules_win_over_ours(lab, tmp_path):
+    """A module called `checkpoint` or `train` on the user's path is the user's, also inside the training."""
+    for name in ("checkpoint", "train", "hook", "inputs"):
+        (tmp_path / f"{name}.py").write_text("MINE = True\n")
+    plugin = "import checkpoint, train, hook, inputs\nassert all(m.MINE for m in (checkpoint, train, hook, inputs))\n"
+    (tmp_path / "plugin.py").write_text(plugin)
+    lab.env["PYTHONPATH"] = f"{FAKE}{os.pathsep}{tmp_path}"
+    lab.launch()
+    code, _beats, log = lab.run(FAKE_PLUGIN="plugin")
+    assert code == 0, log
+
+
+def test_a_full_disk_costs_heartbeats_and_nothing_else(lab):
+    """Beats that cannot be written are said once on stderr; the training finishes."""
+    lab.launch()
+    (lab.attempt_dir / "beats.jsonl").symlink_to("/dev/full")
+    process = lab.start()
+    assert process.wait() == 0
+    assert process.log().count("heartbeats are lost") == 1
+    assert inspect(str(lab.last))["state"] == "finished"
+
+
+def test_the_hook_reports_a_users_own_script(lab, tmp_path):
+    """A script that knows nothing of us writes the same beats, through PYTHONPATH alone, and keeps its exit code."""
+    lab.launch()
+    (lab.attempt_dir / "launch.json").write_text(json.dumps({"version": 1, "token": TOKEN, "train": None}))
+    script = tmp_path / "train_dual.py"
+    script.write_text(
+        "from ultralytics import YOLO\n"
+        f"YOLO('m.yaml').train(data='d', epochs=2, resume=False, project={str(lab.run_dir)!r}, name='train')\n"
+    )
+    process = lab.start(lab.python, script, PYTHONPATH=f"{RUNNER / 'inject'}{os.pathsep}{FAKE}")
+    assert process.wait() == 0, process.log()
+    beats = read_beats(process.beats_file)
+    epoch = ["train", "batch", "val", "save", "saved", "epoch"]
+    second = [kind for kind in epoch if kind != "batch"]
+    assert kinds(beats) == ["start", "scan", "fresh", *epoch, *second, "end", "end"]
+    assert end_of(beats)["result"] == "finished"
+
+
+def test_the_hook_stops_a_users_own_script_at_a_batch(lab, tmp_path):
+    """SIGTERM to an unchanged script ends it with 75 and an end record."""
+    lab.launch()
+    (lab.attempt_dir / "launch.json").write_text(json.dumps({"version": 1, "token": TOKEN, "train": None}))
+    script = tmp_path / "train_dual.py"
+    script.write_text(
+        "from ultralytics import YOLO\n"
+        f"YOLO('m.yaml').train(data='d', epochs=999, resume=False, project={str(lab.run_dir)!r}, name='train')\n"
+    )
+    inject = f"{RUNNER / 'inject'}{os.pathsep}{FAKE}"
+    process = lab.start(lab.python, script, PYTHONPATH=inject, FAKE_BATCH_S="0.05")
+    process.wait_for_beat(kind="batch")
+    assert lab.terminate(process) == 75
+    assert end_of(read_beats(process.beats_file))["result"] == "stopped"
+
+
+def test_an_error_in_a_users_own_script_is_told(lab, tmp_path):
+    """The hook writes the end record at the trainer's teardown."""
+    lab.launch()
+    (lab.attempt_dir / "launch.json").write_text(json.dumps({"version": 1, "token": TOKEN, "train": None}))
+    script = tmp_path / "train_dual.py"
+    script.write_text(
+        "from ultralytics import YOLO\n"
+        f"YOLO('m.yaml').train(data='d', epochs=2, resume=False, project={str(lab.run_dir)!r}, name='train')\n"
+    )
+    inject = f"{RUNNER / 'inject'}{os.pathsep}{FAKE}"
+    process = lab.start(lab.python, script, PYTHONPATH=inject, FAKE_RAISE="0")
+    assert process.wait() == 1
+    assert end_of(read_beats(process.beats_file))["reason"].startswith("RuntimeError: CUDA out of memory")
+
+
+def test_the_injected_customisation_runs_the_one_it_hides(lab, tmp_path):
+    """A virtual environment's own sitecustomize still happens, and our folder is off sys.path."""
+    lab.launch()
+    (tmp_path / "sitecustomize.py").write_text("import builtins; builtins.OWN = True\n")
+    inject = RUNNER / "inject"
+    code = f"import sys; assert OWN; assert {str(inject)!r} not in sys.path; import yolo_supervisor_runner.hook"
+    assert lab.start(lab.python, "-c", code, PYTHONPATH=f"{inject}{os.pathsep}{tmp_path}").wait() == 0
+
+
+def test_without_an_attempt_the_injected_customisation_does_nothing(lab):
+    """The variable decides: any other Python with this PYTHONPATH is left as it is."""
+    lab.launch()
+    code = "import sys; assert 'yolo_supervisor_runner' not in sys.modules"
+    process = lab.start(lab.python, "-c", code, PYTHONPATH=str(RUNNER / "inject"), YOLO_SUPERVISOR_ATTEMPT_DIR="")
+    assert process.wait() == 0
+
+
+def test_callbacks_travel_by_name_to_the_ranks_of_a_multi_gpu_training(lab):
+    """The library pickles its callbacks for torchrun's ranks: there the hook is found under the same name."""
+    lab.launch()
+    code = (
+        "import pickle, yolo_supervisor_runner.hook as hook;"
+        "data = pickle.dumps(hook.CALLBACKS); assert b'Session' not in data;"
+        "assert pickle.loads(data)['teardown'] is hook.teardown"
+    )
+    assert lab.start(lab.python, "-c", code, PYTHONPATH=str(RUNNER / "inject")).wait() == 0

@@ -1,0 +1,95 @@
+"""config.example.toml and the code say the same, both ways."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from supervisor import config, toml_errors
+
+EXAMPLE = Path(__file__).parents[1] / "config.example.toml"
+NESTED = {"limits": config.Limits, "restart": config.Restarts}
+EXAMPLES_ONLY = {"defaults.python", "defaults.time_limit", "defaults.notify", "channel.ca_file"}
+
+
+def uncommented() -> str:
+    """The example with every key switched on."""
+    return re.sub(r"^# (\[\[channel\]\]|[a-z_.]+ = )", r"\1", EXAMPLE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+
+
+def keys_of_example() -> set[str]:
+    """Every key that the example names, with its table."""
+    keys, table = set(), ""
+    for line in EXAMPLE.read_text(encoding="utf-8").splitlines():
+        if match := re.match(r"(?:# )?\[+([a-z]+)\]+", line):
+            table = match[1]
+        elif match := re.match(r"# ([a-z_.]+) = ", line):
+            keys.add(f"{table}.{match[1]}")
+    return keys
+
+
+def keys_of_code() -> set[str]:
+    """Every key that the structs take."""
+    keys = set()
+    tables = {"channel": config.Channel, "server": config.Server, "jobs": config.Jobs, "defaults": config.Defaults}
+    tables |= {"queue": config.Queue, "disk": config.Disk}
+    assert tables.keys() == set(config.Config.__struct_fields__)
+    for table, struct in tables.items():
+        for field in struct.__struct_fields__:
+            inner = NESTED[field].__struct_fields__ if field in NESTED else None
+            keys |= {f"{table}.{field}.{key}" for key in inner} if inner else {f"{table}.{field}"}
+    return keys
+
+
+def test_both_name_the_same_keys():
+    """Each key of the example exists in the code, and each key of the code stands in the example."""
+    assert keys_of_example() == keys_of_code()
+
+
+def test_the_example_shows_the_defaults(monkeypatch, tmp_path):
+    """Switched on as it stands, the example changes nothing but what has no default."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    loaded = config.parse(uncommented().encode(), "config.example.toml", mountinfo=tmp_path / "none")
+    default = config.Config()
+    assert loaded.server == default.server
+    assert loaded.jobs == default.jobs
+    assert loaded.queue == default.queue
+    assert loaded.disk == default.disk
+    for field in config.Defaults.__struct_fields__:
+        if f"defaults.{field}" not in EXAMPLES_ONLY:
+            assert getattr(loaded.defaults, field) == getattr(default.defaults, field), field
+    for field in msgspec.structs.fields(config.Channel):
+        if not field.required and f"channel.{field.name}" not in EXAMPLES_ONLY:
+            assert getattr(loaded.channel[0], field.name) == field.default, field.name
+
+
+def test_the_example_as_it_stands_is_the_default(monkeypatch, tmp_path):
+    """Copied without a change, the example is a configuration, and the default one."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert config.parse(EXAMPLE.read_bytes(), "x", mountinfo=tmp_path / "none") == config.Config()
+
+
+@pytest.mark.parametrize("key", sorted(EXAMPLES_ONLY))
+def test_keys_without_a_default_say_so(key):
+    """Where the example shows a value that is no default, its line says that there is none."""
+    line = next(line for line in EXAMPLE.read_text(encoding="utf-8").splitlines() if line.startswith(f"# {key.split('.')[1]} = "))
+    assert "no default" in line
+
+
+def test_every_key_has_a_line_of_explanation():
+    """No key stands without a comment that says its kind or unit."""
+    for line in EXAMPLE.read_text(encoding="utf-8").splitlines():
+        if re.match(r"# [a-z_.]+ = ", line):
+            assert re.search(r"  # (text|path|duration|true or false|name|number|list|table|size|address|\")", line), line
+
+
+def test_what_is_shown_is_read_back(monkeypatch, tmp_path):
+    """`config show` prints a file that means the same."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    shown = config.show_text(config.Config())
+    table, source = toml_errors.read(shown.encode(), "shown")
+    assert toml_errors.convert(table, config.Config, source) == config.Config()
