@@ -229,7 +229,7 @@ def parse(data: bytes, file: str, *, mountinfo: Path = Path("/proc/self/mountinf
             wrong = Problem("another channel has this name", got=toml_errors.shown(name))
             problems.append(source.problem(("channel", str(place), "name"), wrong))
     if problems:
-        raise UserError(file=file, problems=tuple(problems))
+        raise toml_errors.refusal(file, problems)
     return config
 
 

@@ -206,7 +206,7 @@ class Daemon:
         self._manager.tell(READY="1", STATUS=self._status(loop), MAINPID=str(os.getpid()))
         log.info("ready: %s", self._status(loop))
         while not self._stopping:
-            loop.run_once()
+            loop.run_once(at_most_s=max(0.0, self._next_status_at - self._clock.now()))
             self._tell_manager(loop)
             if self._reload:
                 self._reload = False

@@ -42,8 +42,8 @@ def active_interpreter(environ: Mapping[str, str]) -> str:
         if environ.get(variable, "").startswith("/") and python.is_file():
             return str(python)
     yolo = shutil.which("yolo", path=environ.get("PATH", ""))
-    python = Path(yolo or "/").with_name("python")
-    return str(python) if yolo and python.is_file() else ""
+    beside = Path(yolo).with_name("python") if yolo else None
+    return str(beside) if beside is not None and beside.is_file() else ""
 
 
 def draft_from_yolo_command(argv: list[str], environment: Environment) -> str:

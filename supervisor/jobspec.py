@@ -42,7 +42,7 @@ def parse(data: bytes, *, path: str, owner: int, defaults: Defaults, now: float)
         spec = _with_name(spec, path)
         problems += problems_of(spec, source, defaults)
     if problems or spec is None:
-        raise UserError(file=path, problems=tuple(sorted(problems, key=lambda problem: problem.line)))
+        raise toml_errors.refusal(path, problems)
     start_after_at = _start_after(spec.start_after, source, now)
     revision = hashlib.sha256(data).hexdigest()
     return _settle(spec, defaults, path=path, owner=owner, revision=revision, start_after_at=start_after_at)

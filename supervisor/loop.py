@@ -60,13 +60,16 @@ class Loop:
         """Make a waiting `run_once` return soon."""
         self._inbox.put(None)
 
-    def run_once(self, *, block: bool = True) -> bool:
-        """Take what waits (at most BATCH events), decide, write, dispatch. True if anything was taken."""
+    def run_once(self, *, block: bool = True, at_most_s: float = LONGEST_SLEEP_S) -> bool:
+        """Take what waits (at most BATCH events), decide, write, dispatch. True if anything was taken.
+
+        With `block` it waits for something to do, but not longer than `at_most_s`.
+        """
         now = self._clock.now()
         if self.degraded and now < self._retry_at:
-            self._wait_degraded(self._retry_at - now if block else 0.0)
+            self._wait_degraded(min(at_most_s, self._retry_at - now) if block else 0.0)
             return False
-        patience_s = self._patience_s() if block and not self._unwritten else 0.0
+        patience_s = min(at_most_s, self._patience_s()) if block and not self._unwritten else 0.0
         batch = self._unwritten + self._collect(patience_s)
         now = self._clock.now()
         if self._deadline_has_come(now) and now >= self._no_deadline_before:

@@ -29,6 +29,7 @@ else:
 LARGEST_FILE_BYTES = 256 * 1024
 _DEEPEST = 12
 _INTEGERS = range(-(2**63), 2**63)
+_MOST_PROBLEMS = 50  # nobody reads more, and each message goes to a file, a log and a chat
 _SHOWN = 80  # characters of a wrong value in a message
 
 Duration = Annotated[float, msgspec.Meta(extra={"reader": "duration"})]
@@ -92,7 +93,7 @@ def read(data: bytes, file: str) -> tuple[dict[str, Any], Source]:
     source = Source(file, text, _find_lines(text))
     problems = [source.problem(path, Problem(wrong, got=got)) for path, wrong, got in _unusable(table)]
     if problems:
-        raise UserError(file=file, problems=tuple(problems[:50]))
+        raise refusal(file, problems)
     return table, source
 
 
@@ -101,8 +102,16 @@ def convert(table: dict[str, Any], kind: type[T], source: Source, path: tuple[st
     problems: list[Problem] = []
     value: T = _struct(table, kind, source, path, problems)
     if problems:
-        raise UserError(file=source.file, problems=tuple(sorted(problems, key=lambda problem: problem.line)))
+        raise refusal(source.file, problems)
     return value
+
+
+def refusal(file: str, problems: list[Problem]) -> UserError:
+    """Return the error with all problems in the order of lines; of very many, the first ones."""
+    ordered = sorted(problems, key=lambda problem: (problem.line, problem.key))
+    rest = len(ordered) - _MOST_PROBLEMS
+    tail = (Problem(f"{rest} more problems are not shown"),) if rest > 0 else ()
+    return UserError(file=file, problems=(*ordered[:_MOST_PROBLEMS], *tail))
 
 
 def nearest(word: str, known: list[str]) -> str:

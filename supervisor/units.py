@@ -14,7 +14,7 @@ for _power, _letter in enumerate("KMGTP", start=1):
     _BYTES[f"{_letter}B"] = 1000**_power
 _BYTES["kB"] = 1000
 
-_PART = r"(\d{1,12}(?:\.\d{1,9})?)\s*"
+_PART = r"(\d{1,19}(?:\.\d{1,9})?)\s*"
 _DURATION_PART = re.compile(_PART + r"(ms|[smhdw])\s*", re.ASCII)
 _SIZE = re.compile(_PART + rf"({'|'.join(_BYTES)})", re.ASCII)
 _SHOWN_UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))

@@ -162,20 +162,14 @@ def start_daemon(demo: Demo) -> int:
     log = (demo.out / "daemon.log").open("ab")
     demo.daemon = subprocess.Popen([sys.executable, "-m", "supervisor", "run", "--config", str(demo.config)], stdout=log, stderr=log, cwd=ROOT)
     log.close()
-    wait_for(demo, "the daemon to answer", lambda: command(demo, "ls", "--json", check=False).returncode == 0 and daemon_answers(demo))
+    wait_for(demo, "the daemon to answer", lambda: command(demo, "status", check=False).returncode == 0)
     return demo.daemon.pid
-
-
-def daemon_answers(demo: Demo) -> bool:
-    """True when the answer came over the socket, not from the journal."""
-    return (demo.out / "s").is_socket() and "not running" not in command(demo, "ls", check=False).stderr
 
 
 def command(demo: Demo, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run `yolo-supervisor …` as a user would."""
-    line = [sys.executable, "-m", "supervisor", *words]
-    environment = {**os.environ, "YOLO_SUPERVISOR_SOCKET": str(demo.out / "s"), "YOLO_SUPERVISOR_CONFIG": str(demo.config)}
-    return subprocess.run(line, capture_output=True, text=True, check=check, cwd=ROOT, env=environment)
+    line = [sys.executable, "-m", "supervisor", "--config", str(demo.config), *words]
+    return subprocess.run(line, capture_output=True, text=True, check=check, cwd=ROOT)
 
 
 def wait_for(demo: Demo, what: str, test: Any, patience_s: float = 120.0) -> Any:
@@ -283,7 +277,7 @@ def kill_daemon(demo: Demo) -> None:
     if new == daemon or after != shim or not Path(f"/proc/{shim}").exists():
         raise PromiseError(f"daemon {daemon} → {new}, shim {shim} → {after}")
     demo.facts.update(daemon_before=daemon, daemon_after=new, shim=shim, saved_at_daemon_kill=before)
-    say(f"   a new daemon (pid {new}) has adopted the training: same shim (pid {shim}), attempt {row['run']['attempt']}", "1;32")
+    say(f"   a new daemon (pid {new}) has adopted the training: same shim (pid {shim}), attempt {row['attempt']}", "1;32")
 
 
 def see_the_end(demo: Demo) -> None:
@@ -345,7 +339,7 @@ def summary(demo: Demo) -> None:
     for message in messages(demo):
         say(f"   webhook                {message['data']['title']}")
     say(f"   picture                {demo.out / 'curve.png'}")
-    say(f"   try                    YOLO_SUPERVISOR_CONFIG={demo.config} {sys.executable} -m supervisor why {NAME}")
+    say(f"   try                    .venv/bin/yolo-supervisor --config {demo.config} why {NAME}")
     say(f"   took                   {time.monotonic() - demo.started_at:.0f} s")
 
 
@@ -396,12 +390,15 @@ def main() -> int:
     try:
         play(demo)
     except (PromiseError, subprocess.CalledProcessError) as error:
+        end_trainings(demo)
         say(f"\nThe demo failed: {error}", "1;31")
         if isinstance(error, subprocess.CalledProcessError):
             say(f"{error.stdout or ''}{error.stderr or ''}")
-        end_trainings(demo)
         say(f"The daemon's log: {demo.out / 'daemon.log'}; the training's: {demo.run_dir / 'attempts'}")
         return 1
+    except BaseException:
+        end_trainings(demo)
+        raise
     finally:
         close(demo)
     say("\nEvery promise held.", "1;32")

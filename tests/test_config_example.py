@@ -76,7 +76,11 @@ def test_the_example_as_it_stands_is_the_default(monkeypatch, tmp_path):
 @pytest.mark.parametrize("key", sorted(EXAMPLES_ONLY))
 def test_keys_without_a_default_say_so(key):
     """Where the example shows a value that is no default, its line says that there is none."""
-    line = next(line for line in EXAMPLE.read_text(encoding="utf-8").splitlines() if line.startswith(f"# {key.split('.')[1]} = "))
+    line = next(
+        line
+        for line in EXAMPLE.read_text(encoding="utf-8").splitlines()
+        if line.startswith(f"# {key.split('.')[1]} = ")
+    )
     assert "no default" in line
 
 
@@ -84,7 +88,9 @@ def test_every_key_has_a_line_of_explanation():
     """No key stands without a comment that says its kind or unit."""
     for line in EXAMPLE.read_text(encoding="utf-8").splitlines():
         if re.match(r"# [a-z_.]+ = ", line):
-            assert re.search(r"  # (text|path|duration|true or false|name|number|list|table|size|address|\")", line), line
+            assert re.search(r"  # (text|path|duration|true or false|name|number|list|table|size|address|\")", line), (
+                line
+            )
 
 
 def test_what_is_shown_is_read_back(monkeypatch, tmp_path):

@@ -64,7 +64,7 @@ class Client:
         self.path = path
         self._timeout_s = timeout_s
 
-    def get(self, path: str, **query: object) -> View:
+    def get(self, path: str, /, **query: object) -> View:
         """Read. Raises NoDaemon, or Failure with the daemon's own words."""
         return self._request("GET", f"{path}?{urlencode(query)}" if query else path, None)
 

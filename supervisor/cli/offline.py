@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -139,6 +138,8 @@ def reading(target: Target) -> Reading:
 
 
 def _offline(target: Target, missing: NoDaemon) -> Offline:
+    import sqlite3
+
     from supervisor.layout import journal_file
 
     if target.socket and not target.config:

@@ -15,6 +15,8 @@ import click
 WIDTH = 80
 MOST_RICH_ROWS = 100  # rich needs about a second for a thousand rows
 _NAME_WIDTH = 24
+_LEAST_LAST = 12
+_GAP = 2
 _COLOURS = {
     "RUNNING": "green",
     "STARTING": "green",
@@ -60,45 +62,43 @@ def phase_text(phase: str) -> str:
 
 
 def show_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write rows below their headers. The last column is cut to what is left of the line, the first one if need be."""
-    limit = width()
+    """Write rows below their headers, within the width of the terminal: the last column is cut to what is left."""
     if on_terminal():
         rows = [[cut(row[0], _NAME_WIDTH), *row[1:]] for row in rows]
-        if len(rows) <= MOST_RICH_ROWS:
-            _rich_table(headers, rows)
-            return
-    click.echo("\n".join(aligned(headers, rows, limit)))
-
-
-def aligned(headers: Sequence[str], rows: Sequence[Sequence[str]], limit: int) -> list[str]:
-    """Lines of a table in plain text, at most `limit` columns wide where the last column allows it."""
     table = [list(headers), *[[_flat(cell) for cell in row] for row in rows]]
     widths = [max(_columns(row[place]) for row in table) for place in range(len(headers) - 1)]
-    left = max(12, limit - sum(widths) - 2 * len(widths))
+    left = max(_LEAST_LAST, width() - sum(widths) - _GAP * len(widths))
+    table = [[*row[:-1], cut(row[-1], left)] for row in table]
+    if on_terminal() and len(rows) <= MOST_RICH_ROWS:
+        _rich_table(table, [*widths, left])
+    else:
+        click.echo("\n".join(aligned(table, widths)))
+
+
+def aligned(table: Sequence[Sequence[str]], widths: Sequence[int]) -> list[str]:
+    """Lines in plain text; `widths` are those of all columns but the last one."""
+    gap = " " * _GAP
     return [
-        "  ".join(
-            [*[_padded(cell, size) for cell, size in zip(row, widths, strict=False)], cut(row[-1], left)]
-        ).rstrip()
+        gap.join([*[_padded(cell, size) for cell, size in zip(row, widths, strict=False)], row[-1]]).rstrip()
         for row in table
     ]
 
 
-def _rich_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich import box
+def _rich_table(table: Sequence[Sequence[str]], widths: Sequence[int]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1), expand=False)
-    for place, header in enumerate(headers):
-        table.add_column(header, no_wrap=True, overflow="ellipsis", ratio=None if place < len(headers) - 1 else 1)
-    for row in rows:
-        table.add_row(*[Text(_flat(cell), style=_style(cell)) for cell in row])
-    Console(no_color=not colourful(), highlight=False, width=width()).print(table)
+    shown = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold" if colourful() else "")
+    for header, size in zip(table[0], widths, strict=True):
+        shown.add_column(header, width=size, no_wrap=True)
+    for row in table[1:]:
+        shown.add_row(*[Text(cell, style=_style(cell)) for cell in row])
+    Console(no_color=not colourful(), highlight=False, width=width()).print(shown)
 
 
 def _style(cell: str) -> str:
-    return _COLOURS.get(cell, "")
+    return _COLOURS.get(cell, "") if colourful() else ""
 
 
 def _flat(text: str) -> str:

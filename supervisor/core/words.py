@@ -70,7 +70,7 @@ def signal_name(number: int) -> str:
 def ending(code: int | None, signal_number: int | None) -> str:
     """How a process ended."""
     if signal_number is not None:
-        return f"ended by {signal_name(signal_number)}"
+        return f"was ended by {signal_name(signal_number)}"
     if code is None:
         return "ended; nobody was there to see how"
     meaning = RUNNER_CODES.get(code)
@@ -86,28 +86,19 @@ def waiting(waiting_for: str) -> str:
 
 
 def action(key: str) -> str:
-    """What an action does, read from its key `run/attempt/verb…`; a key of another shape stays as it is."""
-    for part in key.split("/")[1:]:
+    """What an action does, read from its key, such as `run@1/3/launch-1`; a key of another shape stays as it is."""
+    for part in key.split("/"):
         verb = part.split("-")[0]
-        if verb in _ACTIONS:
+        if verb in _ACTIONS and "@" not in part:
             return _ACTIONS[verb]
     return key
 
 
 def remedies(run: Run) -> tuple[str, ...]:
     """The commands that a person can give, the likeliest first; none for runs that go on by themselves."""
-    name = run.name
-    if run.phase is Phase.HELD:
-        return (
-            f"yolo-supervisor resume {name}",
-            f"yolo-supervisor logs {name}",
-            f"yolo-supervisor cancel {name}",
-        )
-    if run.phase is Phase.FAILED:
-        return (f"yolo-supervisor logs {name}", f"yolo-supervisor retry {name}")
-    if run.phase is Phase.CANCELLED:
-        return (f"yolo-supervisor retry {name}",)
-    return ()
+    verbs = {Phase.HELD: ("resume", "logs", "cancel"), Phase.FAILED: ("logs", "retry"), Phase.CANCELLED: ("retry",)}
+    possible = [verb for verb in verbs.get(run.phase, ()) if verb != "logs" or run.attempts]
+    return tuple(f"yolo-supervisor {verb} {run.name}" for verb in possible)
 
 
 def sentence(kind: str, body: Body) -> str:
@@ -177,7 +168,8 @@ def _exited(body: Body) -> str:
         return f"the trainer could not be started: {_one_line(body['launch_error'])}"
     if body.get("lost"):
         return f"the trainer is gone: {_one_line(body['lost'])}"
-    return f"the trainer's process {ending(body.get('code'), body.get('signal'))}"
+    how = ending(body.get("code"), body.get("signal"))
+    return f"the trainer ended with {how}" if how.startswith("exit code") else f"the trainer {how}"
 
 
 def _examined(body: Body) -> str:

@@ -71,8 +71,7 @@ class JobChecker:
         try:
             return self._resolve(draft)
         except UserError as error:
-            problems = sorted(_with_lines(error.problems, data), key=lambda problem: problem.line)
-            raise UserError(file=path, problems=tuple(problems)) from None
+            raise toml_errors.refusal(path, list(_with_lines(error.problems, data))) from None
 
     def _resolve(self, draft: jobspec.JobDraft) -> Job:
         problems = [*self._server_problems(draft.job)]

@@ -22,25 +22,28 @@ CHECK_TIMEOUT_S = 120.0  # CRC of a 228 MB file takes 0.2 s; a network file syst
 
 
 def look(paths: Sequence[Path]) -> list[Checkpoint]:
-    """Look at files without loading them: zip, CRC, metadata. Raises RetryableError if that could not be done."""
-    if not paths:
-        return []
+    """Look at files without loading them: zip, CRC, metadata. Raises RetryableError if that cannot be done now."""
+    found = _look(paths) if paths else []
+    seen = {checkpoint.path for checkpoint in found}
+    lost = [path for path in paths if str(path) not in seen]
+    if len(paths) > 1:  # the child died on one of them: each gets a child of its own
+        found += [checkpoint for path in lost for checkpoint in look([path])]
+    else:
+        reason = "its metadata could not be read within the limits of time and memory"
+        found += [Checkpoint(path=str(path), state="torn", reason=reason) for path in lost]
+    unknown = next((checkpoint for checkpoint in found if checkpoint.state == "unknown"), None)
+    if unknown is not None:
+        raise RetryableError(f"{unknown.path} cannot be read: {unknown.reason}", 30.0)
+    return found
+
+
+def _look(paths: Sequence[Path]) -> list[Checkpoint]:
     argv = [sys.executable, "-I", "-S", str(layout.CHECKPOINT), *map(str, paths)]
     try:
-        done = subprocess.run(
-            argv, capture_output=True, timeout=CHECK_TIMEOUT_S, check=False, stdin=subprocess.DEVNULL
-        )  # noqa: S603
+        done = subprocess.run(argv, capture_output=True, timeout=CHECK_TIMEOUT_S, check=False, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise RetryableError(f"checkpoints could not be looked at: {error}", 30.0) from error
-    found = [msgspec.json.decode(line, type=Checkpoint) for line in done.stdout.splitlines() if line.strip()]
-    seen = {checkpoint.path for checkpoint in found}
-    # A file whose metadata took the child beyond its limits is not trusted: the child died on it.
-    lost = [
-        Checkpoint(path=str(path), state="torn", reason="its metadata could not be read within the limits")
-        for path in paths
-        if str(path) not in seen
-    ]
-    return found + lost
+    return [msgspec.json.decode(line, type=Checkpoint) for line in done.stdout.splitlines() if line.strip()]
 
 
 def put_in_place(source: Path, target: Path, aside: Path) -> None:

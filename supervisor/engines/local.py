@@ -13,8 +13,6 @@ from pathlib import Path
 
 import msgspec
 
-import msgspec
-
 from supervisor import attempt_files, layout, trainers
 from supervisor.core import events
 from supervisor.core.actions import Launch, Terminate

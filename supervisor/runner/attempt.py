@@ -119,8 +119,10 @@ def build_arguments(plan: dict[str, Any], found: dict[str, Any] | None) -> dict[
 
 def train(session: Session, plan: dict[str, Any], found: dict[str, Any] | None) -> None:
     """Import Ultralytics and train; returns when `YOLO.train` does."""
-    from ultralytics import YOLO
+    from ultralytics import YOLO, settings
 
+    if plan.get("settings"):
+        settings.update(plan["settings"])  # of the run's own copy of settings.json; refuses unknown keys
     session.stop_if_due()
     session.enter("setup")
     _check_inputs(inputs.missing_name(plan["args"], found is not None))

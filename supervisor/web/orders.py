@@ -182,7 +182,7 @@ def what_next(verb: str, before: Run, after: Run, live: outlook.Live | None, now
     if after.phase is Phase.QUEUED:
         waits = f", waiting for {words.waiting(after.waiting_for)}" if after.waiting_for else ""
         return f"{after.id} is QUEUED{waits}"
-    return f"{name} is {after.phase.value}: {after.reason}"
+    return f"{after.id} is {after.phase.value}: {after.reason}"
 
 
 def _ending(before: Run, after: Run, live: outlook.Live | None, now: float) -> str:

@@ -30,9 +30,7 @@ class Desk:
     def __init__(self, folder, settle_s=SETTLE_S, rescan_s=0.25, known=None):
         self.folder = folder
         self.events = queue.Queue()
-        self.spool = Spool(
-            folder, self.events.put, WallClock(), settle_s, rescan_s, known=lambda: known or {}
-        )
+        self.spool = Spool(folder, self.events.put, WallClock(), settle_s, rescan_s, known=lambda: known or {})
 
     def __enter__(self):
         """Start the spool."""

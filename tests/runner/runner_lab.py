@@ -183,3 +183,21 @@ class Lab:
         """Send SIGTERM and return the exit code."""
         process.popen.send_signal(signal.SIGTERM)
         return process.wait(20)
+
+
+def kinds(beats: list[dict[str, object]]) -> list[object]:
+    """Return the kinds of beats, with the phase where it is one."""
+    return [beat.get("phase") if beat["kind"] == "phase" else beat["kind"] for beat in beats]
+
+
+def resume(lab: Lab, epoch: int = 1) -> None:
+    """Prepare an attempt that resumes a training interrupted after `epoch`."""
+    write_checkpoint(lab.last, **interrupted(epoch, save_dir=str(lab.save_dir)))
+    lab.launch(resume=str(lab.last), expected_epoch=epoch)
+
+
+def end_of(beats: list[dict[str, object]]) -> dict[str, object]:
+    """Return the end record, which is the last line and the only one of its kind."""
+    assert [beat["kind"] for beat in beats].count("end") == 1
+    assert beats[-1]["kind"] == "end"
+    return beats[-1]

@@ -7,29 +7,22 @@ import os
 import signal
 
 import pytest
-from runner_lab import FAKE, RUNNER, TOKEN, finished, interrupted, read_beats, write_checkpoint
+from runner_lab import (
+    FAKE,
+    RUNNER,
+    TOKEN,
+    end_of,
+    finished,
+    interrupted,
+    kinds,
+    read_beats,
+    resume,
+    write_checkpoint,
+)
 
 from supervisor.runner.checkpoint import inspect
 
 pytestmark = pytest.mark.e2e
-
-
-def kinds(beats):
-    """Return the kinds of beats, with the phase where it is one."""
-    return [beat.get("phase") if beat["kind"] == "phase" else beat["kind"] for beat in beats]
-
-
-def resume(lab, epoch=1, **changes):
-    """Prepare an attempt that resumes a training interrupted after `epoch`."""
-    write_checkpoint(lab.last, **interrupted(epoch, save_dir=str(lab.save_dir), **changes))
-    lab.launch(resume=str(lab.last), expected_epoch=epoch)
-
-
-def end_of(beats):
-    """Return the end record, which is the last line and the only one of its kind."""
-    assert [beat["kind"] for beat in beats].count("end") == 1
-    assert beats[-1]["kind"] == "end"
-    return beats[-1]
 
 
 def test_a_training_is_told_from_its_first_to_its_last_beat(lab):
@@ -347,80 +340,3 @@ def test_a_full_disk_costs_heartbeats_and_nothing_else(lab):
     assert process.wait() == 0
     assert process.log().count("heartbeats are lost") == 1
     assert inspect(str(lab.last))["state"] == "finished"
-
-
-def test_the_hook_reports_a_users_own_script(lab, tmp_path):
-    """A script that knows nothing of us writes the same beats, through PYTHONPATH alone, and keeps its exit code."""
-    lab.launch()
-    (lab.attempt_dir / "launch.json").write_text(json.dumps({"version": 1, "token": TOKEN, "train": None}))
-    script = tmp_path / "train_dual.py"
-    script.write_text(
-        "from ultralytics import YOLO\n"
-        f"YOLO('m.yaml').train(data='d', epochs=2, resume=False, project={str(lab.run_dir)!r}, name='train')\n"
-    )
-    process = lab.start(lab.python, script, PYTHONPATH=f"{RUNNER / 'inject'}{os.pathsep}{FAKE}")
-    assert process.wait() == 0, process.log()
-    beats = read_beats(process.beats_file)
-    epoch = ["train", "batch", "val", "save", "saved", "epoch"]
-    second = [kind for kind in epoch if kind != "batch"]
-    assert kinds(beats) == ["start", "scan", "fresh", *epoch, *second, "end", "end"]
-    assert end_of(beats)["result"] == "finished"
-
-
-def test_the_hook_stops_a_users_own_script_at_a_batch(lab, tmp_path):
-    """SIGTERM to an unchanged script ends it with 75 and an end record."""
-    lab.launch()
-    (lab.attempt_dir / "launch.json").write_text(json.dumps({"version": 1, "token": TOKEN, "train": None}))
-    script = tmp_path / "train_dual.py"
-    script.write_text(
-        "from ultralytics import YOLO\n"
-        f"YOLO('m.yaml').train(data='d', epochs=999, resume=False, project={str(lab.run_dir)!r}, name='train')\n"
-    )
-    inject = f"{RUNNER / 'inject'}{os.pathsep}{FAKE}"
-    process = lab.start(lab.python, script, PYTHONPATH=inject, FAKE_BATCH_S="0.05")
-    process.wait_for_beat(kind="batch")
-    assert lab.terminate(process) == 75
-    assert end_of(read_beats(process.beats_file))["result"] == "stopped"
-
-
-def test_an_error_in_a_users_own_script_is_told(lab, tmp_path):
-    """The hook writes the end record at the trainer's teardown."""
-    lab.launch()
-    (lab.attempt_dir / "launch.json").write_text(json.dumps({"version": 1, "token": TOKEN, "train": None}))
-    script = tmp_path / "train_dual.py"
-    script.write_text(
-        "from ultralytics import YOLO\n"
-        f"YOLO('m.yaml').train(data='d', epochs=2, resume=False, project={str(lab.run_dir)!r}, name='train')\n"
-    )
-    inject = f"{RUNNER / 'inject'}{os.pathsep}{FAKE}"
-    process = lab.start(lab.python, script, PYTHONPATH=inject, FAKE_RAISE="0")
-    assert process.wait() == 1
-    assert end_of(read_beats(process.beats_file))["reason"].startswith("RuntimeError: CUDA out of memory")
-
-
-def test_the_injected_customisation_runs_the_one_it_hides(lab, tmp_path):
-    """A virtual environment's own sitecustomize still happens, and our folder is off sys.path."""
-    lab.launch()
-    (tmp_path / "sitecustomize.py").write_text("import builtins; builtins.OWN = True\n")
-    inject = RUNNER / "inject"
-    code = f"import sys; assert OWN; assert {str(inject)!r} not in sys.path; import yolo_supervisor_runner.hook"
-    assert lab.start(lab.python, "-c", code, PYTHONPATH=f"{inject}{os.pathsep}{tmp_path}").wait() == 0
-
-
-def test_without_an_attempt_the_injected_customisation_does_nothing(lab):
-    """The variable decides: any other Python with this PYTHONPATH is left as it is."""
-    lab.launch()
-    code = "import sys; assert 'yolo_supervisor_runner' not in sys.modules"
-    process = lab.start(lab.python, "-c", code, PYTHONPATH=str(RUNNER / "inject"), YOLO_SUPERVISOR_ATTEMPT_DIR="")
-    assert process.wait() == 0
-
-
-def test_callbacks_travel_by_name_to_the_ranks_of_a_multi_gpu_training(lab):
-    """The library pickles its callbacks for torchrun's ranks: there the hook is found under the same name."""
-    lab.launch()
-    code = (
-        "import pickle, yolo_supervisor_runner.hook as hook;"
-        "data = pickle.dumps(hook.CALLBACKS); assert b'Session' not in data;"
-        "assert pickle.loads(data)['teardown'] is hook.teardown"
-    )
-    assert lab.start(lab.python, "-c", code, PYTHONPATH=str(RUNNER / "inject")).wait() == 0

@@ -50,7 +50,9 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path):
     assert problems["defaults.restart.backof"].expected == "`backoff`"
 
 
-@pytest.mark.parametrize("key", ["[server]\nlanguage = 'de'", "[hang]", "[[rule]]", "[api]", "[ping]", "[disk]\nprune_below='1GB'"])
+@pytest.mark.parametrize(
+    "key", ["[server]\nlanguage = 'de'", "[hang]", "[[rule]]", "[api]", "[ping]", "[disk]\nprune_below='1GB'"]
+)
 def test_what_is_not_built_is_unknown(tmp_path, key):
     """Keys of later versions are refused, never read and ignored."""
     assert any("unknown key" in problem.message for problem in refusal(tmp_path, key).values())
@@ -178,7 +180,7 @@ def test_what_contradicts_itself_is_refused(tmp_path, text, key):
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     """A configuration that was asked for and is not there is an error, not the defaults."""
-    with pytest.raises(UserError, match="nowhere.toml"):
+    with pytest.raises(UserError, match=r"nowhere\.toml"):
         config.load(tmp_path / "nowhere.toml")
 
 

@@ -51,12 +51,7 @@ class Folder:
             ends_with_newline=self.content.endswith(b"\n"),
             at=self.now,
         )
-        if (
-            self.taken
-            and self.state is not None
-            and self.state.identity == seen.identity
-            and not how.completes
-        ):
+        if self.taken and self.state is not None and self.state.identity == seen.identity and not how.completes:
             return
         self.state, verdict = judge(self.state, seen, PATIENCE)
         if isinstance(verdict, Take):

@@ -79,6 +79,11 @@ class FakeDaemon:
             server=lambda: {"pid": 7, "version": "0.0.0"},
         )
 
+    def make(self):
+        """A new API in place of the one that was stopped."""
+        self.api = self.make_api()
+        self.api.start()
+
     def config_view(self):
         """What config.show gives, in small."""
         return {

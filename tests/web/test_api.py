@@ -64,9 +64,11 @@ def test_why_tells_the_chain(daemon, ask):
     daemon.end(run_id, finished=False, code=1, reason="CUDA error", saved_epoch=3)
     view = ask("GET", "/v1/runs/truck/why")[1]
     moves = [step["phase_after"] for step in view["steps"] if step["phase_after"] != step["phase_before"]]
-    assert moves == ["PREPARING", "STARTING", "RUNNING", "COOLING", "COOLING"][: len(moves)]
+    assert moves == ["PREPARING", "STARTING", "RUNNING", "COOLING"]
     assert [step["count"] for step in view["steps"] if step["kind"] == "Progressed"] == [3]
-    assert "CUDA error" in view["steps"][-1]["what"]
+    examined = next(step for step in view["steps"] if step["kind"] == "Examined")
+    assert "CUDA error" in examined["what"]
+    assert "tried again at once" in examined["reason"]
     assert view["version"] == 1
 
 

@@ -66,7 +66,7 @@ def post(line: Line, body: bytes, headers: dict[str, str], whole_s: float = WHOL
         raise PermanentError("the channel's url must begin with https:// or http://")
     import requests
 
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.INFO)  # its debug lines name the address
+    logging.getLogger("urllib3").setLevel(logging.CRITICAL)  # its debug lines and warnings name the address
     guard = _Guard(whole_s)
     failure: Exception
     try:
@@ -96,6 +96,8 @@ def _exchange(line: Line, body: bytes, headers: dict[str, str], read_s: float, g
             proxies={"http": line.proxy, "https": line.proxy} if line.proxy else {},
             verify=line.ca_file or True,
         ) as answer:
+            if guard.struck:  # cut among the headers: what looks like an answer is none
+                raise requests.exceptions.ReadTimeout
             asked_s = retry_after_s(answer.headers.get("Retry-After", ""), time.time())
             return Reply(answer.status_code, _beginning(answer), asked_s)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import re
 import shutil
@@ -10,18 +11,13 @@ import signal
 from dataclasses import dataclass
 
 import pytest
-from runner_lab import RUNNER, TOKEN, Lab, Process, read_beats
+from runner_lab import RUNNER, TOKEN, Lab, Process, kinds, read_beats
 
 from supervisor.runner.checkpoint import inspect
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("runner-training")]
 
 EPOCHS = 4
-
-
-def kinds(beats):
-    """Return the kinds of beats, with the phase where it is one."""
-    return [beat.get("phase") if beat["kind"] == "phase" else beat["kind"] for beat in beats]
 
 
 def in_the_middle_of(process: Process, epoch: int) -> None:
@@ -120,7 +116,7 @@ def test_beats_come_at_most_twice_a_second(story):
     """The training is followed, not slowed."""
     for beats in (story.stopped, story.last):
         times = [beat["at"] for beat in beats if beat["kind"] == "batch"]
-        assert all(later - earlier >= 0.49 for earlier, later in zip(times, times[1:], strict=False))
+        assert all(later - earlier >= 0.49 for earlier, later in itertools.pairwise(times))
 
 
 def test_the_stand_in_calls_back_like_the_real_library(story, lab):
@@ -137,7 +133,7 @@ def test_the_stand_in_calls_back_like_the_real_library(story, lab):
 
 
 def test_a_real_finished_run_is_neither_resumed_nor_overwritten(story):
-    """resume on a finished checkpoint, the library's most dangerous case, ends with 65 and changes no byte."""
+    """A resume of a finished checkpoint, the library's most dangerous case, ends with 65 and changes no byte."""
     before = story.lab.last.read_bytes()
     story.lab.launch(resume=str(story.lab.last), expected_epoch=3)
     assert story.lab.run()[0] == 65

@@ -1,0 +1,1 @@
+"""Measurements of the promises about speed and memory: `python -m benchmarks.daemon`."""
