@@ -12,13 +12,16 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from benchmarks import exits, machine
+from benchmarks import exits, flood, footprint, machine, throughput
 from benchmarks.figures import Figure, as_json, as_table
 
 Measurement = Callable[[argparse.Namespace], list[Figure]]
 
 MEASUREMENTS: dict[str, Measurement] = {
     "exits": lambda options: exits.measure(8 if options.quick else 48),
+    "footprint": lambda options: footprint.measure(0.5 if options.quick else options.minutes),
+    "flood": lambda options: flood.measure(3 if options.quick else 20),
+    "throughput": lambda options: throughput.measure(2, 4) if options.quick else throughput.measure(),
 }
 
 

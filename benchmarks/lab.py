@@ -108,18 +108,20 @@ def daemon(lab: Lab) -> Iterator[int]:
     """The daemon, answering; its pid. It is asked to end at the end; its trainings are left to the laboratory."""
     with ExitStack() as stack:
         log = stack.enter_context(lab.log.open("ab"))
+        before_bytes = lab.log.stat().st_size
         command = [sys.executable, "-m", "supervisor", "run", "--config", str(lab.config)]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         stack.callback(process.wait)
         stack.callback(process.terminate)
-        wait_for("the daemon to be ready", lambda: _is_ready(lab, process), READY_WITHIN_S)
+        wait_for("the daemon to be ready", lambda: _is_ready(lab, process, before_bytes), READY_WITHIN_S)
         yield process.pid
 
 
-def _is_ready(lab: Lab, process: subprocess.Popen[bytes]) -> bool:
+def _is_ready(lab: Lab, process: subprocess.Popen[bytes], before_bytes: int) -> bool:
+    said = lab.log.read_bytes()[before_bytes:].decode(errors="replace")
     if process.poll() is not None:
-        raise MeasurementError(f"the daemon ended: {lab.log.read_text(errors='replace')[-2000:]}")
-    return lab.socket.is_socket() and "ready:" in lab.log.read_text(errors="replace")
+        raise MeasurementError(f"the daemon ended: {said[-2000:]}")
+    return "ready:" in said
 
 
 def wait_for(what: str, look: Callable[[], Found], patience_s: float = 60.0, every_s: float = 0.01) -> Found:

@@ -7,8 +7,10 @@ import functools
 import logging
 import os
 import signal
+import socket
 import sqlite3
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -101,7 +103,7 @@ class Daemon:
     # ---- putting together
     def _assemble(self, stack: ExitStack, journal: Journal) -> Loop:
         now = self._clock.now
-        dispatcher = self._dispatch = Dispatcher(self._handlers(), lambda event: loop.put(event), now)
+        dispatcher = self._dispatch = Dispatcher(self._handlers(), lambda event: loop.put(event), now)  # noqa: PLW0108 - the loop comes after
         loop = Loop(journal.load(), journal, self._clock, dispatcher)
         pending = journal.pending()
         processes = ProcessSource(self._settings.server.runs_dir, lambda: loop.world, loop.put, now)
@@ -129,9 +131,7 @@ class Daemon:
         policy = config.policy(self._settings, self._gpu_count)
         loop.put(events.Configured(at=now, origin="daemon", policy=policy))
         loop.put(
-            events.DaemonStarted(
-                at=now, origin="daemon", pid=os.getpid(), version=__version__, boot=current_boot()
-            )
+            events.DaemonStarted(at=now, origin="daemon", pid=os.getpid(), version=__version__, boot=current_boot())
         )
         for number, handler in (
             (signal.SIGTERM, functools.partial(self._stop_on, loop)),
@@ -157,7 +157,7 @@ class Daemon:
             actions.Launch: engine.launch,
             actions.Terminate: engine.terminate,
             actions.Examine: Examiner(runs_dir, now),
-            actions.Announce: Notifier(settings.channel, self._clock),
+            actions.Announce: Notifier(settings.channel, self._clock, settings.server.name or socket.gethostname()),
         }
 
     def _source_of(self, revision: str) -> bytes | None:
@@ -261,16 +261,14 @@ class Daemon:
 
     def _read_config_again(self, loop: Loop) -> None:
         """Take over what may change while running: limits. A broken file changes nothing."""
-        self._manager.tell(RELOADING="1")
+        self._manager.tell(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))
         try:
             settings = config.load(self._config_path)
         except UserError as error:
-            log.error("configuration not reloaded, the old one stays: %s", error)
+            log.error("configuration not reloaded, the old one stays: %s", error)  # noqa: TRY400 - a message for a person
             self._manager.tell(READY="1", STATUS=f"bad configuration, the old one stays: {error}"[:200])
             return
-        channels = (
-            loop.world.policy.channels
-        )  # channels are opened at start: a change of them needs a restart
+        channels = loop.world.policy.channels  # channels are opened at start: a change of them needs a restart
         policy = replace(config.policy(settings, self._gpu_count), channels=channels)
         loop.put(events.Configured(at=self._clock.now(), origin="reload", policy=policy))
         self._manager.tell(READY="1")
@@ -284,7 +282,7 @@ def degraded_alarm(channel: str, error: str, now: float) -> actions.Announce:
         what="degraded",
         severity="page",
         title="yolo-supervisor cannot write its journal",
-        text=f"{error}. Trainings go on, but nothing is started, stopped or restarted. (This message is not journalled.)",
+        text=f"{error}. Trainings go on, but nothing is started, stopped or restarted. (Not journalled.)",
         todo="free space on the disk of the state directory; it goes on by itself",
         at=now,
     )
@@ -357,8 +355,4 @@ def main(config_path: Path | None = None) -> int:
 
 def _log_format() -> str:
     """Systemd's journal adds the time itself."""
-    return (
-        "%(levelname)s %(message)s"
-        if "JOURNAL_STREAM" in os.environ
-        else "%(asctime)s %(levelname)s %(message)s"
-    )
+    return "%(levelname)s %(message)s" if "JOURNAL_STREAM" in os.environ else "%(asctime)s %(levelname)s %(message)s"

@@ -29,8 +29,8 @@ CREATE TABLE events (
     run TEXT NOT NULL, origin TEXT NOT NULL, code TEXT NOT NULL, body BLOB NOT NULL, actions TEXT NOT NULL);
 CREATE INDEX events_by_run ON events (run, seq);
 CREATE TABLE changes (
-    seq INTEGER NOT NULL, run TEXT NOT NULL, phase_before TEXT NOT NULL, phase_after TEXT NOT NULL, reason TEXT NOT NULL,
-    PRIMARY KEY (run, seq)) WITHOUT ROWID;
+    seq INTEGER NOT NULL, run TEXT NOT NULL, phase_before TEXT NOT NULL, phase_after TEXT NOT NULL,
+    reason TEXT NOT NULL, PRIMARY KEY (run, seq)) WITHOUT ROWID;
 CREATE TABLE actions (
     key TEXT PRIMARY KEY, seq INTEGER NOT NULL, kind TEXT NOT NULL, version INTEGER NOT NULL, body BLOB NOT NULL);
 CREATE TABLE sources (revision TEXT PRIMARY KEY, data BLOB NOT NULL);
@@ -122,13 +122,11 @@ class Journal:
         return world if server is None else msgspec.structs.replace(world, **msgspec.structs.asdict(server))
 
     def _rows(self, space: str) -> list[tuple[str, bytes]]:
-        with closing(
-            self._connection.execute("SELECT key, body FROM rows WHERE space = ?", (space,))
-        ) as cursor:
+        with closing(self._connection.execute("SELECT key, body FROM rows WHERE space = ?", (space,))) as cursor:
             return cursor.fetchall()
 
     def pending(self) -> list[Action]:
-        """The actions that no event has answered yet, oldest first. Unknown kinds (a newer version's) are left alone."""
+        """The actions that no event has answered yet, oldest first. Kinds of a newer version are left alone."""
         query = "SELECT body FROM actions ORDER BY seq, rowid"
         with closing(self._connection.execute(query)) as cursor:
             bodies = cursor.fetchall()
@@ -180,7 +178,7 @@ class Journal:
 
     # ---- writing
     def commit(self, entries: Sequence[Entry]) -> None:
-        """Write all entries in one transaction, on disk when this returns. Raises sqlite3.Error, and then wrote nothing."""
+        """Write all entries in one transaction, on disk when this returns; or raise sqlite3.Error and write nothing."""
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")
         try:
@@ -221,10 +219,7 @@ class Journal:
             connection.execute("DELETE FROM actions WHERE key = ?", (event.answers,))
         connection.executemany(
             "INSERT OR IGNORE INTO actions VALUES (?, ?, ?, ?, ?)",
-            [
-                (action.key, seq, _kind(action), EVENT_VERSION, msgspec.json.encode(action))
-                for action in entry.actions
-            ],
+            [(action.key, seq, _kind(action), EVENT_VERSION, msgspec.json.encode(action)) for action in entry.actions],
         )
 
 
@@ -239,7 +234,8 @@ CODE_VERSION = _code_version()
 
 def _history_row(row: tuple[Any, ...]) -> HistoryRow:
     *head, body, keys = row
-    return HistoryRow(*head, msgspec.json.decode(body), tuple(msgspec.json.decode(keys)))
+    named = dict(zip(HistoryRow.__struct_fields__, head, strict=False))
+    return HistoryRow(**named, body=msgspec.json.decode(body), actions=tuple(msgspec.json.decode(keys)))
 
 
 def _kind(thing: Event | Action) -> str:
@@ -255,16 +251,14 @@ def _known(bodies: Sequence[tuple[bytes]], union: Any) -> Iterator[Any]:
     for (body,) in bodies:
         try:
             yield decoder.decode(body)
-        except msgspec.ValidationError:
+        except msgspec.ValidationError:  # noqa: PERF203 - one bad row must not hide the others
             continue  # written by a newer version: kept and shown, never fatal
 
 
 def _changes(entry: Entry, seq: int | None) -> Iterator[tuple[object, ...]]:
     """What an event changed in which run. The periodic look at all runs is no news of any of them."""
     before = entry.before
-    for run_id, run in _differing(before.live, entry.after.live) + _differing(
-        before.ended, entry.after.ended
-    ):
+    for run_id, run in _differing(before.live, entry.after.live) + _differing(before.ended, entry.after.ended):
         old = before.run(run_id)
         same = old is not None and (old.phase, old.reason, old.waiting_for) == (
             run.phase,
@@ -277,12 +271,8 @@ def _changes(entry: Entry, seq: int | None) -> Iterator[tuple[object, ...]]:
 
 
 def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """The items that are not the very same object: a cheap comparison, because values are replaced and never changed."""
-    return (
-        []
-        if before is after
-        else [(key, value) for key, value in after.items() if before.get(key) is not value]
-    )
+    """The items that are not the very same object: cheap, because values are replaced and never changed."""
+    return [] if before is after else [(key, value) for key, value in after.items() if before.get(key) is not value]
 
 
 def _changed_rows(entries: Sequence[Entry]) -> Iterator[tuple[str, str, Any]]:
@@ -327,9 +317,7 @@ def _connect_read_only(path: Path) -> sqlite3.Connection:
         raise FileNotFoundError(path)
     quoted = str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
     mode = "mode=ro" if os.access(path.parent, os.W_OK) else "mode=ro&immutable=1"
-    connection = sqlite3.connect(
-        f"file:{quoted}?{mode}", uri=True, isolation_level=None, check_same_thread=False
-    )
+    connection = sqlite3.connect(f"file:{quoted}?{mode}", uri=True, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA busy_timeout = 2000")
     return connection
 

@@ -99,7 +99,7 @@ class AttemptDirectory:
 
 
 def run_directory(runs_dir: Path, project: str, name: str) -> RunDirectory:
-    """The folder of the run `name` of `project`. Both were checked against the contract's pattern: they cannot climb."""
+    """The folder of a run. Both names were checked against the contract's pattern: they cannot climb."""
     return RunDirectory(runs_dir / project / name)
 
 

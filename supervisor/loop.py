@@ -129,7 +129,7 @@ class Loop:
             self._journal.commit(entries)
         except (sqlite3.Error, OSError) as error:
             if not self.degraded:
-                log.error("journal cannot be written, no decision is carried out: %s", error)
+                log.error("journal cannot be written, nothing is decided: %s", error)  # noqa: TRY400 - said once, short
             self.degraded = str(error)
             self._unwritten = [event for event in batch if not isinstance(event, events.TimePassed)]
             self._retry_at = now + JOURNAL_RETRY_S
@@ -177,9 +177,7 @@ def _poison(world: World, event: events.Event, error: Exception, now: float) -> 
     text = f"{type(error).__name__}: {error}"
     entries = []
     for run in _concerned(world, event, now):
-        poisoned = events.Poisoned(
-            at=event.at, origin="loop", answers=event.answers, run=run, error=text, event=body
-        )
+        poisoned = events.Poisoned(at=event.at, origin="loop", answers=event.answers, run=run, error=text, event=body)
         try:
             after, actions = step(world, poisoned, now)
         except Exception:
@@ -192,14 +190,12 @@ def _poison(world: World, event: events.Event, error: Exception, now: float) -> 
 
 def _concerned(world: World, event: events.Event, now: float) -> list[str]:
     if isinstance(event, events.TimePassed):
-        return [
-            run.id for run in world.live.values() if run.deadline_at is not None and run.deadline_at <= now
-        ] or [""]
+        return [run.id for run in world.live.values() if run.deadline_at is not None and run.deadline_at <= now] or [""]
     return [getattr(event, "run", "")]
 
 
 def _matters(entry: Entry) -> bool:
-    """An event that changed nothing, caused nothing and answers nothing leaves no trace: replay gives the same world."""
+    """False for what changed, caused and answers nothing: replay gives the same world without it."""
     return bool(
         entry.after is not entry.before
         or entry.actions

@@ -160,7 +160,9 @@ amp = false
 def start_daemon(demo: Demo) -> int:
     """Start the daemon in the background and wait until it answers. Returns its pid."""
     log = (demo.out / "daemon.log").open("ab")
-    demo.daemon = subprocess.Popen([sys.executable, "-m", "supervisor", "run", "--config", str(demo.config)], stdout=log, stderr=log, cwd=ROOT)
+    demo.daemon = subprocess.Popen(
+        [sys.executable, "-m", "supervisor", "run", "--config", str(demo.config)], stdout=log, stderr=log, cwd=ROOT
+    )
     log.close()
     wait_for(demo, "the daemon to answer", lambda: command(demo, "status", check=False).returncode == 0)
     return demo.daemon.pid
@@ -214,8 +216,10 @@ def show_progress(demo: Demo, attempt: int, until: Any) -> Any:
         batch = next((beat for beat in reversed(seen) if beat["kind"] == "batch"), None)
         if batch is not None:
             losses = " ".join(f"{name} {value:.3f}" for name, value in batch["losses"].items() if value is not None)
-            text = f"   epoch {batch['epoch'] + 1}/{batch['epochs']} batch {batch['batch']}/{batch['batches']}  {losses}"
-            if text != shown and (COLOURS or text.split(" batch ")[0] != shown.split(" batch ")[0]):
+            text = (
+                f"   epoch {batch['epoch'] + 1}/{batch['epochs']} batch {batch['batch']}/{batch['batches']}  {losses}"
+            )
+            if text != shown and (COLOURS or text.partition(" batch ")[0] != shown.partition(" batch ")[0]):
                 shown = text
                 print(f"\r\x1b[K{text}" if COLOURS else text, end="" if COLOURS else "\n", flush=True)
         if any(beat["kind"] == "end" for beat in seen) and not until(seen):
@@ -236,7 +240,14 @@ def kill_training(demo: Demo) -> None:
     say(f"   will be killed in epoch {epoch} after {share:.0%} of its batches (seed {demo.seed})")
 
     def there(seen: list[dict[str, Any]]) -> Any:
-        return next((beat for beat in seen if beat["kind"] == "batch" and beat["epoch"] + 1 >= epoch and beat["batch"] >= share * beat["batches"]), None)
+        return next(
+            (
+                beat
+                for beat in seen
+                if beat["kind"] == "batch" and beat["epoch"] + 1 >= epoch and beat["batch"] >= share * beat["batches"]
+            ),
+            None,
+        )
 
     beat = show_progress(demo, 1, there)
     pid = started(demo, 1)["pid"]
@@ -246,12 +257,19 @@ def kill_training(demo: Demo) -> None:
     demo.facts["killed_at_batch"] = f"{beat['batch']}/{beat['batches']}"
     demo.facts["saved_before"] = before["epoch"] + 1
     demo.facts["killed_at"] = time.monotonic()
-    say(f"   SIGKILL to the training (pid {pid}) in epoch {beat['epoch'] + 1}, batch {beat['batch']}; last.pt holds {before['epoch'] + 1} complete epochs", "1;31")
+    say(
+        f"   SIGKILL to the training (pid {pid}) in epoch {beat['epoch'] + 1}, batch {beat['batch']}; last.pt holds {before['epoch'] + 1} complete epochs",
+        "1;31",
+    )
 
 
 def see_resume(demo: Demo) -> None:
     """The next attempt goes on at the epoch after the one in last.pt."""
-    resumed = wait_for(demo, "the training to be resumed", lambda: next((beat for beat in beats(demo, 2) if beat["kind"] in {"resumed", "fresh"}), None))
+    resumed = wait_for(
+        demo,
+        "the training to be resumed",
+        lambda: next((beat for beat in beats(demo, 2) if beat["kind"] in {"resumed", "fresh"}), None),
+    )
     seconds = time.monotonic() - demo.facts["killed_at"]
     if resumed["kind"] != "resumed" or resumed["from_epoch"] + 1 != demo.facts["saved_before"]:
         raise PromiseError(f"expected a resume after epoch {demo.facts['saved_before']}, got {resumed}")
@@ -262,7 +280,14 @@ def see_resume(demo: Demo) -> None:
 def kill_daemon(demo: Demo) -> None:
     """SIGKILL to the daemon while the training runs; the next one must adopt it."""
     target = demo.facts["killed_in_epoch"] + 1
-    show_progress(demo, 2, lambda seen: next((beat for beat in seen if beat["kind"] == "batch" and beat["epoch"] + 1 >= target and beat["batch"] > 3), None))
+    show_progress(
+        demo,
+        2,
+        lambda seen: next(
+            (beat for beat in seen if beat["kind"] == "batch" and beat["epoch"] + 1 >= target and beat["batch"] > 3),
+            None,
+        ),
+    )
     assert demo.daemon is not None
     shim, daemon = started(demo, 2)["shim_pid"], demo.daemon.pid
     before = look_at(demo, demo.run_dir / "train" / "weights" / "last.pt")["epoch"] + 1
@@ -277,7 +302,10 @@ def kill_daemon(demo: Demo) -> None:
     if new == daemon or after != shim or not Path(f"/proc/{shim}").exists():
         raise PromiseError(f"daemon {daemon} → {new}, shim {shim} → {after}")
     demo.facts.update(daemon_before=daemon, daemon_after=new, shim=shim, saved_at_daemon_kill=before)
-    say(f"   a new daemon (pid {new}) has adopted the training: same shim (pid {shim}), attempt {row['attempt']}", "1;32")
+    say(
+        f"   a new daemon (pid {new}) has adopted the training: same shim (pid {shim}), attempt {row['attempt']}",
+        "1;32",
+    )
 
 
 def see_the_end(demo: Demo) -> None:
@@ -298,13 +326,30 @@ def prove(demo: Demo) -> None:
     log = (demo.attempt(2) / "log").read_text(errors="replace")
     own_word = f"from epoch {demo.facts['saved_before'] + 1} to {demo.epochs} total epochs"
     expect("the trainer's own log says where it resumed", own_word in log, f"“Resuming training … {own_word}”")
-    expect("nothing was launched twice", not demo.attempt(3).exists(), "two attempts: the killed one, and the one that finished")
-    expect("the daemon was another one, the shim the same", demo.facts["daemon_before"] != demo.facts["daemon_after"], f"daemon {demo.facts['daemon_before']} → {demo.facts['daemon_after']}, shim {demo.facts['shim']}")
-    received = wait_for(demo, "the message that it finished", lambda: [m for m in messages(demo) if m["data"]["what"] == "succeeded"], 30)
+    expect(
+        "nothing was launched twice",
+        not demo.attempt(3).exists(),
+        "two attempts: the killed one, and the one that finished",
+    )
+    expect(
+        "the daemon was another one, the shim the same",
+        demo.facts["daemon_before"] != demo.facts["daemon_after"],
+        f"daemon {demo.facts['daemon_before']} → {demo.facts['daemon_after']}, shim {demo.facts['shim']}",
+    )
+    received = wait_for(
+        demo,
+        "the message that it finished",
+        lambda: [m for m in messages(demo) if m["data"]["what"] == "succeeded"],
+        30,
+    )
     expect("the end was told once", len({m["id"] for m in received}) == 1, received[0]["data"]["title"])
     for words in (("ls", "--all", "--json"), ("why", NAME, "--json")):
         answer = json.loads(command(demo, *words).stdout)
-        expect(f"`yolo-supervisor {' '.join(words)}` is JSON with a version", "version" in answer, f"version {answer.get('version')}")
+        expect(
+            f"`yolo-supervisor {' '.join(words)}` is JSON with a version",
+            "version" in answer,
+            f"version {answer.get('version')}",
+        )
 
 
 def expect(promise: str, held: bool, detail: str) -> None:
@@ -326,7 +371,10 @@ def draw(demo: Demo) -> Path:
     """The loss curve with the restart marked, drawn in the trainings' environment."""
     picture = demo.out / "curve.png"
     marks = json.dumps([[demo.facts["saved_before"], f"killed in epoch {demo.facts['killed_in_epoch']}, resumed"]])
-    subprocess.run([demo.python, str(HERE / "draw_curve.py"), str(demo.run_dir / "train" / "results.csv"), str(picture), marks], check=True)
+    subprocess.run(
+        [demo.python, str(HERE / "draw_curve.py"), str(demo.run_dir / "train" / "results.csv"), str(picture), marks],
+        check=True,
+    )
     return picture
 
 
@@ -334,8 +382,12 @@ def summary(demo: Demo) -> None:
     """What was seen, on one screen."""
     facts = demo.facts
     headline("Summary")
-    say(f"   kill of the training   epoch {facts['saved_before']} was saved before, killed in epoch {facts['killed_in_epoch']} at batch {facts['killed_at_batch']}, resumed after epoch {facts['saved_before']} in {facts['resume_s']:.1f} s")
-    say(f"   kill of the daemon     epoch {facts['saved_at_daemon_kill']} was saved before; pid {facts['daemon_before']} → {facts['daemon_after']}, the training never stopped (shim {facts['shim']})")
+    say(
+        f"   kill of the training   epoch {facts['saved_before']} was saved before, killed in epoch {facts['killed_in_epoch']} at batch {facts['killed_at_batch']}, resumed after epoch {facts['saved_before']} in {facts['resume_s']:.1f} s"
+    )
+    say(
+        f"   kill of the daemon     epoch {facts['saved_at_daemon_kill']} was saved before; pid {facts['daemon_before']} → {facts['daemon_after']}, the training never stopped (shim {facts['shim']})"
+    )
     for message in messages(demo):
         say(f"   webhook                {message['data']['title']}")
     say(f"   picture                {demo.out / 'curve.png'}")
@@ -384,9 +436,11 @@ def main() -> int:
     parser.add_argument("--python", required=True, help="an interpreter with ultralytics: the trainings' environment")
     parser.add_argument("--out", type=Path, default=ROOT / "demo-out", help="where everything goes (default: demo-out)")
     parser.add_argument("--epochs", type=int, default=8, help="length of the training (default: 8)")
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10_000), help="chooses the batch of the kill")
+    parser.add_argument(
+        "--seed", type=int, default=random.SystemRandom().randrange(10_000), help="chooses the batch of the kill"
+    )
     given = parser.parse_args()
-    demo = Demo(os.path.abspath(given.python), given.out.resolve(), given.epochs, given.seed)
+    demo = Demo(str(Path(given.python).absolute()), given.out.resolve(), given.epochs, given.seed)
     try:
         play(demo)
     except (PromiseError, subprocess.CalledProcessError) as error:

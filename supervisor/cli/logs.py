@@ -16,6 +16,7 @@ from supervisor.cli.client import Target, View, complete_run, target_options
 from supervisor.cli.examples import examples
 from supervisor.cli.failures import Failure, NoDaemon
 from supervisor.cli.offline import Offline, Reading, reading
+from supervisor.core.plain_text import ESCAPES
 from supervisor.layout import RunDirectory
 
 LOOK_EVERY_S = 0.25
@@ -23,8 +24,7 @@ ASK_EVERY_S = 2.0
 BLOCK_BYTES = 64 * 1024
 LINES = 100
 _ENDED = {"SUCCEEDED", "FAILED", "CANCELLED"}
-# ECMA-48: CSI sequences, OSC strings up to BEL or ST, and two-byte escapes
-_ESCAPES = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
+_ESCAPES = re.compile(ESCAPES.encode())
 
 
 @click.command(

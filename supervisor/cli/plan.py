@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +110,9 @@ def plan_lines(view: View) -> list[str]:
     version = f" (Ultralytics {view['ultralytics']})" if view["ultralytics"] else ""
     facts = [
         ("interpreter", view["interpreter"] + version if view["interpreter"] else ""),
-        ("command", " ".join(view["argv"])),
+        ("command", shlex.join(view["argv"])),
         ("arguments", _arguments(job["train"])),
-        ("resumes by", " ".join(job["resume_command"])),
+        ("resumes by", shlex.join(job["resume_command"])),
         ("directory", view["directory"]),
         ("cwd", view["cwd"]),
         ("device", view["device"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from typing import Any
 
@@ -69,13 +70,13 @@ def _show_runs(view: View, *, as_json: bool) -> None:
     else:
         click.echo("no runs; drop a job file into the jobs folder, or `yolo-supervisor submit FILE`")
     if view["not_shown"]:
-        screen.note(f"{view['not_shown']} runs that ended earlier are not shown (--all shows them)")
+        screen.note(f"{view['not_shown']} older runs are not shown (--all shows them)")
 
 
 def _line(row: View) -> list[str]:
     metric = row["map50_95"]
     return [
-        row["name"],
+        row["name"] if row["newest"] else row["id"],
         row["phase"],
         epoch_text(row),
         "-" if metric is None else f"{metric:.3f}",
@@ -142,7 +143,7 @@ def _facts(view: View) -> list[tuple[str, str]]:
 def _what(job: View) -> str:
     train = job["train"]
     if train is None:
-        return " ".join(job["command"])
+        return shlex.join(job["command"])
     return f"{train.get('model')} on {train.get('data')}"
 
 

@@ -50,9 +50,7 @@ def choose(job: Job, found: Sequence[Checkpoint], *, scratch_allowed: bool) -> C
     if scratch_allowed and all(checkpoint.state in {"missing", "torn"} for checkpoint in found):
         return Choice("fresh")
     if not found:
-        return Choice(
-            "refused", reason="the run had saved epochs, but no checkpoint is there: is a disk not mounted?"
-        )
+        return Choice("refused", reason="the run had saved epochs, but no checkpoint is there: is a disk not mounted?")
     states = ", ".join(
         f"{PurePath(one.path).name} is {one.state}{f' ({one.reason})' if one.reason else ''}" for one in found
     )
@@ -69,9 +67,7 @@ def _choose_train(found: Sequence[Checkpoint]) -> Choice | None:
     if last is not None and last.state == "finished":
         if best is not None and best.state in {"resumable", "done_not_stripped"}:
             return Choice("finish", best)
-        return Choice(
-            "finished", last, "last.pt is finished: all epochs were trained and the weights are stripped"
-        )
+        return Choice("finished", last, "last.pt is finished: all epochs were trained and the weights are stripped")
     done = [one for one in found if one.state == "done_not_stripped"]
     if done:
         return Choice("finish", max(done, key=_newest))
@@ -91,7 +87,8 @@ def _choose_command(job: Job, found: Sequence[Checkpoint]) -> Choice | None:
         return None
     newest = max(whole, key=lambda one: (one.done_epochs, one.mtime_ns))
     if not job.resume_command:
-        reason = f"{newest.path} is there, but the job has no resume_command: starting it again would lose {newest.done_epochs or 'its'} epochs"
+        lost = newest.done_epochs or "its"
+        reason = f"{newest.path} is there, but the job has no resume_command: a new start would lose {lost} epochs"
         return Choice("refused", reason=reason)
     return Choice("resume", newest)
 

@@ -11,6 +11,7 @@ from supervisor.core.queue import next_start_at
 from supervisor.core.turn import Turn
 
 MAX_LAUNCHES = 3
+ROUNDING_S = 0.001  # a deadline that comes a rounding error early has come
 
 
 def next_at(world: World, now: float) -> float | None:
@@ -33,9 +34,7 @@ def preparing(turn: Turn, run: Run) -> None:
     """Preparing takes very long: say so, and go on waiting; the disk may be slow, and nothing runs yet."""
     text = f"preparing attempt {run.attempts} takes longer than {PREPARING_S / 60:.0f} minutes"
     if text not in run.reason:
-        turn.announce(
-            run, "slow", "notice", f"{run.name}: slow start", f"{text}; is the disk of the run reachable?"
-        )
+        turn.announce(run, "slow", "notice", f"{run.name}: slow start", f"{text}; is the disk of the run reachable?")
     turn.move(run, Phase.PREPARING, text, within_s=PREPARING_S)
 
 
@@ -52,7 +51,7 @@ def running(turn: Turn, run: Run) -> None:
     """Over its time limit, or not seen for long. Not to be seen is no failure: nothing is killed for that."""
     limit_s = run.job.time_limit_s
     started_at = run.attempt.started_at if run.attempt is not None else None
-    if limit_s is not None and started_at is not None and turn.now >= started_at + limit_s - run.used_s:
+    if limit_s is not None and started_at is not None and turn.now + ROUNDING_S >= started_at + limit_s - run.used_s:
         reason = f"time limit of {limit_s:.0f} s reached"
         order = StopOrder(how="save", then=Phase.HELD, by="time limit", reason=reason)
         orders.stop(turn, replace(run, wanted=Wanted.HELD), order)
@@ -64,11 +63,10 @@ def running(turn: Turn, run: Run) -> None:
 
 
 def _unseen(turn: Turn, run: Run) -> None:
-    text = (
-        f"its processes could not be observed for {OBSERVED_S / 60:.0f} minutes; nothing is done about that"
-    )
+    text = f"its processes could not be observed for {OBSERVED_S / 60:.0f} minutes; nothing is done about that"
     turn.announce(run, "unseen", "notice", f"{run.name} cannot be observed", text)
-    turn.move(run, run.phase, run.reason, within_s=OBSERVED_S)
+    within_s = run_machine.running_within_s(turn, run) if run.phase is Phase.RUNNING else OBSERVED_S
+    turn.move(run, run.phase, run.reason, within_s=within_s)
 
 
 def stopping(turn: Turn, run: Run) -> None:

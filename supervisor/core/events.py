@@ -243,13 +243,13 @@ class AttemptCleared(AttemptEvent, frozen=True, kw_only=True, tag=True):
 
 
 class Observed(Event, frozen=True, kw_only=True, tag=True):
-    """The full list of attempts that were seen alive, as (run, attempt); heals what a lost event broke."""
+    """The full list of attempts that were seen alive, as (run, attempt)."""
 
     alive: tuple[tuple[str, int], ...]
 
 
 class StartConfirmed(AttemptEvent, frozen=True, kw_only=True, tag=True):
-    """Before its first batch the trainer said where it starts; `from_epoch` counts complete epochs (0: from the start)."""
+    """Before its first batch the trainer said where it starts: after `from_epoch` complete epochs."""
 
     from_epoch: int
     save_dir: str = ""
@@ -283,7 +283,8 @@ class Poisoned(RunEvent, frozen=True, kw_only=True, tag=True):
 
 
 AnyEvent = (
-    DaemonStarted | DaemonStopped | Configured | TimePassed | ProgressDue | JobFileSeen | JobFileGone | JobAccepted | JobRefused
+    DaemonStarted | DaemonStopped | Configured | TimePassed | ProgressDue | JobFileSeen | JobFileGone | JobAccepted
+    | JobRefused
     | FileMarked | StopAsked | ResumeAsked | CancelAsked | RetryAsked | PriorityAsked | DrainAsked | Prepared
     | PrepareFailed | Launched | LaunchFailed | SignalSent | Examined | Announced | AnnounceFailed | AttemptExited
     | AttemptCleared | Observed | StartConfirmed | Progressed | Poisoned

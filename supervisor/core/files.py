@@ -10,6 +10,7 @@ from supervisor.core.model import FileNote, Job, Phase, Run
 from supervisor.core.orders import open_run
 from supervisor.core.revisions import resume_differences
 from supervisor.core.turn import Turn
+from supervisor.errors import Problem
 
 
 def seen(turn: Turn, event: events.JobFileSeen) -> None:
@@ -40,7 +41,8 @@ def gone(turn: Turn, event: events.JobFileGone) -> None:
     )
     run = turn.world.live.get(known.run)
     if run is not None:
-        text = f"Its job file {event.path} is gone. The run goes on; `yolo-supervisor cancel {run.name}` is the way to stop it."
+        way = f"`yolo-supervisor cancel {run.name}` is the way to stop it"
+        text = f"Its job file {event.path} is gone. The run goes on; {way}."
         turn.announce(run, "file-gone", "info", f"{run.name}: job file gone", text)
 
 
@@ -54,9 +56,7 @@ def refused(turn: Turn, event: events.JobRefused) -> None:
 def refuse(turn: Turn, path: str, revision: str, problem: str, run: Run | None = None) -> None:
     """Write the reasons beside the file and tell them."""
     _note(turn, path, FileNote(revision, run.id if run is not None else "", problem))
-    turn.act(
-        MarkFile(key=f"mark-{turn.number()}", path=path, what="refused", text=problem, revision=revision)
-    )
+    turn.act(MarkFile(key=f"mark-{turn.number()}", path=path, what="refused", text=problem, revision=revision))
     name = path.rpartition("/")[2]
     todo = f"mend {path} and save it again; the reasons are also in {path}.error"
     turn.announce(run, "refused", "page", f"Job file {name} was refused", problem, todo=todo)
@@ -83,10 +83,12 @@ def _taken_elsewhere(turn: Turn, event: events.JobAccepted) -> str:
     """Why the name or the file belongs to another live run, or nothing."""
     for run in turn.world.live.values():
         if run.job.file == event.path and run.name != event.job.name:
-            return f"name: this file belongs to the live run {run.name}; expected name = {run.name!r}, got {event.job.name!r}\n  fix: put the new job into a file of its own"
+            text, hint = f"this file belongs to the live run {run.name}", "put the new job into a file of its own"
+            return Problem(text, key="name", expected=repr(run.name), got=repr(event.job.name), hint=hint).render()
         same_name = run.name == event.job.name and run.job.revision != event.job.revision
         if same_name and run.job.file and run.job.file != event.path and run.job.file in turn.world.files:
-            return f"name: the live run {run.name} of {run.job.file} has this name; expected a name of its own, got {event.job.name!r}\n  fix: choose another name, or edit {run.job.file}"
+            text, hint = f"the live run of {run.job.file} has this name", f"choose another name, or edit {run.job.file}"
+            return Problem(text, key="name", expected="a name of its own", got=repr(run.name), hint=hint).render()
     return ""
 
 
@@ -94,32 +96,25 @@ def _too_many(turn: Turn, job: Job) -> str:
     limit = turn.world.policy.max_queued_per_owner
     if not limit or turn.world.named(job.name) in turn.world.live.values():
         return ""
-    waiting = sum(
-        run.phase is Phase.QUEUED and run.job.owner == job.owner for run in turn.world.live.values()
-    )
+    waiting = sum(run.phase is Phase.QUEUED and run.job.owner == job.owner for run in turn.world.live.values())
     return (
-        f"{waiting} runs of this owner wait already (queue.max_queued_per_owner = {limit})"
-        if waiting >= limit
-        else ""
+        f"{waiting} runs of this owner wait already (queue.max_queued_per_owner = {limit})" if waiting >= limit else ""
     )
 
 
 def _after_the_end(turn: Turn, event: events.JobAccepted, newest: Run) -> None:
     """The name of an ended run again: the same content never runs twice, another content is a new run."""
     if newest.job.revision == event.job.revision:
-        text = f"exactly this job has run already as {newest.id} ({newest.phase.value})\n  fix: `yolo-supervisor retry {newest.name}` runs it again; or change the file"
-        refuse(turn, event.path, event.job.revision, text)
+        text = f"exactly this job has run already as {newest.id} ({newest.phase.value})"
+        hint = f"`yolo-supervisor retry {newest.name}` runs it again; or change the file"
+        refuse(turn, event.path, event.job.revision, Problem(text, hint=hint).render())
     else:
         _open(turn, event, newest)
 
 
 def _open(turn: Turn, event: events.JobAccepted, predecessor: Run | None) -> None:
     set_aside = predecessor is not None and predecessor.attempts > 0
-    reason = (
-        "accepted"
-        if not set_aside
-        else "accepted; what an older run of this name left is set aside, not deleted"
-    )
+    reason = "accepted" if not set_aside else "accepted; what an older run of this name left is set aside, not deleted"
     reason = f"{reason}; {event.note}" if event.note else reason
     run = open_run(turn, event.job, reason, predecessor=predecessor, set_aside=set_aside)
     _attach(turn, event, run)
@@ -129,13 +124,11 @@ def _open(turn: Turn, event: events.JobAccepted, predecessor: Run | None) -> Non
 
 def _attach(turn: Turn, event: events.JobAccepted, run: Run) -> None:
     _note(turn, event.path, FileNote(event.job.revision, run.id))
-    turn.act(
-        MarkFile(key=f"mark-{turn.number()}", path=event.path, what="accepted", revision=event.job.revision)
-    )
+    turn.act(MarkFile(key=f"mark-{turn.number()}", path=event.path, what="accepted", revision=event.job.revision))
 
 
 def revise(turn: Turn, event: events.JobAccepted, run: Run) -> None:
-    """An edited file of a live run: replaced before the first attempt, else taken at the next attempt if a resume may."""
+    """An edited file of a live run: replaces it before its first attempt; later only what a resume may change."""
     if run.job.revision == event.job.revision:
         turn.put(replace(run, job=event.job, next_job=None))
         _attach(turn, event, turn.world.live[run.id])

@@ -46,9 +46,7 @@ def failed_attempt(turn: Turn, run: Run, tail: tuple[str, ...]) -> None:
         "saved epoch": str(run.progress.saved_epoch),
         "log": "\n".join(tail),
     }
-    turn.announce(
-        run, "failed-attempt", "notice", f"{run.name}: attempt {run.attempts} died", run.reason, facts=facts
-    )
+    turn.announce(run, "failed-attempt", "notice", f"{run.name}: attempt {run.attempts} died", run.reason, facts=facts)
 
 
 def held(turn: Turn, run: Run, tail: tuple[str, ...] = (), *, by_person: bool = False) -> None:

@@ -112,9 +112,7 @@ def order_resume(turn: Turn, run: Run, event: events.ResumeAsked) -> None:
     if run.phase is Phase.STOPPING:
         turn.move(run, Phase.RUNNING, f"{event.by} took the stop back", within_s=OBSERVED_S)
     elif attempt is not None and attempt.launches and attempt.ended_at is None:
-        turn.move(
-            run, Phase.RUNNING, f"resumed by {event.by}: its training was still running", within_s=OBSERVED_S
-        )
+        turn.move(run, Phase.RUNNING, f"resumed by {event.by}: its training was still running", within_s=OBSERVED_S)
     elif attempt is not None and attempt.launches and not attempt.over:
         # What it left is read first, at once if nothing of it lives: it may have finished while it was held.
         turn.move(

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 from supervisor.core.model import Phase, Run
 
+_MAP50_95 = ("map50-95", "map_0.5:0.95")  # as Ultralytics and YOLOv5 write it
+
 
 class Live(Protocol):
     """The newest heartbeat of a run. Epochs count from 1; `epoch` is the one being trained."""
@@ -110,7 +112,7 @@ def next_save_s(live: Live | None, now: float) -> float | None:
 
 def map50_95(metrics: Mapping[str, float]) -> float | None:
     """The mAP50-95 among a trainer's metrics, boxes before masks and poses."""
-    found = [name for name in metrics if "map50-95" in name.lower() or name.lower() in {"map_0.5:0.95", "map"}]
+    found = [name for name in metrics if name.lower().rpartition("/")[2].startswith(_MAP50_95)]
     found.sort(key=lambda name: ("(B)" not in name, name))
     return metrics[found[0]] if found else None
 

@@ -13,6 +13,7 @@ STARTING_S = 60.0
 OBSERVED_S = 1800.0  # a run that nobody saw for so long is reported; it is never killed for that
 EXAMINING_S = 300.0
 CLEARING_S = 60.0
+ORPHANED_S = 5.0  # a shim ends what its trainer left within seconds; where it was killed, the daemon does
 KILL_AGAIN_S = 30.0
 STOPPED_FROM_OUTSIDE = 75
 REBOOT_START_GAP_S = 30.0
@@ -47,9 +48,7 @@ def backoff_s(restart: Restart, failures: int, *identity: object) -> float:
 def after_failure(run: Run, saved_epoch: int) -> Verdict:
     """Whether, and when, a failed run is tried again. `saved_epoch` is the newest epoch that is in a checkpoint."""
     if saved_epoch > run.failed_at_epoch:
-        return Verdict(
-            0.0, 0, f"it had saved epoch {saved_epoch} since the last failure: tried again at once"
-        )
+        return Verdict(0.0, 0, f"it had saved epoch {saved_epoch} since the last failure: tried again at once")
     failures = run.failures + 1
     limit = run.job.restart.no_progress
     if failures >= limit:
@@ -59,6 +58,4 @@ def after_failure(run: Run, saved_epoch: int) -> Verdict:
             f"{failures} failures in a row without a newly saved epoch (no_progress = {limit})",
         )
     delay_s = backoff_s(run.job.restart, failures, run.id, run.attempts)
-    return Verdict(
-        delay_s, failures, f"failure {failures} of {limit} without progress: tried again in {delay_s:.0f} s"
-    )
+    return Verdict(delay_s, failures, f"failure {failures} of {limit} without progress: tried again in {delay_s:.0f} s")

@@ -132,9 +132,7 @@ def next_start_at(world: World, now: float) -> float | None:
     waiting = queued(world)
     if not waiting or world.draining:
         return None
-    times = [
-        run.job.start_after_at for run in waiting if run.job.start_after_at and run.job.start_after_at > now
-    ]
+    times = [run.job.start_after_at for run in waiting if run.job.start_after_at and run.job.start_after_at > now]
     gap_end_at = world.last_launch_at + start_gap_s(world, now)
     if world.last_launch_at and gap_end_at > now:
         times.append(gap_end_at)

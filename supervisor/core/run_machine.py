@@ -1,4 +1,4 @@
-"""The life of a run as one table: event kind × phase → what happens. A pair that does nothing says why."""
+"""The life of a run as one table: event kind and phase → what happens. A pair that does nothing says why."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from supervisor.core import endings, events, messages, orders
 from supervisor.core.actions import Examine, Launch
 from supervisor.core.model import Attempt, Phase, Progress, Run
-from supervisor.core.policy import CLEARING_S, EXAMINING_S, OBSERVED_S, STARTING_S
+from supervisor.core.policy import CLEARING_S, EXAMINING_S, OBSERVED_S, ORPHANED_S, STARTING_S
 from supervisor.core.turn import Turn
 
 Handler = Callable[[Turn, Run, Any], None]
@@ -37,7 +37,7 @@ def prepared(turn: Turn, run: Run, event: events.Prepared) -> None:
 
 
 def _behind(progress: Progress, event: events.Prepared) -> Progress:
-    """A resume from an older checkpoint (the newest was bad) saves its epochs anew: a stop must not wait beyond them."""
+    """A resume from an older checkpoint saves its epochs anew: a stop must not wait beyond them."""
     if event.start != "resume" or not 0 < event.from_epoch < progress.saved_epoch:
         return progress
     return replace(progress, saved_epoch=event.from_epoch)
@@ -96,9 +96,7 @@ def launched(turn: Turn, run: Run, event: events.Launched) -> None:
     """The trainer runs."""
     if run.attempt is None:
         return
-    attempt = replace(
-        run.attempt, pid=event.pid, shim_pid=event.shim_pid, boot=event.boot, started_at=event.started_at
-    )
+    attempt = replace(run.attempt, pid=event.pid, shim_pid=event.shim_pid, boot=event.boot, started_at=event.started_at)
     order = run.stop
     run = turn.move(run, Phase.RUNNING, run.reason, within_s=running_within_s(turn, run), attempt=attempt)
     messages.launched(turn, run)
@@ -119,9 +117,7 @@ def noted_launch(turn: Turn, run: Run, event: events.Launched) -> None:
     """Late news of a start: who it is and in which boot counts all the same."""
     attempt = run.attempt
     if attempt is not None and not attempt.pid:
-        noted = replace(
-            attempt, pid=event.pid, shim_pid=event.shim_pid, boot=event.boot, started_at=event.started_at
-        )
+        noted = replace(attempt, pid=event.pid, shim_pid=event.shim_pid, boot=event.boot, started_at=event.started_at)
         turn.put(replace(run, attempt=noted))
 
 
@@ -169,9 +165,7 @@ def progressed(turn: Turn, run: Run, event: events.Progressed) -> None:
     waits = run.phase is Phase.STOPPING and order is not None and order.how == "save"
     saved_now = progress.saved_epoch > before.saved_epoch
     if waits and saved_now and order is not None and progress.saved_epoch != progress.epochs:
-        orders.term(
-            turn, run, replace(order, reason=f"{order.reason}: epoch {progress.saved_epoch} is saved")
-        )
+        orders.term(turn, run, replace(order, reason=f"{order.reason}: epoch {progress.saved_epoch} is saved"))
 
 
 def signal_sent(turn: Turn, run: Run, event: events.SignalSent) -> None:
@@ -186,17 +180,14 @@ def exited(turn: Turn, run: Run, event: events.AttemptExited) -> None:
         return
     attempt = replace(run.attempt, code=event.code, signal=event.signal, ended_at=event.ended_at or turn.now)
     how = event.lost or event.launch_error or messages.ending(attempt)
-    turn.move(
-        run, Phase.COOLING, f"{how}: waits until nothing of it is left", within_s=CLEARING_S, attempt=attempt
-    )
+    within_s = ORPHANED_S if event.lost else CLEARING_S
+    turn.move(run, Phase.COOLING, f"{how}: waits until nothing of it is left", within_s=within_s, attempt=attempt)
 
 
 def exited_while_held(turn: Turn, run: Run, event: events.AttemptExited) -> None:
     """A held run whose training still lived: note the end, stay held."""
     if run.attempt is not None:
-        ended = replace(
-            run.attempt, code=event.code, signal=event.signal, ended_at=event.ended_at or turn.now
-        )
+        ended = replace(run.attempt, code=event.code, signal=event.signal, ended_at=event.ended_at or turn.now)
         turn.put(replace(run, attempt=ended))
 
 
@@ -261,6 +252,9 @@ def _rows(handler: Handler, *phases: Phase, **ignored: str) -> dict[Phase, Row]:
 
 
 _LATE = "late news of an attempt that the run has left behind"
+_HELD = "the run is held; its progress is read when it is resumed"
+_KNOWN = "its end is known already"
+_ONLY_ENDED = "only ended runs are retried"
 _ENDED = "the run is over: terminal phases are never left"
 Q, P, S, R, T, C, H = (
     Phase.QUEUED,
@@ -278,9 +272,9 @@ TABLE: dict[type[events.Event], dict[Phase, Row]] = {
     events.Launched: {**_rows(launched, S, otherwise=_LATE), **dict.fromkeys((R, T, C, H), noted_launch)},
     events.LaunchFailed: _rows(launch_failed, S, R, T, H, cooling="it was started: its end is known", otherwise=_LATE),
     events.StartConfirmed: _rows(confirmed, S, R, T, otherwise=_LATE),
-    events.Progressed: _rows(progressed, S, R, T, C, held="the run is held; its progress is read when it is resumed", otherwise=_LATE),
+    events.Progressed: _rows(progressed, S, R, T, C, held=_HELD, otherwise=_LATE),
     events.SignalSent: _rows(signal_sent, R, T, otherwise="the attempt ended before the signal was reported"),
-    events.AttemptExited: {**_rows(exited, S, R, T, cooling="its end is known already", otherwise=_LATE), H: exited_while_held},
+    events.AttemptExited: {**_rows(exited, S, R, T, cooling=_KNOWN, otherwise=_LATE), H: exited_while_held},
     events.AttemptCleared: _rows(cleared, C, H, otherwise="nothing is cleared before it has exited"),
     events.Examined: _rows(examined, C, otherwise=_LATE),
     events.StopAsked: _rows(orders.order_stop, Q, P, S, R, T, C, held="it is held already", otherwise=_ENDED),
@@ -290,7 +284,7 @@ TABLE: dict[type[events.Event], dict[Phase, Row]] = {
         **dict.fromkeys((P, S, C), orders.take_back),
         **dict.fromkeys((Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED), _ENDED),
     },
-    events.RetryAsked: _rows(orders.order_retry, Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED, otherwise="only ended runs are retried"),
+    events.RetryAsked: _rows(orders.order_retry, Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED, otherwise=_ONLY_ENDED),
     events.PriorityAsked: _rows(orders.order_priority, Q, P, S, R, T, C, H, otherwise=_ENDED),
     events.Poisoned: _rows(poisoned, Q, P, S, R, T, C, H, otherwise=_ENDED),
 }  # fmt: skip
@@ -301,9 +295,7 @@ def apply(turn: Turn, event: events.RunEvent) -> None:
     run = turn.world.run(event.run)
     if run is None:
         return
-    if isinstance(event, events.AttemptEvent) and (
-        run.attempt is None or run.attempt.number != event.attempt
-    ):
+    if isinstance(event, events.AttemptEvent) and (run.attempt is None or run.attempt.number != event.attempt):
         return
     row = TABLE[type(event)][run.phase]
     if not isinstance(row, str):

@@ -58,7 +58,7 @@ class Row(Protocol):
         """The keys of the actions that it led to."""
 
 
-def attempts_view(current: Attempt | None, rows: Sequence[Row]) -> list[View]:
+def attempts_view(current: Attempt | None, rows: Sequence[Row], *, ours: bool = False) -> list[View]:
     """What the history tells of each attempt, the first one first; the present one from the world itself."""
     found: dict[int, View] = {}
     for entry in rows:
@@ -72,7 +72,7 @@ def attempts_view(current: Attempt | None, rows: Sequence[Row]) -> list[View]:
         attempt["gpus"] = list(current.gpus)
     for attempt in found.values():
         over = attempt.get("ended_at") is not None
-        attempt["ending"] = words.ending(attempt.get("code"), attempt.get("signal")) if over else ""
+        attempt["ending"] = words.ending(attempt.get("code"), attempt.get("signal"), ours=ours) if over else ""
     return [found[number] for number in sorted(found)]
 
 
@@ -98,11 +98,11 @@ _ATTEMPT_FIELDS = {
 }
 
 
-def steps(rows: Sequence[Row]) -> list[View]:
+def steps(rows: Sequence[Row], *, ours: bool = False) -> list[View]:
     """The chain of events in words; progress reports in a row are told as one."""
     told: list[View] = []
     for entry in rows:
-        step = _step(entry)
+        step = _step(entry, ours=ours)
         if told and entry.kind == "Progressed" and not entry.actions and told[-1]["kind"] == "Progressed":
             told[-1] = {**step, "count": told[-1]["count"] + 1, "since_at": told[-1]["since_at"]}
         elif _tells_something(entry):
@@ -115,7 +115,7 @@ def _tells_something(entry: Row) -> bool:
     return entry.kind not in {"Announced", "FileMarked", "Observed"} or entry.phase_before != entry.phase_after
 
 
-def _step(entry: Row) -> View:
+def _step(entry: Row, *, ours: bool = False) -> View:
     return {
         "seq": entry.seq,
         "at": entry.at,
@@ -123,7 +123,7 @@ def _step(entry: Row) -> View:
         "count": 1,
         "kind": entry.kind,
         "origin": entry.origin,
-        "what": words.sentence(entry.kind, entry.body),
+        "what": words.sentence(entry.kind, entry.body, ours=ours),
         "phase_before": entry.phase_before,
         "phase_after": entry.phase_after,
         "reason": entry.reason,

@@ -34,9 +34,7 @@ class Turn:
         self.world = self.world.with_run(run)
         return run
 
-    def move(
-        self, run: Run, phase: Phase, reason: str, *, within_s: float | None = None, **fields: Any
-    ) -> Run:
+    def move(self, run: Run, phase: Phase, reason: str, *, within_s: float | None = None, **fields: Any) -> Run:
         """Bring a run into a phase, with the reason that a person will read.
 
         `within_s` is the deadline of phases that need one (see Phase.needs_deadline).
@@ -44,17 +42,13 @@ class Turn:
         deadline_at = None if within_s is None else self.now + within_s
         fields.setdefault("waiting_for", "")
         since = run.phase_since if run.phase is phase else self.now
-        return self.put(
-            replace(run, phase=phase, phase_since=since, reason=reason, deadline_at=deadline_at, **fields)
-        )
+        return self.put(replace(run, phase=phase, phase_since=since, reason=reason, deadline_at=deadline_at, **fields))
 
     def announce(self, run: Run | None, what: str, severity: str, title: str, text: str, **more: Any) -> None:
         """Tell every channel that the job (or the configuration) names."""
         policy = self.world.policy
         wanted = run.job.notify if run is not None else None
-        channels = (
-            policy.channels if wanted is None else tuple(name for name in policy.channels if name in wanted)
-        )
+        channels = policy.channels if wanted is None else tuple(name for name in policy.channels if name in wanted)
         if not channels:
             return
         subject = run.id if run is not None else "server"

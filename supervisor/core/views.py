@@ -25,7 +25,8 @@ _ORDER = (
     Phase.FAILED, Phase.CANCELLED, Phase.SUCCEEDED,
 )  # fmt: skip
 _LIVE = (
-    "phase", "epoch", "epochs", "saved_epoch", "batch", "batches", "images_per_s", "epoch_s", "eta_s", "next_save_s", "at",
+    "phase", "epoch", "epochs", "saved_epoch", "batch", "batches", "images_per_s", "epoch_s", "eta_s", "next_save_s",
+    "at",
 )  # fmt: skip
 _RANK = {phase: rank for rank, phase in enumerate(_ORDER)}
 
@@ -70,16 +71,26 @@ def status_view(world: World, now: float) -> View:
 
 
 def runs_view(world: World, board: Board, now: float, *, every: bool = False) -> View:
-    """All live runs and those that ended within a day; with `every`, all runs ever. Busy ones come first."""
-    ended = [run for run in world.ended.values() if every or now - run.phase_since < RECENT_S]
+    """All live runs and those that ended within a day and have no successor; with `every`, all runs ever.
+
+    Busy ones come first.
+    """
+    ended = [
+        run for run in world.ended.values() if every or (now - run.phase_since < RECENT_S and is_newest(world, run))
+    ]
     runs = sorted([*world.live.values(), *ended], key=_place)
     return {
         "version": VERSION,
         "at": now,
         "draining": world.draining,
-        "runs": [row(run, board.get(run.id), now) for run in runs],
+        "runs": [{**row(run, board.get(run.id), now), "newest": is_newest(world, run)} for run in runs],
         "not_shown": len(world.ended) - len(ended),
     }
+
+
+def is_newest(world: World, run: Run) -> bool:
+    """True if no later run carries this name."""
+    return world.latest.get(run.name, run.id) == run.id
 
 
 def _place(run: Run) -> tuple[int, int, float, str]:
@@ -148,12 +159,16 @@ def run_view(
         "used_s": run.used_s,
         "deadline_at": run.deadline_at,
         "stop": msgspec.to_builtins(run.stop) if run.stop else None,
-        "attempts": attempts_view(run.attempt, rows),
+        "attempts": attempts_view(run.attempt, rows, ours=_ours(run)),
         "job": job_view(run.job),
         "next_job": job_view(run.next_job) if run.next_job else None,
         "predecessor": run.predecessor,
-        "newest": world.latest.get(run.name, run.id) == run.id,
+        "newest": is_newest(world, run),
     }
+
+
+def _ours(run: Run) -> bool:
+    return run.job.train is not None
 
 
 def explanation(run: Run, live: outlook.Live | None, now: float) -> str:
@@ -191,7 +206,7 @@ def why_view(run: Run, rows: Sequence[Row], live: outlook.Live | None, now: floa
         "reason": run.reason,
         "explanation": explanation(run, live, now),
         "commands": list(words.remedies(run)),
-        "steps": steps(rows),
+        "steps": steps(rows, ours=_ours(run)),
     }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from supervisor.core.model import Phase, Run
 
 Body = Mapping[str, Any]
+_OURS = "(ours)"  # no field of an event is called so
 
 RUNNER_CODES = {
     0: "the training ended by itself",
@@ -67,13 +68,13 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def ending(code: int | None, signal_number: int | None) -> str:
-    """How a process ended."""
+def ending(code: int | None, signal_number: int | None, *, ours: bool = False) -> str:
+    """How a process ended; `ours`: it was our runner, whose exit codes have a meaning."""
     if signal_number is not None:
         return f"was ended by {signal_name(signal_number)}"
     if code is None:
         return "ended; nobody was there to see how"
-    meaning = RUNNER_CODES.get(code)
+    meaning = RUNNER_CODES.get(code) if ours else None
     return f"exit code {code} ({meaning})" if meaning else f"exit code {code}"
 
 
@@ -101,10 +102,15 @@ def remedies(run: Run) -> tuple[str, ...]:
     return tuple(f"yolo-supervisor {verb} {run.name}" for verb in possible)
 
 
-def sentence(kind: str, body: Body) -> str:
-    """What happened, in one sentence. A kind that this version does not know is named, never an error."""
+def sentence(kind: str, body: Body, *, ours: bool = False) -> str:
+    """What happened, in one sentence. A kind that this version does not know is named, never an error.
+
+    `ours`: the run is trained by our runner, whose exit codes have a meaning.
+    """
     words = _SENTENCES.get(kind)
-    return words(body) if words else f"something that another version of the program recorded as {kind}"
+    if words is None:
+        return f"something that another version of the program recorded as {kind}"
+    return words({**body, _OURS: ours})
 
 
 def _one_line(text: object) -> str:
@@ -168,7 +174,7 @@ def _exited(body: Body) -> str:
         return f"the trainer could not be started: {_one_line(body['launch_error'])}"
     if body.get("lost"):
         return f"the trainer is gone: {_one_line(body['lost'])}"
-    how = ending(body.get("code"), body.get("signal"))
+    how = ending(body.get("code"), body.get("signal"), ours=bool(body.get(_OURS)))
     return f"the trainer ended with {how}" if how.startswith("exit code") else f"the trainer {how}"
 
 
@@ -177,7 +183,7 @@ def _examined(body: Body) -> str:
     kept = f"; epoch {saved} is saved" if saved else "; no epoch is saved"
     if body.get("finished"):
         proof = _one_line(body.get("proof") or "")
-        return "the training is finished" + (f", proved by {proof}" if proof else "") + kept
+        return "the training is finished" + (f" ({proof})" if proof else "") + kept
     return f"the training is not finished{_because(body)}{kept}"
 
 

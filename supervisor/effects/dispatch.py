@@ -42,8 +42,7 @@ class Lane:
         self._order = itertools.count()
         self._open = True
         self._threads = [
-            threading.Thread(target=self._work, name=f"lane-{name}-{number}", daemon=True)
-            for number in range(threads)
+            threading.Thread(target=self._work, name=f"lane-{name}-{number}", daemon=True) for number in range(threads)
         ]
         for thread in self._threads:
             thread.start()
@@ -82,9 +81,7 @@ class Lane:
 class Dispatcher:
     """Gives each action to its lane, and what came of it to the inbox. One key is under way at most once."""
 
-    def __init__(
-        self, handlers: Mapping[type[actions.Action], Handler], put: Put, now: Callable[[], float]
-    ) -> None:
+    def __init__(self, handlers: Mapping[type[actions.Action], Handler], put: Put, now: Callable[[], float]) -> None:
         """`now` stamps the events that report a failure."""
         self._handlers = handlers
         self._put = put
@@ -125,17 +122,13 @@ class Dispatcher:
         return None
 
 
-def failure(action: actions.Action, reason: str, now: float) -> events.Event:
+def failure(action: actions.Action, reason: str, now: float) -> events.Event:  # noqa: PLR0911 - one case per kind
     """The event that says that an action can never be carried out."""
     match action:
         case actions.Prepare():
-            return events.PrepareFailed(
-                at=now, origin="effects", run=action.run, attempt=action.attempt, reason=reason
-            )
+            return events.PrepareFailed(at=now, origin="effects", run=action.run, attempt=action.attempt, reason=reason)
         case actions.Launch():
-            return events.LaunchFailed(
-                at=now, origin="effects", run=action.run, attempt=action.attempt, reason=reason
-            )
+            return events.LaunchFailed(at=now, origin="effects", run=action.run, attempt=action.attempt, reason=reason)
         case actions.Terminate():
             text = f"{action.how} failed: {reason}"
             return events.SignalSent(

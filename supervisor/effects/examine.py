@@ -13,8 +13,8 @@ from supervisor.core.actions import Examine
 from supervisor.core.checkpoints import Checkpoint
 from supervisor.core.events import Event, Examined
 from supervisor.core.model import Job
+from supervisor.core.plain_text import clean_lines
 from supervisor.effects import checkpoints
-from supervisor.trainers.log_lines import clean_lines
 
 TAIL_BYTES = 64 * 1024
 TAIL_LINES = 12

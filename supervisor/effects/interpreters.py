@@ -126,7 +126,7 @@ class Interpreters:
         env = {name: self._environ[name] for name in (*_PASSED_ON, *pass_on) if name in self._environ}
         env |= {"PATH": f"{Path(python).parent}:{_SYSTEM_PATH}", "YOLO_OFFLINE": "1", "YOLO_AUTOINSTALL": "0"}
         try:
-            done = subprocess.run(  # noqa: S603 - the interpreter is the job's own
+            done = subprocess.run(
                 [python, str(self._describe)],
                 env=env,
                 cwd="/",

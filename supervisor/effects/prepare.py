@@ -78,7 +78,8 @@ class Preparer:
         free = shutil.disk_usage(run_dir.root.parent).free
         if free >= self._pause_below_bytes:
             return ""
-        return f"{format_size(free)} are free under {self._runs_dir}, below disk.pause_below = {format_size(self._pause_below_bytes)}"
+        limit = format_size(self._pause_below_bytes)
+        return f"{format_size(free)} are free under {self._runs_dir}, below disk.pause_below = {limit}"
 
     def _furnish(self, run_dir: layout.RunDirectory, action: Prepare) -> list[str]:
         notes = []
@@ -95,7 +96,7 @@ class Preparer:
 def _refuse_symlinks(runs_dir: Path, root: Path) -> None:
     """A link planted below the runs folder could lead a run anywhere. Raises PermanentError."""
     path = root
-    while path != runs_dir and path != path.parent:
+    while path not in {runs_dir, path.parent}:
         if path.is_symlink():
             raise PermanentError(f"{path} is a symbolic link; run directories must be real folders")
         path = path.parent
@@ -140,9 +141,7 @@ def _set_older_aside(run_dir: layout.RunDirectory) -> str:
 
 def _copy_settings(run_dir: layout.RunDirectory) -> None:
     """The owner's Ultralytics settings, as they are now; a run must not change them, nor be changed by others."""
-    base = (
-        os.environ.get("YOLO_CONFIG_DIR") or os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-    )
+    base = os.environ.get("YOLO_CONFIG_DIR") or os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
     source = Path(base) / "Ultralytics" / "settings.json"
     target = run_dir.settings / "Ultralytics" / "settings.json"
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -161,9 +160,7 @@ def _choose(action: Prepare, run_dir: layout.RunDirectory) -> events.Prepared:
         for checkpoint in found:
             checkpoints.set_aside(Path(checkpoint.path), run_dir.attempt(action.attempt).aside)
     notes = tuple(
-        f"{Path(other.path).name} is {other.state}: {other.reason}"
-        for other in found
-        if other.state == "torn"
+        f"{Path(other.path).name} is {other.state}: {other.reason}" for other in found if other.state == "torn"
     )
     return events.Prepared(
         at=0.0,
@@ -178,9 +175,7 @@ def _choose(action: Prepare, run_dir: layout.RunDirectory) -> events.Prepared:
     )
 
 
-def _bring_into_place(
-    choice: events.Prepared, run_dir: layout.RunDirectory, action: Prepare
-) -> events.Prepared:
+def _bring_into_place(choice: events.Prepared, run_dir: layout.RunDirectory, action: Prepare) -> events.Prepared:
     """Let the chosen checkpoint be the one that the trainer goes on writing, and the table of epochs end with it."""
     job, aside = action.job, run_dir.attempt(action.attempt).aside
     if job.train is None:

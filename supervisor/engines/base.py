@@ -19,5 +19,5 @@ class Engine(Protocol):
         ...
 
     def terminate(self, action: Terminate) -> tuple[Event, ...]:
-        """Ask the trainer to end (`term`), or end every process of the attempt (`kill`). SignalSent with their number."""
+        """Ask the trainer to end (`term`), or end every process of the attempt (`kill`). SignalSent says how many."""
         ...

@@ -60,9 +60,7 @@ class LocalEngine:
         )
         return (launched,)
 
-    def _write_launch(
-        self, action: Launch, run_dir: layout.RunDirectory, attempt_dir: layout.AttemptDirectory
-    ) -> None:
+    def _write_launch(self, action: Launch, run_dir: layout.RunDirectory, attempt_dir: layout.AttemptDirectory) -> None:
         job = action.job
         argv, train = trainers.trainer_for(job).launch_spec(
             job,
@@ -92,7 +90,7 @@ class LocalEngine:
     def _start_shim(self, attempt_dir: layout.AttemptDirectory) -> None:
         argv = [sys.executable, "-I", "-S", "-E", str(layout.SHIM), str(attempt_dir.root)]
         try:
-            done = subprocess.run(  # noqa: S603
+            done = subprocess.run(
                 argv,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
@@ -113,9 +111,7 @@ class LocalEngine:
     # ---- end
     def terminate(self, action: Terminate) -> tuple[events.Event, ...]:
         """See Engine.terminate."""
-        attempt_dir = (
-            layout.run_directory(self._runs_dir, action.project, action.name).attempt(action.attempt).root
-        )
+        attempt_dir = layout.run_directory(self._runs_dir, action.project, action.name).attempt(action.attempt).root
         started = attempt_files.read_started(attempt_dir)
         if started is None or not attempt_files.is_same_boot(started):
             return (self._sent(action, 0),)

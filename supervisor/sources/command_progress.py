@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from supervisor.core.model import Job
+from supervisor.core.plain_text import frames
 from supervisor.layout import AttemptDirectory, RunDirectory
 from supervisor.sources.course import Course
-from supervisor.sources.results_csv import Table, read_table
-from supervisor.sources.tail import Tail, frames
-from supervisor.sources.train_lines import TrainLines
+from supervisor.sources.tail import Tail
+from supervisor.trainers.results_csv import Table, read_table
+from supervisor.trainers.train_lines import TrainLines
 
 LOG_BYTES = 64 * 1024
 QUIET_S = 2.0  # a checkpoint is written in place, piece by piece

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
 from statistics import median
 
 import msgspec
 
 from supervisor.attempt_files import Beat
+from supervisor.core.numbers import finite
 
 RECENT_EPOCHS = 5
 EPOCH_MAX = 10**9
-VALUES_MAX = 64
-NAME_MAX_CHARACTERS = 80
+PHASE_MAX_CHARACTERS = 80
 
 
 class Live(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,7 +138,7 @@ class Course:
 
     # ---- one method per kind of beat
     def _phase(self, beat: Beat) -> None:
-        self.set(phase=(beat.phase or "")[:NAME_MAX_CHARACTERS])
+        self.set(phase=(beat.phase or "")[:PHASE_MAX_CHARACTERS])
 
     def _resumed(self, beat: Beat) -> None:
         if beat.from_epoch is not None:
@@ -177,12 +176,6 @@ class Course:
 
     def _end(self, beat: Beat) -> None:
         self.set(phase="end", metrics=finite(beat.metrics) or self.live.metrics)
-
-
-def finite(values: Mapping[str, float | None] | None) -> dict[str, float]:
-    """Return the values that are numbers, in sane amount: the journal's JSON knows neither NaN nor infinity."""
-    kept = {str(name)[:NAME_MAX_CHARACTERS]: value for name, value in list((values or {}).items())[:VALUES_MAX]}
-    return {name: float(value) for name, value in kept.items() if value is not None and math.isfinite(value)}
 
 
 def _sane(beat: Beat) -> bool:

@@ -86,7 +86,7 @@ class FolderWatch:
         try:
             if self._observer is None:
                 # Full events: a rename from another folder is told as a rename, not as a creation.
-                self._observer = InotifyObserver(generate_full_events=False)
+                self._observer = InotifyObserver(generate_full_events=True)
                 self._observer.start()
             self._watch = self._observer.schedule(self._handler, str(self._folder), event_filter=_EVENTS)
         except OSError as error:

@@ -150,9 +150,7 @@ class ProcessSource:
             self._put(events.Observed(at=self._now(), origin="processes", alive=alive))
 
     def _open(self, run: Run, attempt: Attempt) -> Watch:
-        directory = (
-            layout.run_directory(self._runs_dir, run.job.project, run.name).attempt(attempt.number).root
-        )
+        directory = layout.run_directory(self._runs_dir, run.job.project, run.name).attempt(attempt.number).root
         known = attempt.ended_at is not None
         return Watch(run.id, attempt.number, directory, exit_sent=known)
 
@@ -210,9 +208,7 @@ class ProcessSource:
         if watch.exit_sent and self._is_clear(watch):
             watch.cleared_sent = True
             self._put(
-                events.AttemptCleared(
-                    at=self._now(), origin="processes", run=watch.run, attempt=watch.number
-                ),
+                events.AttemptCleared(at=self._now(), origin="processes", run=watch.run, attempt=watch.number),
             )
 
     def _report_exit(self, watch: Watch) -> bool:

@@ -1,40 +1,14 @@
-"""Reading what was added to a file that another process writes: log lines, frames of progress bars, records."""
+"""Reading what was added to a file that another process writes."""
 
 from __future__ import annotations
 
 import os
-import re
 import stat
 from pathlib import Path
 
 CHUNK_BYTES = 256 * 1024
 LINE_MAX_BYTES = 64 * 1024
 FRAMES_BYTES = 4 * 1024
-_ANSI = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
-_FRAME_END = re.compile(r"[\r\n]")
-
-
-def plain_text(data: bytes) -> str:
-    """Return text without colours and cursor moves; bytes that are no UTF-8 become replacement characters."""
-    return _ANSI.sub("", data.decode("utf-8", "replace"))
-
-
-def frames(data: bytes) -> list[str]:
-    """Return every line and every frame of a progress bar, cleaned; empty ones are left out."""
-    return [_CONTROL.sub("", frame) for frame in _FRAME_END.split(plain_text(data)) if frame.strip()]
-
-
-def clean_lines(data: bytes) -> list[str]:
-    r"""Return what a terminal would show: one text per line; of frames that overwrite each other (\r) the last."""
-    lines = plain_text(data).split("\n")
-    if lines and not lines[-1]:
-        lines.pop()
-    return [_CONTROL.sub("", _last_frame(line)) for line in lines]
-
-
-def _last_frame(line: str) -> str:
-    return next((frame for frame in reversed(line.split("\r")) if frame.strip()), "")
 
 
 class Tail:

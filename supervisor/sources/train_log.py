@@ -17,7 +17,7 @@ from supervisor.sources.course import Course, Live
 
 log = logging.getLogger("yolo-supervisor")
 
-POLL_S = 0.25
+POLL_S = 0.5
 IDLE_POLL_S = 1.0
 PROGRESS_S = 10.0  # one journal entry per run and this time, and one per saved epoch
 FOLLOWED = frozenset({Phase.STARTING, Phase.RUNNING, Phase.STOPPING})
@@ -124,7 +124,7 @@ class Follower:
 
 
 class ProgressSource:
-    """One thread that looks at the files of all live attempts, four times a second."""
+    """One thread that looks at the files of all live attempts, twice a second."""
 
     def __init__(
         self,

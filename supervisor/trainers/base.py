@@ -1,8 +1,7 @@
-"""What a family of trainers must tell: how it starts, where its checkpoints lie, how its log shows progress."""
+"""What a family of trainers must tell: how it starts, and where its checkpoints lie."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -11,27 +10,9 @@ from supervisor.layout import AttemptDirectory, RunDirectory
 
 Start = Literal["fresh", "resume", "finish"]
 
-#: A frame of the progress bars of YOLOv5, v7, v9 and Ultralytics, after colours are removed and carriage
-#: returns split: "  3/100  2.1G  1.2  0.9 … 640:  45% ━━━━ 18/40 …". Ultralytics counts epochs from 1, the
-#: others from 0.
-YOLO_PROGRESS = re.compile(
-    r"^\s*(?P<epoch>\d+)/(?P<epochs>\d+)\s+(?P<gpu_gb>[\d.]+)G\s.*?:\s+(?P<percent>\d+)%"
-    r".*?\s(?P<batch>\d+)/(?P<batches>\d+)\s",
-)
-
 
 class Trainer(Protocol):
     """One family of trainers."""
-
-    @property
-    def family(self) -> str:
-        """The family's name."""
-        ...
-
-    @property
-    def progress(self) -> re.Pattern[str]:
-        """Matches a log line that shows progress: groups epoch, epochs, batch and batches."""
-        ...
 
     def launch_spec(
         self,

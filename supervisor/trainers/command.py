@@ -10,14 +10,10 @@ from supervisor.core.model import Job
 from supervisor.core.placeholders import expand
 from supervisor.errors import PermanentError
 from supervisor.layout import AttemptDirectory, RunDirectory
-from supervisor.trainers.base import YOLO_PROGRESS
 
 
 class CommandTrainer:
     """See Trainer."""
-
-    family = "command"
-    progress = YOLO_PROGRESS
 
     def launch_spec(
         self,

@@ -1,51 +1,98 @@
-"""results.csv of Ultralytics and its relatives: reading it, and cutting it to the epochs that a checkpoint holds.
-
-Ultralytics appends a row per epoch and never trims: a kill between the row and last.pt, or an older checkpoint, leaves
-epochs twice. YOLOv5 and YOLOv9 pad the columns and count epochs from 0.
-"""
+"""results.csv, the table of epochs that Ultralytics, YOLOv5 and YOLOv9 write: reading it, and cutting it."""
 
 from __future__ import annotations
 
-import csv
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
+from supervisor.core.numbers import finite
+
+HEAD_BYTES = 64 * 1024
+TAIL_BYTES = 1024 * 1024
 
 
-class Row(msgspec.Struct, frozen=True):
-    """One epoch, counted from 1, with the columns that are numbers."""
+@dataclass(frozen=True)
+class Row:
+    """One epoch, counted from 1."""
 
     epoch: int
-    values: dict[str, float]
+    losses: dict[str, float]
+    metrics: dict[str, float]
+    time_s: float | None
 
 
-def read(path: Path) -> list[Row]:
-    """The epochs in order; of an epoch that stands twice, the last row. A row that is cut or odd is left out."""
+@dataclass(frozen=True)
+class Table:
+    """All epochs of a results.csv by number, and which one was written last.
+
+    After a resume epochs come twice: of each the last row counts, and the newest one is the last line, not the
+    highest number.
+    """
+
+    rows: dict[int, Row]
+    newest: Row | None
+    zero_based: bool
+
+    @property
+    def epoch_s(self) -> float | None:
+        """Return how long the newest epoch took by the table's own clock; None where it does not say."""
+        before = self.rows.get(self.newest.epoch - 1) if self.newest else None
+        if self.newest is None or before is None or self.newest.time_s is None or before.time_s is None:
+            return None
+        took_s = self.newest.time_s - before.time_s
+        return took_s if took_s > 0 else None
+
+
+def read_table(path: Path) -> Table:
+    """Read a table, of a huge one the head and the end. OSError where it cannot be read."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return []
-    rows = {}
-    for record in csv.DictReader(text.splitlines(), skipinitialspace=True):
-        row = _row({(key or "").strip(): value for key, value in record.items()})
-        if row is not None:
-            rows[row.epoch] = row
-    first = min(rows, default=1)
-    shift = 1 if first == 0 else 0
-    return [Row(epoch + shift, rows[epoch].values) for epoch in sorted(rows)]
+        size = os.fstat(handle).st_size
+        if size <= HEAD_BYTES + TAIL_BYTES:
+            return parse_table(os.pread(handle, HEAD_BYTES + TAIL_BYTES, 0))
+        head = os.pread(handle, HEAD_BYTES, 0).rpartition(b"\n")
+        tail = os.pread(handle, TAIL_BYTES, size - TAIL_BYTES).partition(b"\n")
+        return parse_table(head[0] + head[1] + tail[2])
+    finally:
+        os.close(handle)
 
 
-def _row(record: dict[str, object]) -> Row | None:
-    numbers: dict[str, float] = {}
-    for key, value in record.items():
-        try:
-            numbers[key] = float(str(value))
-        except ValueError:
-            continue
-    epoch = numbers.pop("epoch", None)
-    return Row(int(epoch), numbers) if epoch is not None and epoch >= 0 else None
+def parse_table(data: bytes) -> Table:
+    """Parse a table with padded or plain columns; a last line without its end is still being written.
+
+    YOLOv5 and v9 count epochs from 0, Ultralytics from 1; padding does not tell them apart (old Ultralytics pads
+    too), but only the former ever write an epoch 0.
+    """
+    lines = [line.split(",") for line in data.decode("utf-8", "replace").split("\n")[:-1] if line.strip()]
+    if not lines:
+        return Table({}, None, zero_based=False)
+    names = [name.strip() for name in lines[0]]
+    raw = [dict(zip(names, map(_number, cells), strict=True)) for cells in lines[1:] if len(cells) == len(names)]
+    raw = [cells for cells in raw if _is_epoch(cells.get("epoch"))]
+    zero_based = any(cells["epoch"] == 0 for cells in raw)
+    rows = [_row(cells, 1 if zero_based else 0) for cells in raw]
+    return Table({row.epoch: row for row in rows}, rows[-1] if rows else None, zero_based)
+
+
+def _is_epoch(value: float | None) -> bool:
+    return value is not None and 0 <= value < 1e9 and value == int(value)
+
+
+def _row(cells: dict[str, float | None], shift: int) -> Row:
+    losses = {name.partition("/")[2]: value for name, value in cells.items() if name.startswith("train/")}
+    metrics = {name: value for name, value in cells.items() if name.startswith("metrics/")}
+    epoch = int(cells["epoch"] or 0) + shift
+    time_s = finite({"time": cells.get("time")}).get("time")
+    return Row(epoch=epoch, losses=finite(losses), metrics=finite(metrics), time_s=time_s)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def trim(path: Path, last_epoch: int, aside: Path) -> int:

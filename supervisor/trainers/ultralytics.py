@@ -10,16 +10,12 @@ from supervisor import layout
 from supervisor.core.model import Job
 from supervisor.errors import PermanentError
 from supervisor.layout import AttemptDirectory, RunDirectory
-from supervisor.trainers.base import YOLO_PROGRESS
 
 _EPOCH_FILE = re.compile(r"epoch(\d+)\.pt")
 
 
 class UltralyticsTrainer:
     """See Trainer."""
-
-    family = "ultralytics"
-    progress = YOLO_PROGRESS
 
     def launch_spec(
         self,

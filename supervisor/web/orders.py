@@ -208,6 +208,8 @@ def loss(run: Run, live: outlook.Live | None) -> str:
     stake = outlook.at_stake(run, live)
     epochs, seconds = stake["epochs"], stake["seconds"]
     saved = outlook.saved_epoch(run, live)
+    if run.job.train is None and not run.progress.epoch:
+        return "what is lost is not known: this trainer tells no progress"
     if not epochs:
         return f"nothing is lost: epoch {saved} is saved" if saved else "no epoch was trained yet"
     time = f" ({words.duration(seconds)} of training)" if seconds is not None else ""

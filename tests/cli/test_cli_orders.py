@@ -95,12 +95,20 @@ def test_orders_speak_json(daemon, cli):
     assert view["orders"][0]["done"] is True
 
 
+def cancel(daemon, run_id):
+    """Cancel a run that trains."""
+    from supervisor.core import events
+
+    daemon.put(events.CancelAsked(at=daemon.clock.now(), run=run_id, by="test"))
+    daemon.end(run_id, finished=False, code=75)
+
+
 @pytest.mark.parametrize(
     ("finish", "code"),
     [
         (lambda daemon, run: daemon.end(run), 0),
         (lambda daemon, run: [daemon.end(run, finished=False, code=1), fail_on(daemon, run)], 20),
-        (lambda daemon, run: cancel(daemon, run), 21),
+        (cancel, 21),
         (lambda daemon, run: daemon.end(run, finished=False, code=66), 22),
     ],
 )
@@ -126,14 +134,6 @@ def fail_on(daemon, run_id):
         at, number = daemon.clock.now(), run.attempts
         daemon.put(events.Prepared(at=at, run=run_id, attempt=number, start="fresh"))
         daemon.put(events.LaunchFailed(at=at, run=run_id, attempt=number, reason="no"))
-
-
-def cancel(daemon, run_id):
-    """Cancel a run that trains."""
-    from supervisor.core import events
-
-    daemon.put(events.CancelAsked(at=daemon.clock.now(), run=run_id, by="test"))
-    daemon.end(run_id, finished=False, code=75)
 
 
 def test_wait_gives_up_after_the_timeout(daemon, cli):

@@ -57,7 +57,7 @@ def test_the_job_chooses_its_channels(notify, expected):
 
 def test_every_page_says_what_to_do():
     """A person who is woken up reads one thing to do; every message has a title and a text."""
-    bench = Bench(stop_grace_s=1.0)
+    bench = Bench(stop_grace_s=1.0, max_running=99)
     for number, phase in enumerate(Phase):
         bench.bring_to(phase, f"j{number}", time_limit_s=3000.0)
         bench.now += 1

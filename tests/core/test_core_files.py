@@ -247,7 +247,8 @@ def test_every_field_of_a_job_is_allowed_or_refused(field):
     values = {"train": {"model": "/x.yaml"}, "tags": ("x",), "env": {"A": "1"}, "settings": {"a": 1}, "owner": 7}
     other = {"restart": make_job().restart.__class__(no_progress=9), "done": make_job().done.__class__(exit=3)}
     default = {str: "other", int: 7, float: 7.0, tuple: ("x",), type(None): 7.0, dict: {"a": 1}}
-    value = {**values, **other}.get(field, default[type(getattr(make_job(), field))])
+    known = {**values, **other}
+    value = known[field] if field in known else default[type(getattr(make_job(), field))]
     if field == "command":
         value = ("y",)
     allowed, refused = changed(**{field: value})

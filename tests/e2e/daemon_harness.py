@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,7 +33,6 @@ TOY = TESTS / "toy_trainer.py"
 MODEL = TESTS / "models" / "tiny.yaml"
 PATIENCE_S = 30.0
 POLL_S = 0.02
-ENDED = ("SUCCEEDED", "FAILED", "CANCELLED", "HELD")
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 TOY_INTERPRETER = """#!{python} -IS
@@ -50,12 +50,12 @@ os.execv({python!r}, [{python!r}, {toy!r}, *words, *shlex.split(os.environ.get("
 """
 
 
-def until(look: Callable[[], T | None], what: str, within_s: float = PATIENCE_S) -> T:
-    """Return the first true answer of `look`; AssertionError with `what` if none comes in time."""
+def until(look: Callable[[], T | None], what: str | Callable[[], str], within_s: float = PATIENCE_S) -> T:
+    """Return the first true answer of `look`; AssertionError with `what` (asked then) if none comes in time."""
     deadline = time.monotonic() + within_s
     while not (found := look()):
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {within_s:g} s: {what}")
+            raise AssertionError(f"not within {within_s:g} s: {what() if callable(what) else what}")
         time.sleep(POLL_S)
     return found
 
@@ -66,6 +66,11 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def children(pid: int) -> list[int]:
+    """Return the children of a process with one thread."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def processes_of(root: Path) -> list[int]:
@@ -283,13 +288,13 @@ class Site:
         return python
 
     # ---- what is seen
-    def runs(self) -> dict[str, dict[str, Any]]:
+    def all_runs(self) -> dict[str, dict[str, Any]]:
         """Every run by id."""
         return {run["id"]: run for run in self.client.get("/v1/runs", all=1)["runs"]}
 
     def run(self, name: str) -> dict[str, Any] | None:
         """The newest run of a name; None before there is one."""
-        found = [run for run in self.runs().values() if run["name"] == name]
+        found = [run for run in self.all_runs().values() if run["name"] == name]
         return max(found, key=lambda run: int(run["id"].rpartition("@")[2]), default=None)
 
     def wait(self, name: str, *phases: str, within_s: float = PATIENCE_S) -> dict[str, Any]:
@@ -298,11 +303,13 @@ class Site:
         def look() -> dict[str, Any] | None:
             run = self.run(name)
             if run is None or run["phase"] in phases:
+                refusal = self.jobs / f"{name}.toml.error"
+                assert run or not refusal.exists(), refusal.read_text()
                 return run
             assert run["phase"] not in {"SUCCEEDED", "FAILED", "CANCELLED"}, f"{run['phase']}: {run['reason']}"
             return None
 
-        return until(look, f"{name} is {' or '.join(phases)}, but {self._shown(name)}", within_s)
+        return until(look, lambda: f"{name} is {' or '.join(phases)}, but {self._shown(name)}", within_s)
 
     def _shown(self, name: str) -> str:
         with contextlib.suppress(Failure):
@@ -357,6 +364,8 @@ def toml(value: object) -> str:
         return "[" + ", ".join(toml(item) for item in value) + "]"
     if isinstance(value, bool | int | float):
         return json.dumps(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
     return json.dumps(str(value), ensure_ascii=False)  # a JSON string is a TOML string
 
 

@@ -131,8 +131,8 @@ def test_sighup_takes_over_limits_and_keeps_them_when_the_file_is_broken(still, 
     still.write_config()
     still.start()
     still.toy("one", epochs=400)
-    still.toy("two", epochs=400)
     still.wait("one", "RUNNING")
+    still.toy("two", epochs=400)
     assert still.wait("two", "QUEUED")["waiting_for"] == "slot"
     still.tables["queue"]["max_running"] = 2
     still.write_config()

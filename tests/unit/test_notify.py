@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from supervisor.core.actions import Announce, Launch
 from supervisor.core.model import Job
+from supervisor.core.plain_text import plain
 from supervisor.effects.notify import Notifier, slack, webhook
 from supervisor.effects.notify.delivery import SCHEDULE_S, retry_delay_s
-from supervisor.effects.notify.plain import plain
 from supervisor.effects.notify.post import Line, Reply, post, retry_after_s
 from supervisor.errors import PermanentError, RetryableError
 

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from supervisor.core.events import Progressed, StartConfirmed
 from supervisor.core.model import Attempt, Job, Phase, Progress, Run, World
+from supervisor.core.plain_text import clean_lines, frames
 from supervisor.layout import run_directory
-from supervisor.sources.results_csv import parse_table, read_table
-from supervisor.sources.tail import Tail, clean_lines, frames
-from supervisor.sources.train_lines import TrainLines
+from supervisor.sources.tail import Tail
 from supervisor.sources.train_log import Board, ProgressSource
+from supervisor.trainers.results_csv import parse_table, read_table
+from supervisor.trainers.train_lines import TrainLines
 
 
 class VirtualClock:

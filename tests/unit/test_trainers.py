@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from supervisor import layout
 from supervisor.core.model import Job
 from supervisor.errors import PermanentError
 from supervisor.trainers import trainer_for
+from supervisor.trainers.train_lines import TrainLines
 
 RUN = layout.RunDirectory(Path("/runs/p/truck"))
 YOLO = Job(
@@ -104,31 +104,25 @@ def test_command_checkpoints(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "epoch", "epochs", "batch", "batches"),
+    ("line", "shown"),
     [
         (
             "      3/100      2.1G      1.234      nan      1.1         12        640:  45% ━━━━━╸────── 18/40 9.1it/s 2.1s<2.4s",
-            "3",
-            "100",
-            "18",
-            "40",
+            (3, 100, 18, 40),
         ),
         (
             "      0/299      3.2G    0.0412    0.0321    0.0123        52       640: 100%|██████████| 8/8 [00:05<00:00,  1.5it/s]",
-            "0",
-            "299",
-            "8",
-            "8",
+            (1, 300, 8, 8),
         ),
     ],
 )
-def test_progress_lines_are_understood(line, epoch, epochs, batch, batches):
-    """Bars of Ultralytics and of the older families show epoch and batch."""
-    found = re.match(trainer_for(COMMAND).progress, line)
-    assert (found["epoch"], found["epochs"], found["batch"], found["batches"]) == (epoch, epochs, batch, batches)
+def test_progress_lines_are_understood(line, shown):
+    """Bars of Ultralytics and of the older families show epoch, counted from 1, and batch."""
+    found = TrainLines().newest_frame([line])
+    assert (found.epoch, found.epochs, found.batch, found.batches) == shown
 
 
 def test_other_lines_are_no_progress():
     """Validation tables and talk do not look like progress."""
     for line in ("   all   16   20   0.1   0.2   0.3", "Epoch  GPU_mem  box_loss", "3/100 done", ""):
-        assert trainer_for(YOLO).progress.match(line) is None
+        assert TrainLines().newest_frame([line]) is None

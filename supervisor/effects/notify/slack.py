@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from supervisor.core.actions import Announce
-from supervisor.effects.notify.plain import one_line, plain
+from supervisor.core.plain_text import one_line, plain
 from supervisor.effects.notify.post import Reply
 from supervisor.errors import PermanentError, RetryableError
 

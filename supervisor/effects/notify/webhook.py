@@ -13,7 +13,7 @@ from urllib.parse import quote
 import msgspec
 
 from supervisor.core.actions import Announce
-from supervisor.effects.notify.plain import plain
+from supervisor.core.plain_text import plain
 from supervisor.effects.notify.post import Reply
 from supervisor.errors import PermanentError, RetryableError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from supervisor.sources.course import finite
+from supervisor.core.numbers import finite
 
 FRAME_MAX_CHARACTERS = 1000
 # epoch / epochs, GPU memory, losses and sizes, percent, batch / batches

@@ -1,0 +1,452 @@
+"""The real loop and the real journal in a fake machine room: one move after another, every promise checked after each.
+
+A move is (name, pick, how): `pick` chooses among what is there, `how` among the ways. A script of moves is a test case:
+hypothesis and the seeds write such scripts.
+"""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from machine_room import FATES, FakeProcessSource, MachineRoom, Training, WrongError
+from msgspec.structs import replace
+
+from supervisor.core import actions, deadlines, events
+from supervisor.core.model import Job, Phase, Policy, Restart, Run
+from supervisor.effects.dispatch import failure
+from supervisor.errors import PermanentError, RetryableError
+from supervisor.journal import Entry, Journal, replay
+from supervisor.loop import Loop
+
+NAMES = ("a", "b", "c")
+CHANNELS = ("ops", "log")
+ENDS = {Phase.SUCCEEDED: "succeeded", Phase.FAILED: "failed", Phase.CANCELLED: "cancelled"}
+SETTLE_S = 3 * 86_400.0
+Move = tuple[str, int, int]
+
+
+class KilledError(BaseException):
+    """The daemon is killed; a BaseException, so that nothing in the daemon catches it."""
+
+
+class Recorder:
+    """The journal as the loop sees it: it may fail for a while, and the daemon may be killed around a commit."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.broken = False
+        self.kill = ""
+        self.keys: set[str] = set()
+        self.announced: Counter[tuple[str, str, str]] = Counter()
+
+    def commit(self, entries: Sequence[Entry]) -> None:
+        """See Journal.commit."""
+        kill, self.kill = self.kill, ""
+        if kill == "before":
+            raise KilledError
+        if self.broken:
+            raise sqlite3.OperationalError("database or disk is full")
+        self.journal.commit(entries)
+        for entry in entries:
+            _check_phases(entry)
+            for action in entry.actions:
+                if action.key in self.keys:
+                    raise WrongError(f"the key {action.key} was given twice")
+                self.keys.add(action.key)
+                if isinstance(action, actions.Announce) and action.what in ENDS.values():
+                    self.announced[(action.run, action.what, action.channel)] += 1
+        if kill == "after":
+            raise KilledError
+
+
+def _check_phases(entry: Entry) -> None:
+    for run_id, run in entry.before.ended.items():
+        if entry.after.ended.get(run_id) is not run:
+            raise WrongError(f"{run_id} had ended and was changed")
+    for run in entry.after.live.values():
+        if (run.deadline_at is not None) != run.phase.needs_deadline:
+            raise WrongError(f"{run.id} is {run.phase.value} with the deadline {run.deadline_at}")
+
+
+class Simulation:
+    """One world, from an empty journal on."""
+
+    def __init__(self) -> None:
+        self.room = MachineRoom()
+        self.record = Recorder(Journal.open(Path(":memory:")))
+        self.under_way: dict[str, actions.Action] = {}
+        self.in_flight: list[events.Event] = []
+        self.script: list[Move] = []
+        self.revisions = 0
+        self.loop = self._boot_daemon()
+        self._turn()
+
+    def now(self) -> float:
+        """The clock of the loop (see clock.Clock)."""
+        return self.room.now
+
+    # ---- the daemon
+    def _boot_daemon(self) -> Loop:
+        journal = self.record.journal
+        loop = Loop(journal.load(), self.record, self, self._dispatch)
+        self.source = FakeProcessSource(self.room)
+        self.in_flight = []
+        self.under_way = {action.key: action for action in journal.pending()}
+        policy = Policy(max_running=2, gpu_count=2, channels=CHANNELS, stop_grace_s=20.0)
+        loop.put(events.Configured(at=self.now(), policy=policy))
+        loop.put(events.DaemonStarted(at=self.now(), pid=1, version="sim", boot=self.room.boot))
+        for path in [path for path in loop.world.files if path not in self.room.jobs]:
+            loop.put(events.JobFileGone(at=self.now(), path=path))
+        for path in self.room.jobs:
+            loop.put(self._seen(path))
+        return loop
+
+    def _dispatch(self, batch: Sequence[actions.Action]) -> None:
+        for action in batch:
+            if action.key not in self.record.keys:
+                raise WrongError(f"{action.key} is done without a record")
+            self.under_way[action.key] = action
+
+    def _turn(self) -> None:
+        """Let the daemon do what it can without a wait, then check everything."""
+        try:
+            for _ in range(30):
+                self.room.now += 0.06
+                if not self.loop.run_once(block=False):
+                    break
+            else:
+                raise WrongError("the loop does not come to rest")
+        except KilledError:
+            self.loop = self._boot_daemon()
+            self._turn()
+            return
+        self._check()
+
+    # ---- one move
+    def do(self, name: str, pick: int, how: int) -> None:
+        """Carry out one move and everything that follows from it at once."""
+        self.script.append((name, pick, how))
+        getattr(self, f"_move_{name}")(pick, how)
+        self._turn()
+
+    def _put(self, found: Sequence[events.Event], how: int) -> None:
+        """Report now, or keep for later (late, twice, in another order, or never)."""
+        if how % 4 == 3:
+            self.in_flight += found
+            return
+        for event in found:
+            self.loop.put(event)
+
+    def _move_act(self, pick: int, how: int) -> None:
+        """Carry out one effect; messages and marks only when nothing else is to be done."""
+        weighty = [one for one in self.under_way.values() if not isinstance(one, actions.Announce | actions.MarkFile)]
+        self._carry_out(_picked(weighty or list(self.under_way.values()), pick), how)
+
+    def _move_speak(self, pick: int, how: int) -> None:
+        self._carry_out(_picked(list(self.under_way.values()), pick), how)
+
+    def _carry_out(self, action: actions.Action | None, how: int) -> None:
+        if action is None:
+            return
+        try:
+            found = self.room.carry_out(action)
+        except RetryableError:
+            return
+        except PermanentError as error:
+            found = self._failed(action, str(error))
+        del self.under_way[action.key]
+        self._put(found, how)
+
+    def _move_fail(self, pick: int, how: int) -> None:
+        """An effect gives up: it can never be carried out."""
+        action = _picked([one for one in self.under_way.values() if _may_fail(one, self.room)], pick)
+        if action is not None:
+            del self.under_way[action.key]
+            self._put(self._failed(action, "broken"), how)
+
+    def _failed(self, action: actions.Action, reason: str) -> tuple[events.Event, ...]:
+        if isinstance(action, actions.Prepare | actions.Launch):
+            self.room.folder(action.job.name).count_failure()
+        if isinstance(action, actions.Examine):
+            self.room.folder(action.job.name).misread = True
+        return (replace(failure(action, reason, self.now()), answers=action.key),)
+
+    def _move_half(self, pick: int, how: int) -> None:
+        """An effect is done, and must be done again: its answer was lost with a time-out."""
+        action = _picked(list(self.under_way.values()), pick)
+        if action is not None:
+            try:
+                self.room.carry_out(action)
+            except (RetryableError, PermanentError):
+                return
+
+    def _move_deliver(self, pick: int, how: int) -> None:
+        event = _picked(self.in_flight, pick)
+        if event is None:
+            return
+        self.loop.put(event)
+        if how % 3:
+            self.in_flight.remove(event)
+
+    def _move_train(self, pick: int, how: int) -> None:
+        training = _picked(self.room.alive(), pick)
+        if training is not None:
+            beat = self.room.train(training, FATES[how % len(FATES)])
+            if beat is not None:
+                self._put([beat], pick)
+
+    def _move_heal(self, pick: int, how: int) -> None:
+        training = _picked(self.room.alive(), pick)
+        if training is not None:
+            training.hung = training.deaf = False
+
+    def _move_orphans(self, pick: int, how: int) -> None:
+        for training in _all_trainings(self.room):
+            training.children = 0
+
+    def _move_look(self, pick: int, how: int) -> None:
+        found = self.source.look(self.loop.world)
+        if how % 5:
+            self._put(found, how)
+
+    def _move_resync(self, pick: int, how: int) -> None:
+        self._put(self.source.resync(self.loop.world), how)
+
+    def _move_time(self, pick: int, how: int) -> None:
+        self.room.now += (0.1, 1.0, 20.0, 61.0, 400.0, 1900.0, 4000.0)[how % 7]
+        self.record.broken = self.record.broken and bool(how % 3)
+
+    def _move_due(self, pick: int, how: int) -> None:
+        due_at = deadlines.next_at(self.loop.world, self.now())
+        if due_at is not None:
+            self.room.now = max(self.room.now, due_at)
+
+    def _move_submit(self, pick: int, how: int) -> None:
+        path = f"/jobs/{NAMES[pick % 3]}.toml"
+        self.revisions += 1
+        self.room.jobs[path] = a_job(NAMES[pick % 3], path, how, self.revisions)
+        self.loop.put(self._seen(path))
+
+    def _move_edit(self, pick: int, how: int) -> None:
+        path = _picked(sorted(self.room.jobs), pick)
+        if path is None:
+            return
+        old = self.room.jobs[path]
+        self.revisions += 1
+        fields: dict[str, Any] = {"notes": str(how)} if how % 2 else {"priority": how}
+        if how % 5 == 4 and old.train is not None:
+            fields = {"train": {**old.train, "epochs": 2 + how % 3}}
+        self.room.jobs[path] = replace(old, revision=f"r{self.revisions}", **fields)
+        self.loop.put(self._seen(path))
+
+    def _move_delete(self, pick: int, how: int) -> None:
+        path = _picked(sorted(self.room.jobs), pick)
+        if path is not None:
+            del self.room.jobs[path]
+            self.loop.put(events.JobFileGone(at=self.now(), path=path))
+
+    def _seen(self, path: str) -> events.Event:
+        job = self.room.jobs[path]
+        data = msgspec.json.encode(job)
+        return events.JobFileSeen(at=self.now(), path=path, data=data, revision=job.revision, owner=0)
+
+    def _move_order(self, pick: int, how: int) -> None:
+        run = self.loop.world.named(NAMES[pick % 3])
+        if run is None:
+            return
+        kind, fields = (
+            (events.StopAsked, {"at_once": False}),
+            (events.StopAsked, {"at_once": True}),
+            (events.CancelAsked, {"at_once": False}),
+            (events.CancelAsked, {"at_once": True}),
+            (events.ResumeAsked, {}),
+            (events.ResumeAsked, {}),
+            (events.RetryAsked, {}),
+            (events.PriorityAsked, {"priority": how}),
+        )[how % 8]
+        if kind in {events.StopAsked, events.CancelAsked}:
+            self.room.told_to_end.add(run.id)
+        self.loop.put(kind(at=self.now(), run=run.id, by="ann", **fields))
+
+    def _move_drain(self, pick: int, how: int) -> None:
+        off = how % 3 == 2
+        if not off:
+            self.room.told_to_end |= set(self.loop.world.live)
+        self.loop.put(events.DrainAsked(at=self.now(), by="ann", at_once=how % 3 == 1, off=off))
+
+    def _move_poison(self, pick: int, how: int) -> None:
+        run = self.loop.world.named(NAMES[pick % 3])
+        if run is not None:
+            self.loop.put(events.Poisoned(at=self.now(), run=run.id, error="ValueError: x"))
+
+    def _move_restart(self, pick: int, how: int) -> None:
+        """The daemon is killed, and the clock of the next one may be hours off."""
+        if how % 4 == 3:
+            self.room.now += (pick % 7 - 3) * 3600.0
+        self.loop = self._boot_daemon()
+
+    def _move_kill(self, pick: int, how: int) -> None:
+        self.record.kill = "after" if how % 2 else "before"
+
+    def _move_reboot(self, pick: int, how: int) -> None:
+        self.room.reboot(torn=how % 3 == 0)
+        self.loop = self._boot_daemon()
+
+    def _move_journal(self, pick: int, how: int) -> None:
+        self.record.broken = how % 2 == 0
+
+    def _move_disk(self, pick: int, how: int) -> None:
+        self.room.disk_full = how % 2 == 0
+
+    # ---- what must hold
+    def _check(self) -> None:
+        world = self.loop.world
+        if self.record.journal.load() != world:
+            raise WrongError("the journal holds another world than the loop")
+        busy = [run for run in world.live.values() if run.busy and run.attempt is not None]
+        given = [gpu for run in busy if run.attempt is not None for gpu in run.attempt.gpus]
+        if len(given) != len(set(given)):
+            raise WrongError(f"a GPU was given twice: {given}")
+        for training in self.room.alive():
+            _check_known(world.named(training.job.name), training)
+        for path in self.room.moved:
+            self.loop.put(events.JobFileGone(at=self.now(), path=path))
+        self.room.moved = []
+        for run in world.live.values():
+            if run.job.time_limit_s is not None:
+                self.room.told_to_end.add(run.id)
+
+    def check_the_end(self) -> None:
+        """What must hold when everything has come to rest."""
+        world = self.loop.world
+        again = replay(list(self.record.journal.events()))
+        if again != world:
+            raise WrongError("the replay of all events is another world")
+        for run in world.ended.values():
+            told = {key: count for key, count in self.record.announced.items() if key[0] == run.id}
+            if told != {(run.id, ENDS[run.phase], channel): 1 for channel in CHANNELS}:
+                raise WrongError(f"{run.id} is {run.phase.value}, and this was told: {told}")
+            folder = self.room.folder(run.name)
+            counts = run.phase is Phase.FAILED and run.job.train is not None and not folder.misread
+            if counts and run.failures < run.job.restart.no_progress:
+                raise WrongError(f"{run.id} was given up after {run.failures} failures")
+        unheard = {key for key in self.record.keys if "/announce-" in key} - set(self.room.heard)
+        if unheard:
+            raise WrongError(f"never delivered: {sorted(unheard)}")
+
+    # ---- heal, and it must settle
+    def settle(self) -> None:
+        """No more faults: in bounded time every run ends, is held, or waits for a run that did not succeed."""
+        self.record.broken, self.record.kill, self.room.disk_full = False, "", False
+        self._move_orphans(0, 0)
+        self._move_restart(0, 0)
+        self._turn()
+        healed_at = self.now()
+        while not self._one_healthy_round():
+            if self.now() > healed_at + SETTLE_S:
+                raise WrongError(f"not settled: {[_standing(run) for run in self.loop.world.live.values()]}")
+        for run in self.loop.world.live.values():
+            waits = run.phase is Phase.QUEUED and run.waiting_for.startswith("other run")
+            if run.busy or not (run.phase is Phase.HELD or waits):
+                raise WrongError(f"at rest, but {_standing(run)}")
+        self.check_the_end()
+
+    def _one_healthy_round(self) -> bool:
+        """Everything that can happen happens once; True if nothing did."""
+        before = self.loop.world
+        self._move_orphans(0, 0)
+        for action in list(self.under_way.values()):
+            self._carry_out(action, 0)
+            self._turn()
+        for training in self.room.alive():
+            training.hung = training.deaf = False
+            beat = self.room.train(training, "save")
+            if beat is not None:
+                self.loop.put(beat)
+        for event in self.source.resync(self.loop.world):
+            self.loop.put(event)
+        self._turn()
+        if self.under_way or self.room.alive() or _still_moving(before, self.loop.world):
+            self.room.now += 5.0
+            return False
+        due_at = deadlines.next_at(self.loop.world, self.now())
+        self.room.now = max(self.room.now, due_at or 0.0)
+        return due_at is None
+
+
+def a_job(name: str, path: str, how: int, revision: int) -> Job:
+    """One of several kinds of jobs."""
+    kinds: tuple[dict[str, Any], ...] = (
+        {"train": {"model": "m", "data": "d", "epochs": 3}, "gpus": 1},
+        {"train": {"model": "m", "data": "d", "epochs": 4}, "gpus": 2},
+        {"train": {"model": "m", "data": "d", "epochs": 2}, "time_limit_s": 900.0},
+        {"train": {"model": "m", "data": "d", "epochs": 3}, "after": ("a",) if name != "a" else ()},
+        {"command": ("x",), "resume_command": ("x", "-r"), "checkpoint_files": ("*.pt",), "gpus": 1},
+        {"command": ("x",)},
+        {"train": {"model": "m", "data": "d", "epochs": 3}, "gpus": 3},
+    )
+    restart = Restart(no_progress=1 + how % 3)
+    return Job(name=name, revision=f"r{revision}", file=path, restart=restart, **kinds[how % len(kinds)])
+
+
+def _picked(of: Sequence[Any], pick: int) -> Any:
+    return of[pick % len(of)] if of else None
+
+
+def _may_fail(action: actions.Action, room: MachineRoom) -> bool:
+    """A launch fails for good only where nothing was started; the other effects may fail at any time."""
+    if isinstance(action, actions.Launch):
+        return action.attempt not in room.folder(action.job.name).attempts
+    return not isinstance(action, actions.Announce | actions.MarkFile)
+
+
+def _check_known(run: Run | None, training: Training) -> None:
+    """A living training belongs to a live run that knows of it and will not open another attempt."""
+    if run is None or run.id != training.run or run.phase.terminal or run.attempts != training.number:
+        raise WrongError(f"attempt {training.number} of {training.run} lives, but the run is {run}")
+
+
+def _all_trainings(room: MachineRoom) -> list[Training]:
+    return [one for folder in room.folders.values() for one in folder.attempts.values()]
+
+
+def _still_moving(before: Any, after: Any) -> bool:
+    return {key: run.phase for key, run in before.live.items()} != {key: run.phase for key, run in after.live.items()}
+
+
+def _standing(run: Run) -> str:
+    return f"{run.id} is {run.phase.value} since {run.phase_since} ({run.reason}; waits for {run.waiting_for})"
+
+
+# ---- seeds
+WEIGHTS = {
+    "act": 40, "train": 20, "look": 12, "submit": 6, "due": 12, "time": 6, "deliver": 8, "resync": 3, "order": 7,
+    "restart": 2, "kill": 2, "half": 2, "fail": 2, "heal": 2, "orphans": 3, "edit": 2, "delete": 1, "drain": 1,
+    "reboot": 1, "journal": 1, "disk": 1, "poison": 1, "speak": 2,
+}  # fmt: skip
+MOVES = tuple(WEIGHTS)
+
+
+def run_seed(seed: int, length: int = 120) -> None:
+    """A script from a seed. What goes wrong is printed as the script that shows it."""
+    chance = random.Random(seed)
+    names = chance.choices(MOVES, weights=list(WEIGHTS.values()), k=length)
+    run_script([("submit", 0, chance.randrange(7)), *((name, chance.randrange(16), chance.randrange(64)) for name in names)], seed)
+
+
+def run_script(script: Sequence[Move], seed: int | None = None) -> None:
+    """Carry out a script, heal, and let it settle."""
+    simulation = Simulation()
+    try:
+        for name, pick, how in script:
+            simulation.do(name, pick, how)
+        simulation.settle()
+    except Exception as error:
+        lines = "\n".join(f"    {move!r}," for move in simulation.script)
+        raise AssertionError(f"seed {seed}: {error!r}\nscript = [\n{lines}\n]") from error
