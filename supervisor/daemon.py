@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import psutil
 from msgspec.structs import replace
 
 from supervisor import __version__, config, layout
@@ -32,7 +33,7 @@ from supervisor.errors import UserError
 from supervisor.gpu_count import count_gpus
 from supervisor.journal import Journal, make_reserve
 from supervisor.loop import Loop
-from supervisor.service_manager import ServiceManager
+from supervisor.sd_notify import SdNotify
 from supervisor.sources.processes import ProcessSource
 from supervisor.sources.schedules import RESYNC_S, Schedules
 from supervisor.sources.spool import Spool
@@ -77,7 +78,7 @@ class Daemon:
         self._config_path = config_path
         self._settings = settings
         self._clock = WallClock()
-        self._manager = ServiceManager()
+        self._manager = SdNotify()
         self._stopping = ""
         self._reload = False
         self._next_status_at = 0.0
@@ -196,8 +197,18 @@ class Daemon:
             clock=self._clock,
             socket_path=settings.server.socket,
             runs_dir=settings.server.runs_dir,
-            server=lambda: {"pid": os.getpid(), "degraded": loop.degraded, "version": __version__},
+            server=lambda: self._facts(loop),
         )
+
+    def _facts(self, loop: Loop) -> dict[str, object]:
+        """What `status` shows beside the runs; sizes in bytes."""
+        return {
+            "pid": os.getpid(),
+            "version": __version__,
+            "degraded": loop.degraded,
+            "free_bytes": psutil.disk_usage(str(self._settings.server.runs_dir)).free,
+            "memory_available_bytes": psutil.virtual_memory().available,
+        }
 
     # ---- running
     def _serve(self, loop: Loop) -> None:

@@ -14,6 +14,7 @@ from supervisor.cli.examples import examples
 from supervisor.cli.failures import NoDaemon
 from supervisor.cli.offline import Reading, reading
 from supervisor.cli.screen import duration_text, phase_text, time_text
+from supervisor.units import format_size
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 WATCH_EVERY_S = 2.0
@@ -238,6 +239,9 @@ def _status_lines(view: View) -> list[str]:
     if view["draining"]:
         lines.append("draining: nothing starts until `yolo-supervisor drain --off` or a new daemon")
     lines.append(f"{view['busy']} of {view['max_running']} places, {view['gpus_given']} of {view['gpus']} GPUs taken")
+    if "free_bytes" in daemon:
+        free, memory = format_size(daemon["free_bytes"]), format_size(daemon["memory_available_bytes"])
+        lines.append(f"{free} free for runs, {memory} of memory available")
     lines += [f"  {count:>6} {phase_text(phase)}" for phase, count in view["phases"].items() if count]
     lines += [f"refused: {path}: {text}" for path, text in view["refused_files"].items()]
     return lines

@@ -14,9 +14,9 @@ from supervisor.errors import Problem
 
 
 def seen(turn: Turn, event: events.JobFileSeen) -> None:
-    """A complete job file: have it checked, unless this content was seen there before."""
+    """A complete job file: have it checked, unless this content was seen there before and its run is not over."""
     known = turn.world.files.get(event.path)
-    if known is not None and known.revision == event.revision:
+    if known is not None and known.revision == event.revision and known.run not in turn.world.ended:
         return
     _note(turn, event.path, FileNote(event.revision))
     turn.act(

@@ -132,6 +132,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     pid: int = 0
     shim_pid: int = 0
     launches: int = 0
+    refused_launches: tuple[str, ...] = ()
     kills: int = 0
     started_at: float | None = None
     ended_at: float | None = None

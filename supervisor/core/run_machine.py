@@ -61,7 +61,7 @@ def launch(turn: Turn, run: Run, reason: str) -> None:
     turn.move(run, Phase.STARTING, reason, within_s=STARTING_S, attempt=attempt)
     turn.act(
         Launch(
-            key=launch_key(run.id, attempt),
+            key=f"{run.id}/{attempt.number}/launch-{attempt.launches}",
             run=run.id,
             attempt=attempt.number,
             token=attempt.token,
@@ -72,11 +72,6 @@ def launch(turn: Turn, run: Run, reason: str) -> None:
             from_epoch=attempt.from_epoch,
         ),
     )
-
-
-def launch_key(run_id: str, attempt: Attempt) -> str:
-    """The key of the newest launch order of an attempt."""
-    return f"{run_id}/{attempt.number}/launch-{attempt.launches}"
 
 
 def prepare_failed(turn: Turn, run: Run, event: events.PrepareFailed) -> None:
@@ -122,9 +117,13 @@ def noted_launch(turn: Turn, run: Run, event: events.Launched) -> None:
 
 
 def launch_failed(turn: Turn, run: Run, event: events.LaunchFailed) -> None:
-    """No process was started: that is the end of the attempt, unless a newer order for it is still under way."""
+    """No process was started: that is the end of the attempt, once no other order for it can start one any more."""
     attempt = run.attempt
-    if attempt is None or attempt.pid or _superseded(run.id, attempt, event):
+    if attempt is None or attempt.pid:
+        return
+    refused = {*attempt.refused_launches, event.answers}
+    if event.answers and not _launch_keys(run.id, attempt) <= refused:
+        turn.put(replace(run, attempt=replace(attempt, refused_launches=tuple(sorted(refused)))))
         return
     run = replace(run, attempt=replace(attempt, launches=0, cleared=True, examined=True))
     if run.phase is Phase.HELD:
@@ -135,9 +134,8 @@ def launch_failed(turn: Turn, run: Run, event: events.LaunchFailed) -> None:
         endings.fail_attempt(turn, run, f"could not be launched: {event.reason}")
 
 
-def _superseded(run_id: str, attempt: Attempt, event: events.LaunchFailed) -> bool:
-    """True for the answer to an older launch order: the newest one may still start the attempt."""
-    return bool(event.answers) and event.answers != launch_key(run_id, attempt)
+def _launch_keys(run_id: str, attempt: Attempt) -> set[str]:
+    return {f"{run_id}/{attempt.number}/launch-{count}" for count in range(1, attempt.launches + 1)}
 
 
 # ---- an attempt at work

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,9 @@ from pathlib import Path
 from supervisor import layout
 from supervisor.core.actions import MarkFile
 from supervisor.core.events import Event, FileMarked
+from supervisor.errors import RetryableError
+
+log = logging.getLogger("yolo-supervisor")
 
 
 class JobFileMarker:
@@ -21,20 +26,33 @@ class JobFileMarker:
 
     def __call__(self, action: MarkFile) -> tuple[Event, ...]:
         """Leave the trace. A file that was changed meanwhile is left where it is: it is news."""
-        path = Path(action.path)
-        if action.what == "refused":
-            write_error(path, action.text)
-        elif action.what == "accepted":
-            layout.error_file(path).unlink(missing_ok=True)
-        elif _revision(path) == action.revision:
-            move_to_done(path)
+        try:
+            _mark(Path(action.path), action)
+        except OSError as error:  # only a courtesy: the folder may be read-only, or the name too long for one more
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise RetryableError(f"no trace can be left beside {action.path}: {error}", 60.0) from error
+            log.warning("no trace (%s) can be left beside %s: %s", action.what, action.path, error)
         return (FileMarked(at=self._now(), origin="effects", path=action.path),)
 
 
+def _mark(path: Path, action: MarkFile) -> None:
+    if action.what == "refused":
+        write_error(path, action.text)
+    elif action.what == "accepted":
+        layout.error_file(path).unlink(missing_ok=True)
+    elif _revision(path) == action.revision:
+        move_to_done(path)
+
+
 def write_error(path: Path, text: str) -> None:
-    """Write the reasons of a refusal beside the job file, whole or not at all."""
+    """Write the reasons of a refusal beside the job file, whole or not at all.
+
+    Others may write in that folder: a link that they planted there is replaced, and never written through.
+    """
     temporary = path.with_name(f".{path.name}.error.tmp")
-    temporary.write_text(f"{path.name} was refused:\n{text}\n", encoding="utf-8")
+    temporary.unlink(missing_ok=True)
+    with temporary.open("x", encoding="utf-8") as file:
+        file.write(f"{path.name} was refused:\n{text}\n")
     temporary.replace(layout.error_file(path))
 
 

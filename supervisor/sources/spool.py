@@ -44,6 +44,7 @@ class _Known:
     how: How = How.SCAN
     stamp: tuple[int, ...] = ()
     revision: str = ""
+    inode: int = 0
     missing_since: float | None = None
     complaint: str = ""
 
@@ -176,9 +177,13 @@ class Spool:
         """Look at one file and do what follows."""
         known.due_at = None
         try:
+            path.encode()
             found = look(Path(path))
         except OSError as error:
-            self._complain(path, known, error)
+            self._complain(known, f"cannot read the job file {path}: {error.strerror}")
+            return
+        except UnicodeEncodeError:
+            self._complain(known, f"the name of the job file {path!r} is not UTF-8: rename it")
             return
         known.complaint = ""
         how, known.how = known.how, How.SCAN
@@ -200,7 +205,9 @@ class Spool:
             known.due_at = verdict.until
             return
         known.state = None
-        if known.revision != found.revision:
+        again = known.inode not in {0, found.inode}  # the same content, but put there anew: that may be an order
+        known.inode = found.inode
+        if known.revision != found.revision or again:
             known.revision = found.revision
             self._put(self._seen(path, found, verdict.note))
 
@@ -228,9 +235,9 @@ class Spool:
             del self._files[path]
             self._put(JobFileGone(at=now, origin=_ORIGIN, path=path))
 
-    def _complain(self, path: str, known: _Known, error: OSError) -> None:
-        """Say once that a file cannot be read; the next scan tries again."""
-        text = f"cannot read the job file {path}: {error.strerror}"
+    @staticmethod
+    def _complain(known: _Known, text: str) -> None:
+        """Say once that a file cannot be taken; the next scan tries again."""
         if text != known.complaint:
             log.warning("%s", text)
         known.complaint = text

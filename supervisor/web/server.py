@@ -63,6 +63,24 @@ class QuietServer(uvicorn.Server):
         self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
         self._ready()
         await self._end.wait()
+        await self._accept_no_more(self._loop)
+
+    async def _accept_no_more(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let what was accepted come into being before the servers are closed.
+
+        asyncio loses a connection whose server is closed between accept and connection_made: its socket stays open.
+        """
+        for listener in (one for server in self.servers for one in server.sockets):
+            loop.remove_reader(listener)
+        for _ in range(3):  # accepted → transport → connection_made, one turn of the event loop each
+            await asyncio.sleep(0)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close what is idle, finish what is being answered, and hang up on whoever is left after the time-out."""
+        await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        await asyncio.sleep(0)
 
     def end(self) -> None:
         """Stop serving; may be called from any thread, and again."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import stat
 import threading
 import time
+import warnings
 
 import pytest
 
@@ -107,6 +109,19 @@ def test_stop_does_not_wait_for_silent_clients(daemon):
     assert time.monotonic() - started < 4
     for one in silent:
         one.close()
+
+
+def test_a_connection_in_the_moment_of_the_end_is_not_lost(daemon):
+    """A client that connects just when the daemon ends leaves no socket behind that nobody closes."""
+    for _ in range(20):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(daemon.socket_path))
+            daemon.api.stop()
+        with warnings.catch_warnings(record=True) as left:
+            warnings.simplefilter("always")
+            gc.collect()
+        assert [str(one.message) for one in left if "socket" in str(one.message).lower()] == []
+        daemon.make()
 
 
 def test_rubbish_is_answered_and_survived(daemon):

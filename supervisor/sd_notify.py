@@ -7,7 +7,7 @@ import socket
 from contextlib import suppress
 
 
-class ServiceManager:
+class SdNotify:
     """The socket named in NOTIFY_SOCKET, if there is one."""
 
     def __init__(self) -> None:
