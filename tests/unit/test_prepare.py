@@ -1,0 +1,186 @@
+"""Preparing an attempt: directory, fence, settings and the checkpoint, on real files."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from supervisor.core.actions import Prepare
+from supervisor.core.events import Prepared, PrepareFailed
+from supervisor.core.model import Job
+from supervisor.effects.prepare import Preparer
+from supervisor.errors import PermanentError, RetryableError
+from supervisor.layout import RunDirectory
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from toy_trainer import Checkpoint, packed, unpacked
+
+JOB = Job(name="truck", project="p", revision="r1", train={"epochs": 8})
+HEADER = "epoch,time,train/box_loss\n"
+
+
+@pytest.fixture
+def run(tmp_path):
+    """An empty run directory."""
+    return RunDirectory(tmp_path / "runs" / "p" / "truck")
+
+
+def checkpoint(path: Path, epoch: int, *, epochs: int = 8, stripped: bool = False) -> None:
+    """A checkpoint as Ultralytics writes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    toy = Checkpoint(path.parent, epochs)
+    toy.last = toy.best = path
+    toy.save(epoch, 0.5, torn=False)
+    if stripped:
+        path.write_bytes(packed({**unpacked(path), "epoch": -1, "model": "m", "ema": None, "optimizer": None}))
+
+
+def prepare(run, *, attempt=2, token=7, scratch=False, set_aside=False, job=JOB, pause_below=0, source=b"# job\n"):
+    preparer = Preparer(run.root.parents[1], pause_below, lambda _revision: source, lambda: 1000.0)
+    action = Prepare(
+        key="k", run="truck@1", attempt=attempt, token=token, job=job, scratch_allowed=scratch, set_aside=set_aside
+    )
+    (event,) = preparer(action)
+    return event
+
+
+def test_a_run_without_a_checkpoint_starts_from_the_beginning(run):
+    """The directory is furnished: the bytes that were checked, the fence token, a folder for the attempt."""
+    event = prepare(run, attempt=1, scratch=True)
+    assert isinstance(event, Prepared)
+    assert event.start == "fresh"
+    assert run.job.read_bytes() == b"# job\n"
+    assert json.loads(run.token.read_text())["token"] == 7
+    assert run.attempt(1).root.is_dir()
+    assert not run.train.exists()
+
+
+def test_the_newest_epoch_wins_not_the_name(run):
+    """last.pt of epoch 3 and epoch5.pt: the training goes on after six complete epochs, and last.pt is replaced."""
+    checkpoint(run.weights / "last.pt", 3)
+    checkpoint(run.weights / "epoch5.pt", 5)
+    before = (run.weights / "last.pt").read_bytes()
+    event = prepare(run)
+    assert (event.start, event.from_epoch, event.checkpoint) == ("resume", 6, str(run.weights / "last.pt"))
+    assert (run.weights / "last.pt").read_bytes() == (run.weights / "epoch5.pt").read_bytes()
+    assert (run.attempt(2).aside / "last.pt").read_bytes() == before
+
+
+def test_a_torn_last_checkpoint_is_replaced_and_kept_for_study(run):
+    """best.pt holds the optimizer while the run is going: it takes the place of a torn last.pt."""
+    checkpoint(run.weights / "best.pt", 4)
+    (run.weights / "last.pt").write_bytes(b"")
+    event = prepare(run)
+    assert (event.start, event.from_epoch) == ("resume", 5)
+    assert (run.attempt(2).aside / "last.pt").read_bytes() == b""
+    assert any("torn" in note for note in event.notes)
+
+
+def test_the_table_of_epochs_ends_with_the_checkpoint(run):
+    """A row without its checkpoint, and one that stands twice, are cut; the whole table is kept aside."""
+    checkpoint(run.weights / "last.pt", 1)
+    table = f"{HEADER}1,1,9\n2,2,8\n2,1,7\n3,2,6\n"
+    run.results.write_text(table)
+    event = prepare(run)
+    assert run.results.read_text() == f"{HEADER}1,1,9\n2,1,7\n"
+    assert (run.attempt(2).aside / "results.csv").read_text() == table
+    assert any("2 rows" in note for note in event.notes)
+
+
+def test_nothing_starts_from_scratch_when_epochs_were_saved(run):
+    """Every checkpoint torn or gone, although there were good ones: a person must look."""
+    assert prepare(run).start == "refused"
+    run.weights.mkdir(parents=True)
+    (run.weights / "last.pt").write_bytes(b"torn")
+    assert prepare(run).start == "refused"
+    assert (run.weights / "last.pt").read_bytes() == b"torn"
+
+
+def test_a_torn_file_of_a_run_that_never_saved_is_moved_aside(run):
+    """Killed inside its very first save: the start from the beginning loses nothing, and finds no torn file."""
+    run.weights.mkdir(parents=True)
+    (run.weights / "last.pt").write_bytes(b"torn")
+    assert prepare(run, scratch=True).start == "fresh"
+    assert not (run.weights / "last.pt").exists()
+    assert (run.attempt(2).aside / "last.pt").read_bytes() == b"torn"
+
+
+def test_a_finished_run_is_never_trained_again(run):
+    """Not even if a start from scratch were allowed."""
+    checkpoint(run.weights / "last.pt", 7, stripped=True)
+    assert prepare(run, scratch=True).start == "finished"
+
+
+def test_a_run_whose_epochs_are_all_done_is_only_finished(run):
+    """Killed between the last save and the strip: no epoch too many."""
+    checkpoint(run.weights / "last.pt", 7)
+    event = prepare(run)
+    assert (event.start, event.from_epoch) == ("finish", 8)
+
+
+def test_another_job_of_the_same_name_moves_the_old_result_aside(run):
+    """Nothing is deleted, and the new run finds an empty place."""
+    checkpoint(run.weights / "last.pt", 7, stripped=True)
+    event = prepare(run, attempt=3, scratch=True, set_aside=True)
+    assert event.start == "fresh"
+    assert (run.root / "train-1" / "weights" / "last.pt").exists()
+    assert not run.train.exists()
+    again = prepare(run, attempt=3, scratch=True, set_aside=True)
+    assert again.start == "fresh"
+    assert not (run.root / "train-2").exists()
+
+
+def test_preparing_twice_does_no_harm(run):
+    """The daemon may die between doing and noting it."""
+    checkpoint(run.weights / "epoch5.pt", 5)
+    (run.weights / "last.pt").write_bytes(b"torn")
+    first, second = prepare(run), prepare(run)
+    assert (first.start, first.from_epoch, first.checkpoint) == (second.start, second.from_epoch, second.checkpoint)
+    assert [path.name for path in run.attempt(2).aside.iterdir()] == ["last.pt"]
+
+
+def test_nothing_is_touched_while_an_older_attempt_has_processes(run):
+    """Its shim holds the lock: come again later."""
+    older = run.attempt(1).root
+    older.mkdir(parents=True)
+    with (older / "shim.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(RetryableError, match="attempt 1"):
+            prepare(run)
+        assert not run.token.exists()
+
+
+def test_too_little_space_waits_for_the_disk(run):
+    """Nothing is started on a full disk; the run says what it waits for."""
+    event = prepare(run, pause_below=2**62)
+    assert isinstance(event, PrepareFailed)
+    assert event.waiting_for == "disk"
+    assert "disk.pause_below" in event.reason
+
+
+def test_a_planted_link_leads_nowhere(run, tmp_path):
+    """A run directory that is a symbolic link could be anybody's folder."""
+    run.root.parent.mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    run.root.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PermanentError, match="symbolic link"):
+        prepare(run, scratch=True)
+    assert not any((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_command_job_without_a_way_to_resume_is_refused(run):
+    """Its checkpoint is there, but starting it again would begin from scratch."""
+    job = Job(name="truck", project="p", revision="r", command=("train",), checkpoint_files=("{run_dir}/w/*.pt",))
+    checkpoint(run.root / "w" / "last.pt", 3)
+    event = prepare(run, job=job, scratch=True)
+    assert event.start == "refused"
+    assert "resume_command" in event.reason
+    resumable = Job(
+        **{**{name: getattr(job, name) for name in job.__struct_fields__}, "resume_command": ("train", "{checkpoint}")}
+    )
+    event = prepare(run, job=resumable)
+    assert (event.start, event.checkpoint) == ("resume", str(run.root / "w" / "last.pt"))
