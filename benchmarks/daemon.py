@@ -1,6 +1,6 @@
 """The figures of the README, measured on this machine.
 
-    python -m benchmarks.daemon [--json] [--minutes 10] [--only exits footprint flood throughput] [--quick]
+    python -m benchmarks.daemon [--json] [--minutes 10] [--only exits footprint flood throughput hook] [--quick]
 
 Every measurement starts a daemon of its own in a temporary folder and ends whatever it started.
 """
@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from benchmarks import exits, flood, footprint, machine, throughput
+from benchmarks import exits, flood, footprint, hook_cost, machine, throughput
 from benchmarks.figures import Figure, as_json, as_table
 
 Measurement = Callable[[argparse.Namespace], list[Figure]]
@@ -21,7 +21,8 @@ MEASUREMENTS: dict[str, Measurement] = {
     "exits": lambda options: exits.measure(8 if options.quick else 48),
     "footprint": lambda options: footprint.measure(0.5 if options.quick else options.minutes),
     "flood": lambda options: flood.measure(3 if options.quick else 20),
-    "throughput": lambda options: throughput.measure(2, 4) if options.quick else throughput.measure(),
+    "throughput": lambda options: throughput.measure(2, 5) if options.quick else throughput.measure(),
+    "hook": lambda options: hook_cost.measure(1, 2) if options.quick else hook_cost.measure(),
 }
 
 

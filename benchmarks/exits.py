@@ -20,13 +20,13 @@ AT_ONCE = 8
 def measure(count: int = 48) -> list[Figure]:
     """Kill `count` trainings one after the other, at most 8 alive, and wait until each end stands in the journal."""
     with laboratory(max_running=AT_ONCE) as lab, daemon(lab):
-        jobs = {f"sleeper-{number:03d}": command_job(["/bin/sleep", "100000"]) for number in range(count)}
-        drop(lab, jobs)
+        drop(lab, {f"sleeper-{number:03d}": command_job(["/bin/sleep", "100000"]) for number in range(count)})
+        killed: set[str] = set()
         with journal_reader(lab) as connection:
-            delays_ms = [1000 * _kill_one(lab, connection, name) for name in jobs]
+            delays_ms = [1000 * _kill_next(lab, connection, killed) for _ in range(count)]
     how = (
-        f"{count} trainings killed by SIGKILL at a known time, {AT_ONCE} alive at once; until a reader of the journal finds the "
-        f"committed AttemptExited (looked for every {POLL_S * 1000:.0f} ms)"
+        f"{count} trainings killed by SIGKILL at a known time, {AT_ONCE} alive at once; until a reader of the journal "
+        f"finds the committed AttemptExited (looked for every {POLL_S * 1000:.0f} ms)"
     )
     details = {"worst_ms": max(delays_ms), "samples": count}
     return [
@@ -35,23 +35,24 @@ def measure(count: int = 48) -> list[Figure]:
     ]
 
 
-def _kill_one(lab: Lab, connection: sqlite3.Connection, name: str) -> float:
-    """Seconds from the kill of a training to the committed event."""
-    wait_for(f"{name} to run", lambda: _runs(connection, name))
-    started = lab.started(name)
-    assert started is not None
+def _kill_next(lab: Lab, connection: sqlite3.Connection, killed: set[str]) -> float:
+    """Seconds from the kill of the longest running training to the committed event."""
+    run = wait_for("a training to run", lambda: _oldest(connection, killed))
+    killed.add(run)
+    pid = lab.trainer_pid(run.partition("@")[0])
     time.sleep(random.uniform(0.1, 0.4))  # not in step with anything that the daemon does periodically
     killed_s = time.monotonic()
-    os.kill(started.pid, signal.SIGKILL)
-    wait_for(f"the end of {name}", lambda: _has_exited(connection, name), every_s=POLL_S)
+    os.kill(pid, signal.SIGKILL)
+    wait_for(f"the end of {run}", lambda: _has_exited(connection, run), every_s=POLL_S)
     return time.monotonic() - killed_s
 
 
-def _runs(connection: sqlite3.Connection, name: str) -> bool:
-    query = "SELECT 1 FROM events WHERE kind = 'Launched' AND run LIKE ?"
-    return bool(connection.execute(query, (f"{name}@%",)).fetchall())
+def _oldest(connection: sqlite3.Connection, killed: set[str]) -> str:
+    """The run that was launched first among those that still live; empty if none does."""
+    rows = connection.execute("SELECT run FROM events WHERE kind = 'Launched' ORDER BY seq").fetchall()
+    return next((str(run) for (run,) in rows if run not in killed), "")
 
 
-def _has_exited(connection: sqlite3.Connection, name: str) -> bool:
+def _has_exited(connection: sqlite3.Connection, run: str) -> bool:
     query = "SELECT 1 FROM events WHERE run = ? AND kind = 'AttemptExited'"
-    return bool(connection.execute(query, (f"{name}@1",)).fetchall())
+    return bool(connection.execute(query, (run,)).fetchall())

@@ -84,7 +84,7 @@ def _accept(lab: Lab) -> Figure:
         wait_for("all to be accepted", lambda: count_events(connection, "JobAccepted") == before + JOBS, 120.0)
         seconds = time.monotonic() - began_s
         refused = count_events(connection, "JobRefused")
-    how = f"{JOBS} job files ({kind}) written aside and renamed into the folder, until the last JobAccepted is committed"
+    how = f"{JOBS} job files ({kind}) renamed into the folder, until the last JobAccepted is committed"
     return Figure(f"{JOBS} jobs accepted", seconds, "s", ACCEPT_GOAL_S, how, details={"refused": refused})
 
 

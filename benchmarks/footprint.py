@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 import time
@@ -57,15 +58,14 @@ def _start_trainings(lab: Lab) -> set[int]:
         checkpoints = 'checkpoint_files = ["{run_dir}/train/weights/last.pt"]'
         jobs[f"logger-{number}"] = command_job(command, f'python = "{sys.executable}"\n{checkpoints}')
     drop(lab, jobs)
-    started = [wait_for(f"{name} to start", lambda name=name: lab.started(name)) for name in jobs]  # type: ignore[misc]
-    return {one.shim_pid for one in started if one is not None}
+    return {wait_for(f"{name} to start", functools.partial(lab.shim_pid, name)) for name in jobs}
 
 
 def _use_it(lab: Lab, hook: Receiver) -> None:
     """Have done once what a daemon does on its first day: it was asked about everything, and has told somebody."""
     for words in (("ls",), ("ls", "--all", "--json"), ("status",), ("why", "logger-0"), ("show", "finished-0500")):
         command = [str(PROGRAM), *words]
-        subprocess.run(command, env=environment(lab), stdout=subprocess.DEVNULL, check=True)
+        subprocess.run(command, env=environment(lab), capture_output=True, check=True)
     wait_for("the first message", lambda: hook.received)
 
 

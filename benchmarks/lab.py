@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -72,11 +73,21 @@ class Lab:
         """Who the first attempt of a run started."""
         return attempt_files.read_started(self.attempt(name))
 
+    def trainer_pid(self, name: str) -> int:
+        """The process of a run's first attempt, 0 while there is none."""
+        started = self.started(name)
+        return started.pid if started is not None else 0
+
+    def shim_pid(self, name: str) -> int:
+        """The shim of a run's first attempt, 0 while there is none."""
+        started = self.started(name)
+        return started.shim_pid if started is not None else 0
+
 
 @contextmanager
 def laboratory(*, max_running: int = 8, channels: str = "") -> Iterator[Lab]:
     """A temporary folder with a configuration; whatever was started through it is ended at the end."""
-    with tempfile.TemporaryDirectory(prefix="ysb-", dir="/tmp") as folder:  # noqa: S108 - short, for the socket
+    with tempfile.TemporaryDirectory(prefix="ysb-", dir="/tmp") as folder:
         lab = Lab(Path(folder))
         lab.jobs.mkdir()
         lab.state.mkdir()
@@ -100,7 +111,7 @@ def end_trainings(lab: Lab) -> None:
         if started is not None:
             attempt_files.signal_process(started.pid, started.start_time, signal.SIGKILL)
     for record in lab.state.glob("runs/*/*/attempts/*/started.json"):
-        wait_for("a shim to end", lambda folder=record.parent: attempt_files.lock_is_free(folder))  # type: ignore[misc]
+        wait_for("a shim to end", functools.partial(attempt_files.lock_is_free, record.parent))
 
 
 @contextmanager

@@ -44,10 +44,10 @@ def memory_bytes(pid: int, key: str) -> int:
 
 def family(pid: int, *, without: set[int]) -> list[int]:
     """A process and its descendants, but not those in `without` and what descends from them."""
-    parents = {int(entry.name): stat(int(entry.name)) for entry in Path("/proc").iterdir() if entry.name.isdigit()}
-    found = {pid}
-    while more := {
-        child for child, known in parents.items() if known is not None and known.parent in found
-    } - found - without:
-        found |= more
-    return sorted(found)
+    numbers = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    known = {number: stat(number) for number in numbers}
+    parents = {number: found.parent for number, found in known.items() if found is not None and number not in without}
+    members = {pid}
+    while more := {child for child, parent in parents.items() if parent in members} - members:
+        members |= more
+    return sorted(members)

@@ -306,12 +306,12 @@ def _make_jobs_folder(folder: Path) -> None:
 
 
 def _on_new_attempts(loop: Loop, wake: Callable[[], None]) -> Callable[[], None]:
-    """A watcher that wakes the process source when an attempt was launched."""
-    seen: set[tuple[str, int]] = set()
+    """A watcher that wakes the process source when a launch was ordered, and when its process is there."""
+    seen: set[tuple[str, int, int]] = set()
 
     def look() -> None:
         launched = {
-            (run.id, run.attempt.number)
+            (run.id, run.attempt.number, run.attempt.pid)
             for run in loop.world.live.values()
             if run.attempt is not None and run.attempt.launches > 0
         }

@@ -31,6 +31,7 @@ CREATE INDEX events_by_run ON events (run, seq);
 CREATE TABLE changes (
     seq INTEGER NOT NULL, run TEXT NOT NULL, phase_before TEXT NOT NULL, phase_after TEXT NOT NULL,
     reason TEXT NOT NULL, PRIMARY KEY (run, seq)) WITHOUT ROWID;
+CREATE INDEX changes_by_event ON changes (seq);
 CREATE TABLE actions (
     key TEXT PRIMARY KEY, seq INTEGER NOT NULL, kind TEXT NOT NULL, version INTEGER NOT NULL, body BLOB NOT NULL);
 CREATE TABLE sources (revision TEXT PRIMARY KEY, data BLOB NOT NULL);
@@ -111,19 +112,24 @@ class Journal:
     # ---- reading
     def load(self) -> World:
         """The world as the last commit left it."""
-        runs = [_decode(body, Run) for _, body in self._rows("run")]
-        server = next((_decode(body, ServerRow) for _, body in self._rows("server")), None)
+        rows = self._rows()
+        runs = [_decode(body, Run) for _, body in rows["run"]]
+        server = next((_decode(body, ServerRow) for _, body in rows["server"]), None)
         world = World(
             live={run.id: run for run in runs if not run.phase.terminal},
             ended={run.id: run for run in runs if run.phase.terminal},
-            latest={key: _decode(body, str) for key, body in self._rows("latest")},
-            files={key: _decode(body, FileNote) for key, body in self._rows("file")},
+            latest={key: _decode(body, str) for key, body in rows["latest"]},
+            files={key: _decode(body, FileNote) for key, body in rows["file"]},
         )
         return world if server is None else msgspec.structs.replace(world, **msgspec.structs.asdict(server))
 
-    def _rows(self, space: str) -> list[tuple[str, bytes]]:
-        with closing(self._connection.execute("SELECT key, body FROM rows WHERE space = ?", (space,))) as cursor:
-            return cursor.fetchall()
+    def _rows(self) -> dict[str, list[tuple[str, bytes]]]:
+        """All rows by space, read by one statement: between two of them the writer may commit."""
+        found: dict[str, list[tuple[str, bytes]]] = {"run": [], "server": [], "latest": [], "file": []}
+        with closing(self._connection.execute("SELECT space, key, body FROM rows")) as cursor:
+            for space, key, body in cursor.fetchall():
+                found.setdefault(space, []).append((key, body))
+        return found
 
     def pending(self) -> list[Action]:
         """The actions that no event has answered yet, oldest first. Kinds of a newer version are left alone."""
@@ -160,15 +166,17 @@ class Journal:
         return self._history(query, (run_id, limit))
 
     def recent(self, after_seq: int = 0, limit: int = 200) -> list[HistoryRow]:
-        """The events after `after_seq`, oldest first; with `after_seq` 0 the newest `limit` ones."""
+        """The first `limit` events after `after_seq`, oldest first; with `after_seq` 0 the newest ones.
+
+        An event that changed several runs has a row for each.
+        """
         order = "ASC" if after_seq else "DESC"
         query = f"""
-            SELECT * FROM (
-                SELECT e.seq, e.at, e.kind, e.origin, coalesce(c.run, e.run), coalesce(c.phase_before, ''),
-                       coalesce(c.phase_after, ''), coalesce(c.reason, ''), e.body, e.actions
-                FROM events AS e LEFT JOIN changes AS c ON c.seq = e.seq
-                WHERE e.seq > ?1 ORDER BY e.seq {order} LIMIT ?2)
-            ORDER BY 1"""  # noqa: S608 - `order` is one of two constants
+            SELECT e.seq, e.at, e.kind, e.origin, coalesce(c.run, e.run) AS run, coalesce(c.phase_before, ''),
+                   coalesce(c.phase_after, ''), coalesce(c.reason, ''), e.body, e.actions
+            FROM (SELECT * FROM events WHERE seq > ?1 ORDER BY seq {order} LIMIT ?2) AS e
+            LEFT JOIN changes AS c ON c.seq = e.seq
+            ORDER BY e.seq, c.run"""  # noqa: S608 - `order` is one of two constants
         return self._history(query, (after_seq, limit))
 
     def _history(self, query: str, parameters: tuple[object, ...]) -> list[HistoryRow]:

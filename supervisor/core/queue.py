@@ -118,13 +118,18 @@ def begin(turn: Turn, run: Run, gpus: tuple[int, ...]) -> None:
     turn.move(
         run,
         Phase.PREPARING,
-        f"attempt {attempt.number}: choosing where to start from",
+        f"{_unsaid(turn, run)}attempt {attempt.number}: choosing where to start from",
         within_s=PREPARING_S,
         job=job,
         next_job=None,
         attempts=attempt.number,
         attempt=attempt,
     )
+
+
+def _unsaid(turn: Turn, run: Run) -> str:
+    """Why the run came into the queue, if that was in this very step: nobody has read it yet."""
+    return f"{run.reason}; " if run.reason and run.phase_since == turn.now else ""
 
 
 def next_start_at(world: World, now: float) -> float | None:

@@ -190,9 +190,9 @@ def exited_while_held(turn: Turn, run: Run, event: events.AttemptExited) -> None
 
 
 def cleared(turn: Turn, run: Run, _event: events.AttemptCleared) -> None:
-    """Nothing of the attempt is left: read what it left behind."""
+    """Nothing of the attempt is left: read what it left behind. Not before its end is known, which is told again."""
     attempt = run.attempt
-    if attempt is None or attempt.cleared:
+    if attempt is None or attempt.cleared or attempt.ended_at is None:
         return
     run = turn.put(replace(run, attempt=replace(attempt, cleared=True)))
     if run.phase is Phase.COOLING:

@@ -28,8 +28,9 @@ def step(world: World, event: events.Event, now: float) -> tuple[World, tuple[Ac
 def started(turn: Turn, event: events.DaemonStarted) -> None:
     """A new daemon: a drain was for the old one. After a reboot the lost attempts are reported by who looks at them."""
     rebooted = bool(turn.world.boot.boot_id) and turn.world.boot != event.boot
-    booted_at = turn.now if rebooted else turn.world.booted_at
-    turn.world = replace(turn.world, boot=event.boot, booted_at=booted_at, draining=False)
+    if rebooted:  # launches of the last boot are no reason to wait: nothing of them runs
+        turn.world = replace(turn.world, booted_at=turn.now, last_launch_at=0.0)
+    turn.world = replace(turn.world, boot=event.boot, draining=False)
     live = [run for run in turn.world.live.values() if run.attempt is not None and run.busy]
     if rebooted and live:
         names = ", ".join(run.name for run in live)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import heapq
 import itertools
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +31,13 @@ LANE_OF: dict[type[actions.Action], str] = {
     actions.Examine: "disk",
     actions.Announce: "network",
 }
+
+#: What a machine in trouble says: it passes, and is no verdict on the job ("cannot observe" is not "failed").
+NOT_NOW = frozenset({
+    errno.EAGAIN, errno.EBUSY, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC,
+    errno.ESTALE, errno.ETIMEDOUT,
+})  # fmt: skip
+NOT_NOW_S = 10.0
 
 
 class Lane:
@@ -113,6 +122,9 @@ class Dispatcher:
         except PermanentError as error:
             results = (failure(action, str(error), self._now()),)
         except Exception as error:
+            if _passes(error):
+                log.warning("%s: %s; again in %.0f s", action.key, error, NOT_NOW_S)
+                return NOT_NOW_S
             log.exception("a bug: carrying out %s failed", action.key)
             results = (failure(action, f"internal error: {type(error).__name__}: {error}", self._now()),)
         for event in results:
@@ -120,6 +132,11 @@ class Dispatcher:
         with self._lock:
             self._under_way.discard(action.key)
         return None
+
+
+def _passes(error: Exception) -> bool:
+    """True for errors of the machine, or of a journal that another process holds for a moment."""
+    return isinstance(error, sqlite3.OperationalError) or (isinstance(error, OSError) and error.errno in NOT_NOW)
 
 
 def failure(action: actions.Action, reason: str, now: float) -> events.Event:  # noqa: PLR0911 - one case per kind

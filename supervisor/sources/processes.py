@@ -23,7 +23,8 @@ from supervisor.core.model import Attempt, Boot, Run, World
 log = logging.getLogger("yolo-supervisor")
 
 PATIENT_S = 1.0
-BUSY_S = 0.02
+BUSY_S = 0.005  # a shim writes exit.json within a few milliseconds
+BUSY_SHARE = 0.25  # of the time since the death: leftovers may stay for hours
 EXIT_RECORD_S = 1.0  # how long a dead trainer's exit.json may take before the shim's lock is asked
 
 
@@ -107,12 +108,15 @@ class ProcessSource:
                 self.look()
             except Exception:
                 log.exception("a bug: watching processes failed")
-            self._wait(BUSY_S if self._is_busy() else PATIENT_S)
+            self._wait(self._patience_s())
         for watch in self._watches.values():
             watch.close()
 
-    def _is_busy(self) -> bool:
-        return any(watch.dead_since and not watch.cleared_sent for watch in self._watches.values())
+    def _patience_s(self) -> float:
+        """Look often at what has just died, and ever more seldom at what is then still not cleared."""
+        now = self._now()
+        dead = [watch for watch in self._watches.values() if watch.dead_since and not watch.cleared_sent]
+        return min([PATIENT_S, *(max(BUSY_S, BUSY_SHARE * (now - watch.dead_since)) for watch in dead)])
 
     def _wait(self, timeout_s: float) -> None:
         for descriptor, _ in self._poll.poll(timeout_s * 1000):

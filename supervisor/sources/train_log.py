@@ -144,6 +144,7 @@ class ProgressSource:
         self._board = board
         self._poll_s = poll_s
         self._followers: dict[tuple[str, int], Follower] = {}
+        self._broken = ""
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="train_log", daemon=True)
 
@@ -166,7 +167,16 @@ class ProgressSource:
 
     def _run(self) -> None:
         while not self._stopped.wait(self._poll_s if self._followers else max(self._poll_s, IDLE_POLL_S)):
+            self._poll_safely()
+
+    def _poll_safely(self) -> None:
+        """Poll; a bug in that is said once, and must not end the following for good."""
+        try:
             self.poll()
+        except Exception as error:
+            if repr(error) != self._broken:
+                log.exception("a bug: following the trainings failed")
+            self._broken = repr(error)
 
     def _follow(self, world: World) -> None:
         wanted = {
@@ -187,6 +197,11 @@ class ProgressSource:
             if follower.broken != str(error):
                 log.warning("cannot follow attempt %d of %s: %s", follower.attempt, follower.run_id, error)
             follower.broken = str(error)
+            return
+        except Exception as error:
+            if follower.broken != repr(error):
+                log.exception("a bug: following attempt %d of %s failed", follower.attempt, follower.run_id)
+            follower.broken = repr(error)
             return
         follower.broken = ""
         for event in events:

@@ -273,75 +273,6 @@ def test_a_slow_preparation_is_told_once():
     assert bench.said("a").count("slow") == 1
 
 
-def test_a_launch_that_is_not_confirmed_is_ordered_again_and_then_a_person_is_asked():
-    """Three orders for the same attempt, each under its own key, then HELD: no second attempt is ever opened."""
-    bench = Bench()
-    bench.bring_to(Phase.STARTING)
-    bench.wait(600.0)
-    launches = bench.of(actions.Launch)
-    assert [one.key for one in launches] == [f"a@1/1/launch-{number}" for number in (1, 2, 3)]
-    assert bench.phase() is Phase.HELD
-    assert bench.run().busy
-
-
-@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
-def test_a_failed_launch_order_opens_no_new_attempt_while_another_may_start(order):
-    """While another order for the same attempt is under way it may still start: two trainings would live."""
-    bench = Bench()
-    bench.bring_to(Phase.STARTING)
-    bench.wait(60.0)
-    for _ in range(2):
-        bench.tell(events.LaunchFailed, "a", reason="x", answers=f"a@1/1/launch-{order[0]}")
-        assert bench.phase() is Phase.STARTING
-    bench.tell(events.LaunchFailed, "a", reason="x", answers=f"a@1/1/launch-{order[1]}")
-    assert bench.phase() is Phase.COOLING
-    assert not bench.run().busy
-
-
-@pytest.mark.parametrize("resumed", [False, True])
-def test_a_launch_that_failed_after_all_frees_the_held_run(resumed):
-    """Held because nobody knew whether it started; then it is certain that it did not: nothing waits for it."""
-    bench = Bench()
-    bench.bring_to(Phase.STARTING)
-    bench.wait(600.0)
-    if resumed:
-        bench.tell(events.ResumeAsked, "a", by="ann")
-        assert bench.phase() is Phase.RUNNING
-    for count in (1, 2, 3):
-        assert bench.run().busy
-        bench.tell(events.LaunchFailed, "a", reason="x", answers=f"a@1/1/launch-{count}")
-    assert not bench.run().busy
-    if not resumed:
-        assert bench.phase() is Phase.HELD
-        bench.tell(events.ResumeAsked, "a", by="ann")
-    bench.wait(700.0)
-    assert bench.phase() is Phase.PREPARING
-    assert bench.run().attempts == 2
-
-
-def test_a_start_that_is_learnt_late_is_noted():
-    """Held because nobody knew whether it started; it did: `resume` finds it running, with its pid and its time limit."""
-    bench = Bench()
-    bench.bring_to(Phase.STARTING, time_limit_s=1000.0)
-    bench.wait(600.0)
-    bench.tell(events.Launched, "a", **bench.launched_facts())
-    assert bench.phase() is Phase.HELD
-    bench.tell(events.ResumeAsked, "a", by="ann")
-    assert bench.phase() is Phase.RUNNING
-    assert bench.run().attempt.pid
-    assert bench.run().attempt.started_at
-
-
-@pytest.mark.parametrize("phase", [Phase.RUNNING, Phase.STOPPING])
-def test_a_failed_order_does_not_undo_a_known_start(phase):
-    """Once the process is known, a late failure of another order for the same attempt says nothing."""
-    bench = Bench()
-    bench.bring_to(phase)
-    before = bench.world
-    bench.tell(events.LaunchFailed, "a", reason="x")
-    assert bench.world == before
-
-
 def test_a_fresh_start_is_allowed_only_without_saved_epochs():
     """The order to prepare says whether a start from the beginning can lose anything."""
     bench = Bench()
@@ -417,13 +348,27 @@ def test_what_finished_while_it_was_held_is_not_done_again():
     assert bench.phase() is Phase.SUCCEEDED
 
 
+def test_a_held_run_is_not_cleared_before_its_end_is_known():
+    """The event of the end was the one that broke: the run is followed until both facts are told again."""
+    bench = Bench()
+    bench.bring_to(Phase.RUNNING)
+    bench.tell(events.Poisoned, "a", error="x")
+    bench.tell(events.AttemptCleared, "a")
+    assert bench.run().busy
+    bench.tell(events.AttemptExited, "a", code=1)
+    bench.tell(events.AttemptCleared, "a")
+    assert not bench.run().busy
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_numbers_that_json_cannot_hold_are_no_measurements(bad):
     """A loss of NaN, a metric or an ETA without bound: dropped, so that the journal can always be loaded again."""
     bench = Bench()
     bench.bring_to(Phase.RUNNING)
     losses = {"box": bad, "cls": 0.5}
-    bench.tell(events.Progressed, "a", epoch=2, epochs=10, saved_epoch=2, losses=losses, metrics=losses, epoch_s=bad, eta_s=bad)
+    bench.tell(
+        events.Progressed, "a", epoch=2, epochs=10, saved_epoch=2, losses=losses, metrics=losses, epoch_s=bad, eta_s=bad
+    )
     progress = bench.run().progress
     assert progress.losses == progress.metrics == {"cls": 0.5}
     assert progress.eta_s is None

@@ -241,7 +241,9 @@ def changed(**fields):
     return allowed, [problem.key for problem in refused]
 
 
-@pytest.mark.parametrize("field", sorted(set(Job.__struct_fields__) - {"revision", "file", "env_pass", "trainer_version"}))
+@pytest.mark.parametrize(
+    "field", sorted(set(Job.__struct_fields__) - {"revision", "file", "env_pass", "trainer_version"})
+)
 def test_every_field_of_a_job_is_allowed_or_refused(field):
     """No key of a job file changes silently: each one is taken over or refused with a reason."""
     values = {"train": {"model": "/x.yaml"}, "tags": ("x",), "env": {"A": "1"}, "settings": {"a": 1}, "owner": 7}

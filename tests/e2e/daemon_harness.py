@@ -17,13 +17,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
+
+import pytest
 
 from supervisor.cli.client import Client
 from supervisor.cli.failures import Failure, NoDaemon
 from supervisor.journal import HistoryRow, Journal
+from supervisor.toml_errors import format_value
 
 T = TypeVar("T")
 
@@ -65,6 +67,22 @@ def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
     except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def needs(possible: bool, what: str) -> None:
+    """Skip loudly where this machine cannot; where CI=true that is a failure, so that nothing is skipped unseen."""
+    if not possible and os.environ.get("CI") == "true":
+        pytest.fail(f"this test needs {what}")
+    if not possible:
+        pytest.skip(f"needs {what}")
+
+
+def can(*command: str) -> bool:
+    """Tell whether a command works here."""
+    try:
+        return subprocess.run(command, capture_output=True, timeout=20, check=False).returncode == 0
+    except OSError:
         return False
 
 
@@ -174,9 +192,9 @@ class Site:
         """Write config.toml from `tables` and `channels`."""
         lines = []
         for name, table in self.tables.items():
-            lines += [f"[{name}]", *(f"{key} = {toml(value)}" for key, value in table.items())]
+            lines += [f"[{name}]", *(f"{key} = {format_value(value)}" for key, value in table.items())]
         for channel in self.channels:
-            lines += ["[[channel]]", *(f"{key} = {toml(value)}" for key, value in channel.items())]
+            lines += ["[[channel]]", *(f"{key} = {format_value(value)}" for key, value in channel.items())]
         self.config.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     @property
@@ -356,25 +374,12 @@ class Site:
         return error.read_text(encoding="utf-8")
 
 
-def toml(value: object) -> str:
-    """Write a value as TOML."""
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{json.dumps(str(key))} = {toml(item)}" for key, item in value.items()) + " }"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(toml(item) for item in value) + "]"
-    if isinstance(value, bool | int | float):
-        return json.dumps(value)
-    if isinstance(value, datetime):
-        return value.isoformat()
-    return json.dumps(str(value), ensure_ascii=False)  # a JSON string is a TOML string
-
-
 def job(keys: Mapping[str, object]) -> str:
     """Write a job file; `train` comes last, as a table."""
-    lines = [f"{key} = {toml(value)}" for key, value in keys.items() if key != "train"]
+    lines = [f"{key} = {format_value(value)}" for key, value in keys.items() if key != "train"]
     train = keys.get("train")
     if isinstance(train, Mapping):
-        lines += ["[train]", *(f"{key} = {toml(value)}" for key, value in train.items())]
+        lines += ["[train]", *(f"{key} = {format_value(value)}" for key, value in train.items())]
     return "\n".join(lines) + "\n"
 
 

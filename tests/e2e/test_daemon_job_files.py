@@ -6,42 +6,51 @@ import json
 import os
 import random
 import socket
+from pathlib import Path
 
 import pytest
-from daemon_harness import MODEL, SYSTEM_PATH, TOY, alive, job, until
+from daemon_harness import MODEL, SYSTEM_PATH, TOY, alive, job, needs, until
 
 pytestmark = pytest.mark.e2e
 
 TRUE = 'command = ["/bin/true"]\n'
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ('nmae = "x"\ncommand = ["/bin/true"]\n', ["line 1", "nmae", "unknown", "`name`"]),
-        (TRUE + 'priority = "high"\n', ["line 2", "priority", "expected a whole number from -100 to 100", 'got "high"']),
-        (TRUE + "time_limit = 300\n", ["line 2", "time_limit", "expected", "got 300"]),
-        ('[train]\nmodel = "m.yaml"\n', ["train.data", "missing"]),
-        ('name = "a/../b"\n' + TRUE, ["line 1", "name", "expected", "a/../b"]),
-        ("title = 'no work'\n", ["[train] or command"]),
-        (TRUE + "env = { CUDA_VISIBLE_DEVICES = '0' }\n", ["CUDA_VISIBLE_DEVICES", "gpus"]),
-        ('command = ["/no/such/program"]\n', ["command", "/no/such/program", "not there"]),
-        (TRUE + "gpus = 99\n", ["line 2", "gpus", "expected at most", "got 99"]),
-        (TRUE + 'notify = ["nobody"]\n', ["notify", "nobody"]),
-    ],
-)
-def test_a_refused_file_says_file_line_key_expected_got_and_the_fix(server, text, said):
-    """NAME.toml.error beside it; the run does not exist; the corrected file is accepted and the .error goes."""
-    file = server.drop("wrong.toml", text)
-    error = server.error_beside(file)
-    assert "wrong.toml" in error
-    for words in said:
-        assert words in error, error
+REFUSED = [
+    ('nmae = "x"\ncommand = ["/bin/true"]\n', ["line 1", "nmae", "unknown", "`name`"]),
+    (
+        TRUE + 'priority = "high"\n',
+        ["line 2", "priority", "expected a whole number from -100 to 100", 'got "high"'],
+    ),
+    (TRUE + "time_limit = 300\n", ["line 2", "time_limit", "expected", "got 300"]),
+    ('[train]\nmodel = "m.yaml"\n', ["train.data", "missing"]),
+    ('name = "a/../b"\n' + TRUE, ["line 1", "name", "expected", "a/../b"]),
+    ("title = 'no work'\n", ["[train] or command"]),
+    (TRUE + "env = { CUDA_VISIBLE_DEVICES = '0' }\n", ["CUDA_VISIBLE_DEVICES", "gpus"]),
+    ('command = ["/no/such/program"]\n', ["command", "/no/such/program", "not there"]),
+    (TRUE + "gpus = 99\n", ["line 2", "gpus", "expected at most", "got 99"]),
+    (TRUE + 'notify = ["nobody"]\n', ["notify", "nobody"]),
+]
+
+
+def test_a_refused_file_says_file_line_key_expected_got_and_the_fix(server):
+    """NAME.toml.error beside each; no run comes of them; the daemon's status lists them."""
+    files = {server.drop(f"wrong-{number}.toml", text): said for number, (text, said) in enumerate(REFUSED)}
+    for file, said in files.items():
+        error = server.error_beside(file)
+        for words in (file.name, *said):
+            assert words in error, error
     assert server.all_runs() == {}
-    assert server.client.get("/v1/status")["refused_files"].keys() == {str(file)}
-    server.drop("wrong.toml", 'name = "right"\n' + TRUE)
-    server.wait("right", "SUCCEEDED")
-    until(lambda: not file.with_name(file.name + ".error").exists(), "the .error is gone")
+    assert server.client.get("/v1/status")["refused_files"].keys() == {str(file) for file in files}
+
+
+def test_a_mended_file_is_accepted_and_its_error_goes(server):
+    """Saved again with the right content: a run, and no .error any more."""
+    file = server.drop("truck.toml", "nmae = 'truck'\n" + TRUE)
+    server.error_beside(file)
+    server.drop("truck.toml", "name = 'truck'\n" + TRUE)
+    until(lambda: server.all_runs().keys() == {"truck@1"}, "the run")
+    until(lambda: not file.with_name("truck.toml.error").exists(), "the .error is gone")
 
 
 def test_an_argument_that_the_jobs_own_library_does_not_know_is_refused_with_the_nearest(server):
@@ -68,7 +77,7 @@ def test_the_same_file_again_never_runs_twice(server):
     file = server.train("truck", epochs=1)
     text = file.read_bytes() if file.exists() else (server.jobs / "done" / "truck.toml").read_bytes()
     server.wait("truck", "SUCCEEDED")
-    until(lambda: (server.jobs / "done" / "truck.toml").exists(), "it is in done/")
+    until((server.jobs / "done" / "truck.toml").exists, "it is in done/")
     error = server.error_beside(server.drop("truck.toml", text))
     assert "retry truck" in error
     assert "truck@1" in error
@@ -109,7 +118,7 @@ def test_an_edit_of_a_queued_job_replaces_it(server):
 
 
 def test_an_allowed_edit_of_a_running_job_takes_effect_at_the_next_attempt(server):
-    """env may change: this attempt keeps what it has, the next one gets the new value; the run is the same."""
+    """`env` may change: this attempt keeps what it has, the next one gets the new value; the run is the same."""
     server.train("truck", "--epoch-s 0.4", epochs=6, env={"COLOUR": "red"})
     server.wait_saved("truck", 1)
     server.train("truck", "--epoch-s 0.4", epochs=6, env={"COLOUR": "blue"})
@@ -125,7 +134,7 @@ def test_an_allowed_edit_of_a_running_job_takes_effect_at_the_next_attempt(serve
 
 
 def test_an_edit_that_no_resume_can_make_is_refused_and_the_run_goes_on(server):
-    """epochs of a running job: .error with key, reason, both values; this and the next attempts keep the old file."""
+    """`epochs` of a running job: .error with key, reason, both values; this and the next attempts keep the old file."""
     file = server.train("truck", "--epoch-s 0.4", epochs=5)
     server.wait_saved("truck", 1)
     server.train("truck", "--epoch-s 0.4", epochs=50)
@@ -240,14 +249,13 @@ def odd_entries(server):
     (server.jobs / "blocked.toml").write_text("x = 1\n")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(server.jobs / "socket.toml"))
-    with open(os.fsencode(server.jobs) + b"/\xff\xfe.toml", "wb") as file:
-        file.write(b"x = 1\n")
+    Path(os.fsdecode(os.fsencode(server.jobs) + b"/\xff\xfe.toml")).write_text("x = 1\n")
     return secret
 
 
 def test_the_daemon_survives_hostile_files_while_a_training_runs(server):
     """Each is refused with a reason; nothing is written outside; the training and later jobs are not disturbed."""
-    server.train("bystander", "--epoch-s 0.3", epochs=12)
+    server.train("bystander", "--epoch-s 0.3", epochs=25)
     server.wait_saved("bystander", 1)
     trainer, daemon = server.attempt("bystander").pid, server.daemon.pid
     before = {path.name for path in server.top.iterdir()}
@@ -276,6 +284,17 @@ def test_the_daemon_survives_hostile_files_while_a_training_runs(server):
     server.wait("next-daemon", "SUCCEEDED")
 
 
+def test_a_run_directory_that_is_a_link_is_not_followed(server):
+    """Planted below the runs folder, it could lead a run anywhere: nothing is written behind it."""
+    elsewhere = server.top / "elsewhere"
+    elsewhere.mkdir()
+    (server.runs_dir / "default").mkdir(parents=True)
+    server.run_dir("truck").symlink_to(elsewhere)
+    server.train("truck", epochs=1, restart={"no_progress": 1})
+    assert "symbolic link" in server.wait("truck", "FAILED", "HELD")["reason"]
+    assert list(elsewhere.iterdir()) == []
+
+
 def test_a_job_folder_full_at_once_is_taken_in(server):
     """Two hundred jobs renamed in together: all become runs, within seconds, and the training beside them runs on."""
     server.end()
@@ -284,6 +303,49 @@ def test_a_job_folder_full_at_once_is_taken_in(server):
     server.start()
     until(lambda: len(server.all_runs()) == 200, "200 runs", 20)
     assert {run["phase"] for run in server.all_runs().values()} == {"QUEUED"}
+
+
+def test_a_file_without_a_final_newline_waits_longer_and_is_warned_of(server):
+    """It may have been cut: taken after twice the settle time (1 s here), and the warning stays with the run."""
+    file = server.drop("truck.toml", TRUE.rstrip("\n"))
+    dropped_at = file.stat().st_ctime
+    run = server.wait("truck", "SUCCEEDED")
+    assert run["created_at"] - dropped_at >= 1.9
+    assert "may be cut short" in server.cli("why", "truck").stdout
+
+
+def test_what_is_no_job_file_is_left_alone(server):
+    """Dotfiles, backups, half copies: neither run nor .error."""
+    for name in (".hidden.toml", "truck.toml~", "truck.toml.swp", "truck.toml.part", "truck.txt", "#truck.toml"):
+        server.drop(name, "x = 1\n")
+    server.train("after", epochs=1)
+    server.wait("after", "SUCCEEDED")
+    assert list(server.all_runs()) == ["after@1"]
+    assert not [path.name for path in server.jobs.iterdir() if path.name.endswith(".error")]
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value", "said"),
+    [("disk", "pause_below", "900TiB", "disk.pause_below"), ("jobs", "allow_root", False, "allow_root")],
+)
+def test_what_the_server_does_not_allow_is_refused(still, table, key, value, said):
+    """A disk that is nearly full, a daemon that is root: the reason names the key of the configuration."""
+    needs(key != "allow_root" or os.geteuid() == 0, "root")
+    still.tables[table][key] = value
+    still.write_config()
+    still.start()
+    assert said in still.error_beside(still.drop("truck.toml", TRUE))
+
+
+@pytest.mark.parametrize("server", [{"queue": {"max_running_per_owner": 1, "max_queued_per_owner": 1}}], indirect=True)
+def test_one_owner_does_not_take_all_places(server):
+    """One runs, one waits for a place though the server has room, and one too many is refused."""
+    server.train("one", epochs=300)
+    server.wait("one", "RUNNING")
+    server.train("two", epochs=1)
+    assert server.wait("two", "QUEUED")["waiting_for"] == "slot"
+    server.train("three", epochs=1)
+    assert "max_queued_per_owner" in server.error_beside(server.jobs / "three.toml")
 
 
 def test_a_file_written_slowly_runs_once_and_whole(server):

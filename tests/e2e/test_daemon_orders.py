@@ -89,7 +89,7 @@ def test_a_trainer_that_ignores_sigterm_is_killed_after_the_grace(server):
     assert "asked to end" in server.order("cancel", "truck")["next"]
     server.wait("truck", "CANCELLED")
     assert 4.5 < time.monotonic() - began < 12
-    until(lambda: (server.jobs / "done" / "truck.toml").exists(), "the job file is in done/")
+    until((server.jobs / "done" / "truck.toml").exists, "the job file is in done/")
 
 
 def test_cancel_of_a_waiting_run_starts_nothing(server):

@@ -4,39 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import time
 
 import pytest
 from daemon_harness import until
+from service_listener import Manager
 
 pytestmark = pytest.mark.e2e
-
-
-class Manager:
-    """The socket that systemd listens on."""
-
-    def __init__(self, path):
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(str(path))
-
-    def wait_for(self, line, within_s=15.0):
-        """Return the datagram that has a line with this beginning."""
-        deadline = time.monotonic() + within_s
-        seen = []
-        while (left_s := deadline - time.monotonic()) > 0:
-            self._socket.settimeout(left_s)
-            try:
-                seen.append(self._socket.recv(65536).decode())
-            except TimeoutError:
-                break
-            if any(one.startswith(line) for one in seen[-1].splitlines()):
-                return seen[-1]
-        raise AssertionError(f"no {line} within {within_s} s: {seen}")
-
-    def close(self):
-        """Stop to listen."""
-        self._socket.close()
 
 
 @pytest.fixture
@@ -59,6 +33,17 @@ def test_a_second_daemon_on_the_same_state_is_refused(server):
     assert f"pid {first} " in server.said()
     server.toy("still-served", epochs=1)
     server.wait("still-served", "SUCCEEDED")
+
+
+def test_a_second_daemon_on_the_same_socket_is_refused(server):
+    """Another state directory, the same socket: it says whose the socket is and ends; the first one is not touched."""
+    server.tables["server"]["state_dir"] = str(server.top / "state-2")
+    server.write_config()
+    second = server.spawn()
+    assert second.wait(20) == 1
+    assert f"another daemon (pid {server.daemon.pid}) answers" in server.said()
+    assert "Traceback" not in server.said()
+    assert server.client.get("/v1/status")["daemon"]["pid"] == server.daemon.pid
 
 
 def test_the_lock_of_a_killed_daemon_is_free(server):

@@ -75,7 +75,7 @@ def test_an_end_while_no_daemon_is_there_is_not_missed(server, flags, ends):
     assert server.epochs_in_table("truck") == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("delay_s", [0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.45, 0.6])
+@pytest.mark.parametrize("delay_s", [0.0, 0.1, 0.2, 0.3, 0.5])
 def test_a_daemon_killed_at_any_moment_loses_no_job_and_starts_none_twice(server, delay_s):
     """Killed so long after a job file came (while checking, preparing, launching): it runs once and to its end."""
     server.train("truck", "--epoch-s 0.1", epochs=4)
@@ -85,9 +85,25 @@ def test_a_daemon_killed_at_any_moment_loses_no_job_and_starts_none_twice(server
     assert server.attempts("truck") == [1]
     assert launches(server, "truck") == [1]
     assert server.epochs_in_table("truck") == [1, 2, 3, 4]
-    starts = [beat for beat in server.attempt("truck").beats("start")]
-    assert len(starts) == 1
+    assert len(server.attempt("truck").beats("start")) == 1
     assert [run for run in server.all_runs() if run.startswith("truck@")] == ["truck@1"]
+
+
+@pytest.mark.parametrize(
+    "file", ["job.toml", "token", "attempts/1/launch.json", "attempts/1/started.json", "attempts/1/exit.json"]
+)
+def test_a_daemon_killed_the_moment_a_file_appears_goes_on_from_there(server, file):
+    """Between what was done and its record in the journal: done again where that is harmless, never started twice."""
+    path = server.run_dir("truck") / file
+    server.train("truck", "--epoch-s 0.1 --signal-after KILL@3.1 --fault-once", epochs=4)
+    deadline = time.monotonic() + 20
+    while not path.exists() and time.monotonic() < deadline:
+        pass  # without a pause: the moment is short
+    server.restart()
+    server.wait("truck", "SUCCEEDED")
+    assert server.attempts("truck") == launches(server, "truck") == [1, 2]
+    assert [len(server.attempt("truck", number).beats("start")) for number in (1, 2)] == [1, 1]
+    assert server.epochs_in_table("truck") == [1, 2, 3, 4]
 
 
 def test_a_daemon_killed_again_and_again_while_trainings_die_keeps_count(server):
@@ -105,7 +121,7 @@ def test_a_daemon_killed_again_and_again_while_trainings_die_keeps_count(server)
 
 
 def test_a_trainer_whose_shim_was_killed_is_watched_and_judged_by_its_files(server):
-    """kill -9 of the shim: the trainer goes on, its end is seen, and its own end record proves the finish."""
+    """SIGKILL of the shim: the trainer goes on, its end is seen, and its own end record proves the finish."""
     server.train("truck", LONG, epochs=10)
     server.wait_saved("truck", 2)
     trainer = server.attempt("truck").pid

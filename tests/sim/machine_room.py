@@ -17,7 +17,21 @@ from supervisor.core.checkpoints import Checkpoint, choose
 from supervisor.core.model import Attempt, Boot, Job, Run, World
 from supervisor.errors import PermanentError, RetryableError
 
-FATES = ("save", "save", "save", "torn", "exit 0", "exit 1", "exit 75", "exit 137", "exit 66", "kill -9", "hang", "deaf", "fork")
+FATES = (
+    "save",
+    "save",
+    "save",
+    "torn",
+    "exit 0",
+    "exit 1",
+    "exit 75",
+    "exit 137",
+    "exit 66",
+    "kill -9",
+    "hang",
+    "deaf",
+    "fork",
+)
 
 
 class WrongError(AssertionError):
@@ -269,6 +283,7 @@ class MachineRoom:
             for training in folder.attempts.values():
                 if torn and training.alive:
                     self._tear(training)
+                    folder.files.update({name: replace(one, state="torn") for name, one in folder.files.items()})
                 training.alive, training.children = False, 0
 
 

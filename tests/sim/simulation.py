@@ -6,9 +6,6 @@ hypothesis and the seeds write such scripts.
 
 from __future__ import annotations
 
-import random
-import sqlite3
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,62 +13,19 @@ from typing import Any
 import msgspec
 from machine_room import FATES, FakeProcessSource, MachineRoom, Training, WrongError
 from msgspec.structs import replace
+from recorder import ENDS, KilledError, Recorder
 
 from supervisor.core import actions, deadlines, events
 from supervisor.core.model import Job, Phase, Policy, Restart, Run
 from supervisor.effects.dispatch import failure
 from supervisor.errors import PermanentError, RetryableError
-from supervisor.journal import Entry, Journal, replay
+from supervisor.journal import Journal, replay
 from supervisor.loop import Loop
 
 NAMES = ("a", "b", "c")
 CHANNELS = ("ops", "log")
-ENDS = {Phase.SUCCEEDED: "succeeded", Phase.FAILED: "failed", Phase.CANCELLED: "cancelled"}
 SETTLE_S = 3 * 86_400.0
 Move = tuple[str, int, int]
-
-
-class KilledError(BaseException):
-    """The daemon is killed; a BaseException, so that nothing in the daemon catches it."""
-
-
-class Recorder:
-    """The journal as the loop sees it: it may fail for a while, and the daemon may be killed around a commit."""
-
-    def __init__(self, journal: Journal) -> None:
-        self.journal = journal
-        self.broken = False
-        self.kill = ""
-        self.keys: set[str] = set()
-        self.announced: Counter[tuple[str, str, str]] = Counter()
-
-    def commit(self, entries: Sequence[Entry]) -> None:
-        """See Journal.commit."""
-        kill, self.kill = self.kill, ""
-        if kill == "before":
-            raise KilledError
-        if self.broken:
-            raise sqlite3.OperationalError("database or disk is full")
-        self.journal.commit(entries)
-        for entry in entries:
-            _check_phases(entry)
-            for action in entry.actions:
-                if action.key in self.keys:
-                    raise WrongError(f"the key {action.key} was given twice")
-                self.keys.add(action.key)
-                if isinstance(action, actions.Announce) and action.what in ENDS.values():
-                    self.announced[(action.run, action.what, action.channel)] += 1
-        if kill == "after":
-            raise KilledError
-
-
-def _check_phases(entry: Entry) -> None:
-    for run_id, run in entry.before.ended.items():
-        if entry.after.ended.get(run_id) is not run:
-            raise WrongError(f"{run_id} had ended and was changed")
-    for run in entry.after.live.values():
-        if (run.deadline_at is not None) != run.phase.needs_deadline:
-            raise WrongError(f"{run.id} is {run.phase.value} with the deadline {run.deadline_at}")
 
 
 class Simulation:
@@ -84,6 +38,7 @@ class Simulation:
         self.in_flight: list[events.Event] = []
         self.script: list[Move] = []
         self.revisions = 0
+        self.proven: set[str] = set()
         self.loop = self._boot_daemon()
         self._turn()
 
@@ -315,12 +270,26 @@ class Simulation:
             raise WrongError(f"a GPU was given twice: {given}")
         for training in self.room.alive():
             _check_known(world.named(training.job.name), training)
+        for run in world.ended.values():
+            self._check_proof(run)
         for path in self.room.moved:
             self.loop.put(events.JobFileGone(at=self.now(), path=path))
         self.room.moved = []
         for run in world.live.values():
             if run.job.time_limit_s is not None:
                 self.room.told_to_end.add(run.id)
+
+    def _check_proof(self, run: Run) -> None:
+        """A run that has just ended really reached its own end, or really failed that often."""
+        if run.id in self.proven or run.job.train is None:
+            return
+        self.proven.add(run.id)
+        folder = self.room.folder(run.name)
+        last = folder.files.get("last.pt")
+        if run.phase is Phase.SUCCEEDED and (last is None or last.state != "finished"):
+            raise WrongError(f"{run.id} is SUCCEEDED, but last.pt is {last}")
+        if run.phase is Phase.FAILED and folder.failures < run.job.restart.no_progress and not folder.misread:
+            raise WrongError(f"{run.id} was given up after {folder.failures} failures")
 
     def check_the_end(self) -> None:
         """What must hold when everything has come to rest."""
@@ -332,10 +301,6 @@ class Simulation:
             told = {key: count for key, count in self.record.announced.items() if key[0] == run.id}
             if told != {(run.id, ENDS[run.phase], channel): 1 for channel in CHANNELS}:
                 raise WrongError(f"{run.id} is {run.phase.value}, and this was told: {told}")
-            folder = self.room.folder(run.name)
-            counts = run.phase is Phase.FAILED and run.job.train is not None and not folder.misread
-            if counts and run.failures < run.job.restart.no_progress:
-                raise WrongError(f"{run.id} was given up after {run.failures} failures")
         unheard = {key for key in self.record.keys if "/announce-" in key} - set(self.room.heard)
         if unheard:
             raise WrongError(f"never delivered: {sorted(unheard)}")
@@ -422,31 +387,3 @@ def _still_moving(before: Any, after: Any) -> bool:
 
 def _standing(run: Run) -> str:
     return f"{run.id} is {run.phase.value} since {run.phase_since} ({run.reason}; waits for {run.waiting_for})"
-
-
-# ---- seeds
-WEIGHTS = {
-    "act": 40, "train": 20, "look": 12, "submit": 6, "due": 12, "time": 6, "deliver": 8, "resync": 3, "order": 7,
-    "restart": 2, "kill": 2, "half": 2, "fail": 2, "heal": 2, "orphans": 3, "edit": 2, "delete": 1, "drain": 1,
-    "reboot": 1, "journal": 1, "disk": 1, "poison": 1, "speak": 2,
-}  # fmt: skip
-MOVES = tuple(WEIGHTS)
-
-
-def run_seed(seed: int, length: int = 120) -> None:
-    """A script from a seed. What goes wrong is printed as the script that shows it."""
-    chance = random.Random(seed)
-    names = chance.choices(MOVES, weights=list(WEIGHTS.values()), k=length)
-    run_script([("submit", 0, chance.randrange(7)), *((name, chance.randrange(16), chance.randrange(64)) for name in names)], seed)
-
-
-def run_script(script: Sequence[Move], seed: int | None = None) -> None:
-    """Carry out a script, heal, and let it settle."""
-    simulation = Simulation()
-    try:
-        for name, pick, how in script:
-            simulation.do(name, pick, how)
-        simulation.settle()
-    except Exception as error:
-        lines = "\n".join(f"    {move!r}," for move in simulation.script)
-        raise AssertionError(f"seed {seed}: {error!r}\nscript = [\n{lines}\n]") from error

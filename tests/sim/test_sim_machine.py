@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
-from simulation import MOVES, Simulation
+from scripts import MOVES
+from simulation import Simulation
 
 # The usual course must be common enough for rare faults to meet a training at work.
 USUAL = ("act", "train", "look", "due")
@@ -62,8 +63,8 @@ def explore(examples, steps=30):
 
 
 def test_no_order_of_faults_breaks_a_promise():
-    """400 games of up to 30 moves: every invariant after every move, and after healing everything settles."""
-    explore(int(os.environ.get("SIMULATION_GAMES", "400")))
+    """1,000 games of up to 30 moves: every invariant after every move, and after healing everything settles."""
+    explore(int(os.environ.get("SIMULATION_GAMES", "1000")))
 
 
 @pytest.mark.slow

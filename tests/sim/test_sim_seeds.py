@@ -6,7 +6,7 @@ import logging
 import os
 
 import pytest
-from simulation import run_script, run_seed
+from scripts import run_script, run_seed
 
 GROUP = 100
 

@@ -378,6 +378,28 @@ def test_a_log_that_cannot_be_read_harms_no_other_run(command_room, caplog):
     assert command_room.poll()[0].epoch == 1
 
 
+class BrokenFollower:
+    """A follower with a bug."""
+
+    run_id, attempt, broken = "other@1", 1, ""
+
+    def poll(self, now):
+        """Fail as only a bug fails."""
+        raise ZeroDivisionError
+
+
+def test_a_bug_in_following_one_run_harms_no_other_run(room, caplog):
+    """It is said once, and every other training is still followed."""
+    room.poll()
+    room.beat("batch", epoch=2, epochs=5, batch=1, batches=9)
+    broken = BrokenFollower()
+    room.source._followers = {("other@1", 1): broken, **room.source._followers}
+    room.source._follow = lambda world: None
+    assert [event.epoch for event in room.poll()] == [3]
+    room.poll()
+    assert len([record for record in caplog.records if "a bug" in record.message]) == 1
+
+
 @pytest.mark.parametrize(
     ("text", "epochs", "newest"),
     [

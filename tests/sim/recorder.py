@@ -1,0 +1,58 @@
+"""The journal as the loop of the simulation sees it: it may fail, kill the daemon, and checks what is written."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Sequence
+
+from machine_room import WrongError
+
+from supervisor.core import actions
+from supervisor.core.model import Phase
+from supervisor.journal import Entry, Journal
+
+ENDS = {Phase.SUCCEEDED: "succeeded", Phase.FAILED: "failed", Phase.CANCELLED: "cancelled"}
+
+
+class KilledError(BaseException):
+    """The daemon is killed; a BaseException, so that nothing in the daemon catches it."""
+
+
+class Recorder:
+    """The journal as the loop sees it: it may fail for a while, and the daemon may be killed around a commit."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.broken = False
+        self.kill = ""
+        self.keys: set[str] = set()
+        self.announced: Counter[tuple[str, str, str]] = Counter()
+
+    def commit(self, entries: Sequence[Entry]) -> None:
+        """See Journal.commit."""
+        kill, self.kill = self.kill, ""
+        if kill == "before":
+            raise KilledError
+        if self.broken:
+            raise sqlite3.OperationalError("database or disk is full")
+        self.journal.commit(entries)
+        for entry in entries:
+            _check_phases(entry)
+            for action in entry.actions:
+                if action.key in self.keys:
+                    raise WrongError(f"the key {action.key} was given twice")
+                self.keys.add(action.key)
+                if isinstance(action, actions.Announce) and action.what in ENDS.values():
+                    self.announced[(action.run, action.what, action.channel)] += 1
+        if kill == "after":
+            raise KilledError
+
+
+def _check_phases(entry: Entry) -> None:
+    for run_id, run in entry.before.ended.items():
+        if entry.after.ended.get(run_id) is not run:
+            raise WrongError(f"{run_id} had ended and was changed")
+    for run in entry.after.live.values():
+        if (run.deadline_at is not None) != run.phase.needs_deadline:
+            raise WrongError(f"{run.id} is {run.phase.value} with the deadline {run.deadline_at}")
