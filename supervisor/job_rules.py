@@ -169,7 +169,7 @@ def _command_problems(spec: JobFile, source: Source, *, has_python: bool) -> Ite
     others = {**commands, "checkpoint_files": spec.checkpoint_files, "done": spec.done}
     for key in [key for key, value in others.items() if value and key != "command" and not spec.command]:
         yield source.problem((key,), Problem("this key belongs to a job with command", hint="remove it"))
-    if any("checkpoint" in names_in(word) for word in spec.resume_command) and not spec.checkpoint_files:
+    if spec.resume_command and not spec.checkpoint_files:  # without them no checkpoint is found to resume from
         hint = 'write checkpoint_files = ["{run_dir}/**/last.pt"] or wherever the trainer saves'
         yield source.problem(("resume_command",), Problem("nobody says where checkpoints lie", hint=hint))
     for pattern in spec.checkpoint_files:

@@ -376,9 +376,19 @@ def become_trainer(launch: Launch, log: int, gate: int, errors: int) -> None:
         os._exit(code)
 
 
+def forget_oom_protection() -> None:
+    """Be an ordinary process for the out-of-memory killer: the daemon's unit protects the daemon, not trainings."""
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write("0")
+    except OSError:
+        pass  # /proc is not writable: then the score is what it was
+
+
 def clean_process(launch: Launch, log: int, errors: int) -> None:
     """Undo what the trainer must not inherit: exec keeps ignored signals, and Python ignores SIGPIPE."""
     os.setpgid(0, 0)
+    forget_oom_protection()
     set_all_signals(signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.dup2(os.open("/dev/null", os.O_RDONLY), 0)

@@ -47,7 +47,7 @@ def choose(job: Job, found: Sequence[Checkpoint], *, scratch_allowed: bool) -> C
     choice = _choose_command(job, found) if job.train is None else _choose_train(found)
     if choice is not None:
         return choice
-    if scratch_allowed and all(checkpoint.state in {"missing", "torn"} for checkpoint in found):
+    if scratch_allowed and all(_holds_nothing(job, checkpoint) for checkpoint in found):
         return Choice("fresh")
     if not found:
         return Choice("refused", reason="the run had saved epochs, but no checkpoint is there: is a disk not mounted?")
@@ -60,14 +60,19 @@ def choose(job: Job, found: Sequence[Checkpoint], *, scratch_allowed: bool) -> C
     )
 
 
+def _holds_nothing(job: Job, checkpoint: Checkpoint) -> bool:
+    """True for what no epoch can be in. The format of other trainers is not known: only an empty file is nothing."""
+    if job.train is None:
+        return checkpoint.state == "missing" or checkpoint.size_bytes == 0
+    return checkpoint.state in {"missing", "torn"}
+
+
 def _choose_train(found: Sequence[Checkpoint]) -> Choice | None:
     """For Ultralytics. The trainer's own end state wins: a finished run is never restarted into a new training."""
     by_name = {PurePath(one.path).name: one for one in found}
-    last, best = by_name.get("last.pt"), by_name.get("best.pt")
+    last = by_name.get("last.pt")
     if last is not None and last.state == "finished":
-        if best is not None and best.state in {"resumable", "done_not_stripped"}:
-            return Choice("finish", best)
-        return Choice("finished", last, "last.pt is finished: all epochs were trained and the weights are stripped")
+        return Choice("finished", last, "last.pt is finished: all epochs were trained and its weights are stripped")
     done = [one for one in found if one.state == "done_not_stripped"]
     if done:
         return Choice("finish", max(done, key=_newest))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from supervisor import attempt_files, layout, trainers
 from supervisor.attempt_files import Beat
@@ -17,6 +18,7 @@ from supervisor.core.plain_text import clean_lines
 from supervisor.effects import checkpoints
 
 TAIL_BYTES = 64 * 1024
+CHUNK_BYTES = 1024 * 1024
 TAIL_LINES = 12
 LINE_LENGTH = 300
 
@@ -61,10 +63,10 @@ class Examiner:
 def read_beats(path: Path) -> list[Beat]:
     """The heartbeats of an attempt; those of each batch are left out."""
     try:
-        lines = path.read_bytes().splitlines()
+        with path.open("rb") as file:
+            beats = [attempt_files.parse_beat(line) for line in file if b'"images_per_s"' not in line]
     except FileNotFoundError:
         return []
-    beats = (attempt_files.parse_beat(line) for line in lines if b'"images_per_s"' not in line)
     return [beat for beat in beats if beat is not None]
 
 
@@ -101,10 +103,22 @@ def _command_proof(job: Job, action: Examine, attempt_dir: layout.AttemptDirecto
 def _log_matches(path: Path, pattern: str) -> bool:
     expression = re.compile(pattern)
     try:
-        with path.open(encoding="utf-8", errors="replace", newline=None) as file:
-            return any(expression.search(line) for line in file)
+        with path.open("rb") as file:
+            return any(expression.search(line) for chunk in _chunks(file) for line in clean_lines(chunk))
     except FileNotFoundError:
         return False
+
+
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    """A log in pieces of whole lines; holes that were punched into it are skipped, endless lines are cut."""
+    rest = b""
+    while data := file.read(CHUNK_BYTES):
+        whole, end, rest = (rest + data.replace(b"\0", b"")).rpartition(b"\n")
+        yield whole + end
+        if len(rest) > CHUNK_BYTES:
+            yield rest
+            rest = b""
+    yield rest
 
 
 def _reason(action: Examine, end: Beat, exit_record: attempt_files.Exit | None, tail: tuple[str, ...]) -> str:

@@ -11,11 +11,11 @@ from pathlib import Path
 import msgspec
 
 from supervisor import layout, trainers
-from supervisor.attempt_files import lock_is_free
+from supervisor.attempt_files import descendants_and_marked, is_same_boot, lock_is_free, read_started
 from supervisor.clock import current_boot
 from supervisor.core import events
 from supervisor.core.actions import Prepare
-from supervisor.core.checkpoints import choose
+from supervisor.core.checkpoints import Checkpoint, Choice, choose
 from supervisor.effects import checkpoints
 from supervisor.errors import PermanentError, RetryableError
 from supervisor.trainers.results_csv import trim
@@ -104,11 +104,19 @@ def _refuse_symlinks(runs_dir: Path, root: Path) -> None:
 
 
 def _fence(run_dir: layout.RunDirectory, action: Prepare) -> None:
-    """Take the run over. Raises RetryableError while a process of an older attempt is there."""
-    for number in range(action.attempt - 1, 0, -1):
-        older = run_dir.attempt(number).root
-        if older.is_dir() and not lock_is_free(older):
-            raise RetryableError(f"attempt {number} still has processes", 2.0)
+    """Take the run over: proven that nothing of any attempt lives, and that nobody has taken it over since.
+
+    Raises RetryableError while a process of another attempt is there, PermanentError if the directory knows of more
+    than the journal does (a journal that was lost or restored): a person must look.
+    """
+    for folder in sorted((run_dir.root / "attempts").glob("*")):
+        if not lock_is_free(folder) or _has_survivors(folder):
+            raise RetryableError(f"attempt {folder.name} still has processes", 2.0)
+    holder = _holder(run_dir)
+    if (holder.token, holder.run) != (action.token, action.run) and holder.token >= action.token:
+        raise PermanentError(f"{run_dir.token} holds token {holder.token} of {holder.run}, newer than ours")
+    if run_dir.attempt(action.attempt).started.exists():
+        raise PermanentError(f"{run_dir.attempt(action.attempt).root} was used before: was the journal lost?")
     token = Token(
         token=action.token,
         run=action.run,
@@ -119,23 +127,47 @@ def _fence(run_dir: layout.RunDirectory, action: Prepare) -> None:
     _write(run_dir.token, msgspec.json.encode(token))
 
 
+def _has_survivors(attempt: Path) -> bool:
+    """True if the shim is gone but processes of its attempt are not: its lock says nothing then."""
+    started = read_started(attempt)
+    if started is None or not is_same_boot(started):
+        return False
+    return bool(descendants_and_marked(attempt, started.shim_pid, started.pid))
+
+
+def _holder(run_dir: layout.RunDirectory) -> Token:
+    """Who holds the run directory; token 0 if nobody ever did."""
+    try:
+        return msgspec.json.decode(run_dir.token.read_bytes(), type=Token)
+    except FileNotFoundError:
+        return Token(token=0, run="", attempt=0, host="", boot_id="")
+    except msgspec.DecodeError as error:
+        raise PermanentError(f"{run_dir.token} is damaged: {error}") from error
+
+
 def _write(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+    checkpoints.sync(path.parent)
 
 
 def _set_older_aside(run_dir: layout.RunDirectory) -> str:
-    """Another job takes the name of an ended one: its train/ is kept under a number."""
-    if not run_dir.train.is_dir() or not any(run_dir.train.iterdir()):
+    """Another job takes the name of an ended one: what that left is kept in a folder of its own."""
+    ours = {run_dir.job.name, run_dir.token.name, run_dir.settings.name, "attempts"}
+    left = [path for path in run_dir.root.iterdir() if path.name not in ours and not path.name.startswith("before-")]
+    left = [path for path in left if not path.is_dir() or any(path.iterdir())]
+    if not left:
         return ""
     number = 1
-    while (target := run_dir.root / f"train-{number}").exists():
+    while (target := run_dir.root / f"before-{number}").exists():
         number += 1
-    run_dir.train.rename(target)
+    target.mkdir()
+    for path in left:
+        path.rename(target / path.name)
     return target.name
 
 
@@ -156,9 +188,13 @@ def _choose(action: Prepare, run_dir: layout.RunDirectory) -> events.Prepared:
     found = checkpoints.look(trainer.checkpoints(job, run_dir))
     choice = choose(job, found, scratch_allowed=action.scratch_allowed)
     best = choice.checkpoint
+    if action.set_aside and choice.start != "fresh":
+        names = ", ".join(one.path for one in found)
+        choice = Choice(
+            "refused", reason=f"{names} lie outside the run directory and are of an older run: move them away"
+        )
     if choice.start == "fresh":
-        for checkpoint in found:
-            checkpoints.set_aside(Path(checkpoint.path), run_dir.attempt(action.attempt).aside)
+        _clear_the_way(found, run_dir, run_dir.attempt(action.attempt).aside)
     notes = tuple(
         f"{Path(other.path).name} is {other.state}: {other.reason}" for other in found if other.state == "torn"
     )
@@ -173,6 +209,14 @@ def _choose(action: Prepare, run_dir: layout.RunDirectory) -> events.Prepared:
         notes=notes,
         reason=choice.reason,
     )
+
+
+def _clear_the_way(found: list[Checkpoint], run_dir: layout.RunDirectory, aside: Path) -> None:
+    """Before a start from the beginning: torn checkpoints and the table of an aborted start are kept aside."""
+    for checkpoint in found:
+        checkpoints.set_aside(Path(checkpoint.path), aside)
+    if run_dir.results.exists():  # some versions go on appending to it
+        checkpoints.set_aside(run_dir.results, aside)
 
 
 def _bring_into_place(choice: events.Prepared, run_dir: layout.RunDirectory, action: Prepare) -> events.Prepared:

@@ -145,8 +145,8 @@ def _check_fence(run_dir: layout.RunDirectory, action: Launch) -> None:
     """A late order for an attempt that the run has left behind starts nothing. Raises PermanentError."""
     try:
         token = msgspec.json.decode(run_dir.token.read_bytes()).get("token")
-    except FileNotFoundError:
-        return
+    except FileNotFoundError as error:
+        raise PermanentError("the run directory has no fence: it is not the one that was prepared") from error
     except (OSError, ValueError) as error:
         raise RetryableError(f"the fence of the run cannot be read: {error}") from error
     if token != action.token:

@@ -25,11 +25,13 @@ from typing import Any, BinaryIO, Callable
 MEMORY_LIMIT_BYTES = 512 * 1024 * 1024
 #: CPU of the command-line form per file; the CRC of 1 GB takes about 0.6 s.
 CPU_LIMIT_S = 5
+#: A slow core's CRC; so much more time is allowed for a large file.
+CRC_BYTES_PER_S = 200 * 1024 * 1024
 #: The largest known model's pickle is below 2 MB; far above that it is an attack or an accident.
 PICKLE_LIMIT_BYTES = 64 * 1024 * 1024
 
-#: Errors that say "this machine could not look", not "this file is bad".
-_CANNOT_OBSERVE = frozenset({errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EMFILE})
+#: Errors that say something about the file; all others say "this machine could not look".
+_ABOUT_THE_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR, errno.EINVAL})
 
 
 class Opaque:
@@ -220,7 +222,7 @@ def inspect(path: str) -> dict[str, Any]:
 def _of_os_error(error: OSError) -> dict[str, Any]:
     if error.errno in {errno.ENOENT, errno.ENOTDIR}:
         return {"state": "missing", "reason": "no such file"}
-    state = "unknown" if error.errno in _CANNOT_OBSERVE else "torn"
+    state = "torn" if error.errno in _ABOUT_THE_FILE else "unknown"
     return {"state": state, "reason": str(error)}
 
 
@@ -318,13 +320,20 @@ def _limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _limit_cpu() -> None:
-    """Allow CPU_LIMIT_S more from now on: the kernel counts the whole process, the files come one by one."""
+def _limit_cpu(path: str) -> None:
+    """Allow so much CPU more from now on: the kernel counts the whole process, the files come one by one."""
     import resource
 
     used = resource.getrusage(resource.RUSAGE_SELF)
-    soft = int(used.ru_utime + used.ru_stime) + CPU_LIMIT_S + 1
+    soft = int(used.ru_utime + used.ru_stime) + CPU_LIMIT_S + 1 + _size(path) // CRC_BYTES_PER_S
     resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
 
 
 def main(paths: list[str]) -> int:
@@ -337,7 +346,7 @@ def main(paths: list[str]) -> int:
         return 2
     _limit_memory()
     for path in paths:
-        _limit_cpu()
+        _limit_cpu(path)
         print(json.dumps(inspect(path)), flush=True)
     return 0
 

@@ -23,8 +23,10 @@ from . import beats, stopping
 from .session import STOPPED, Session, epoch_error, place_error, resume_error
 
 CALLBACK_TABLE = "ultralytics.utils.callbacks.base"
-#: At most one heartbeat per this time while batches are trained.
+#: At most one heartbeat per this time while batches are trained; a training of days shall not fill the disk.
 BATCH_BEAT_EVERY_S = 0.5
+LATER_BATCH_BEAT_EVERY_S = 5.0
+EARLY_S = 600.0
 FINISHED, ERROR = 0, 1
 
 _session: Session | None = None
@@ -151,7 +153,8 @@ def on_train_batch_end(session: Session, trainer: Any) -> None:
     session.batch += 1
     session.images += trainer.batch_size
     now_s = time.monotonic()
-    if session.last_beat_s is None or now_s - session.last_beat_s >= BATCH_BEAT_EVERY_S:
+    every_s = BATCH_BEAT_EVERY_S if now_s - session.begun_s < EARLY_S else LATER_BATCH_BEAT_EVERY_S
+    if session.last_beat_s is None or now_s - session.last_beat_s >= every_s:
         _report_batch(session, trainer, now_s)
 
 

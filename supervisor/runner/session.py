@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from typing import Any, Callable
 
 from . import beats, stopping, versions
@@ -64,6 +65,7 @@ class Session:
         self.beats = beats.BeatWriter(os.path.join(attempt_dir, "beats.jsonl"))
         self.stop = stopping.StopRequest(self._stop_was_asked, self._leave_by_force)
         self.phase = ""
+        self.begun_s = time.monotonic()
         self.started = False
         self.begin()
 

@@ -253,8 +253,6 @@ class ProcessSource:
             return True
         if not attempt_files.lock_is_free(watch.directory):
             return False
-        if attempt_files.read_exit(watch.directory) is not None:
-            return True
         return not attempt_files.descendants_and_marked(watch.directory, started.shim_pid, started.pid)
 
 

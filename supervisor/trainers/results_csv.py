@@ -114,7 +114,7 @@ def trim(path: Path, last_epoch: int, aside: Path) -> int:
         return 0
     aside.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(path, aside / path.name)
-    temporary = path.with_name(f".{path.name}.supervisor")
+    temporary = aside / f".{path.name}.cut"  # nothing of ours lies in the trainer's folder, not even after a crash
     with temporary.open("w", encoding="utf-8") as file:
         file.writelines([*header, *(kept[epoch] for epoch in sorted(kept))])
         file.flush()

@@ -189,7 +189,9 @@ def _ending(before: Run, after: Run, live: outlook.Live | None, now: float) -> s
     name, order = after.name, after.stop
     if order is None or not after.busy:
         hint = f"; `resume {name}` lets it go on" if after.phase is Phase.HELD else ""
-        return f"{name} is {after.phase.value}{hint}"
+        ended_unsaved = before.busy and after.progress.saved_epoch <= outlook.saved_epoch(before, live)
+        lost = f"; {loss(before, live)}" if ended_unsaved else ""  # so fast that nobody saw it ending
+        return f"{name} is {after.phase.value}{lost}{hint}"
     if order.how == "save":
         return f"{name} stops when the next epoch is saved{_when(live, now)}; `resume {name}` takes that back"
     if after.phase is not Phase.STOPPING:

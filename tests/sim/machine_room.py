@@ -78,13 +78,20 @@ class Folder:
     misread: bool = False
     failures: int = 0
     saved_at_failure: int = 0
+    counted: str = ""
+
+    def saved_before(self, run: str) -> int:
+        """The newest epoch that runs before this one saved in this folder."""
+        return max((epoch for one in self.attempts.values() if one.run != run for epoch in one.saved), default=0)
 
     def good(self) -> list[Checkpoint]:
         """The files from which a training can go on."""
         return [one for one in self.files.values() if one.state in {"resumable", "done_not_stripped"}]
 
-    def count_failure(self) -> None:
-        """Count as the contract does: an epoch saved since the last failure makes this one free."""
+    def count_failure(self, run: str) -> None:
+        """Count as the contract does: an epoch saved since the last failure makes this one free; a new run is new."""
+        if run != self.counted:
+            self.counted, self.failures, self.saved_at_failure = run, 0, self.saved_before(run)
         self.failures = 0 if self.saved_ever > self.saved_at_failure else self.failures + 1
         self.saved_at_failure = max(self.saved_ever, self.saved_at_failure)
 
@@ -274,7 +281,7 @@ class MachineRoom:
         training.alive, training.code, training.signal, training.recorded = False, code, signal, True
         finished = training.finished or (training.job.train is None and code == 0)
         if not finished and code != 75:
-            self.folder(training.job.name).count_failure()
+            self.folder(training.job.name).count_failure(training.run)
 
     def reboot(self, *, torn: bool) -> None:
         """Every process is gone and nobody recorded how; a file that was just written may be torn."""

@@ -127,7 +127,7 @@ class Simulation:
 
     def _failed(self, action: actions.Action, reason: str) -> tuple[events.Event, ...]:
         if isinstance(action, actions.Prepare | actions.Launch):
-            self.room.folder(action.job.name).count_failure()
+            self.room.folder(action.job.name).count_failure(action.run)
         if isinstance(action, actions.Examine):
             self.room.folder(action.job.name).misread = True
         return (replace(failure(action, reason, self.now()), answers=action.key),)
