@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import msgspec
 import psutil
 from msgspec.structs import replace
 
@@ -45,6 +46,7 @@ log = logging.getLogger("yolo-supervisor")
 EXIT_BAD_CONFIG = 78
 EXIT_SECOND_DAEMON = 73
 STATUS_EVERY_S = 5.0
+MACHINE_S = 15.0
 UNJOURNALLED_EVERY_S = 3600.0
 
 
@@ -85,11 +87,12 @@ class Daemon:
         self._next_alarm_at = 0.0
         self._journal_path = layout.journal_file(settings.server.state_dir)
         self._gpu_count = count_gpus()
+        self._machine: dict[str, int] = {}
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT; trainings go on afterwards. The exit code."""
         settings = self._settings
-        settings.server.state_dir.mkdir(parents=True, exist_ok=True)
+        settings.server.state_dir.mkdir(parents=True, exist_ok=True, mode=0o750)  # jobs' [env] is in the journal
         settings.server.runs_dir.mkdir(parents=True, exist_ok=True)
         _make_jobs_folder(settings.jobs.folder)
         with ExitStack() as stack:
@@ -145,14 +148,10 @@ class Daemon:
         settings, now = self._settings, self._clock.now
         runs_dir = settings.server.runs_dir
         engine = LocalEngine(runs_dir, now, allow_download=settings.jobs.allow_download)
+        cache = layout.interpreter_cache(settings.server.state_dir)
+        self._checker = JobChecker(settings, runs_dir, cache, self._clock, self._gpu_count)
         return {
-            actions.CheckJob: JobChecker(
-                settings,
-                runs_dir,
-                layout.interpreter_cache(settings.server.state_dir),
-                self._clock,
-                self._gpu_count,
-            ),
+            actions.CheckJob: self._checker,
             actions.MarkFile: JobFileMarker(now),
             actions.Prepare: Preparer(runs_dir, settings.disk.pause_below, self._source_of, now),
             actions.Launch: engine.launch,
@@ -178,6 +177,7 @@ class Daemon:
         return Schedules(
             {
                 "rescan": (jobs.rescan, spool.rescan),
+                "machine": (MACHINE_S, lambda: self._look_at_machine(loop)),
                 "resync": (RESYNC_S, processes.observe),
                 "progress": (
                     jobs.progress_every,
@@ -206,8 +206,22 @@ class Daemon:
             "pid": os.getpid(),
             "version": __version__,
             "degraded": loop.degraded,
-            "free_bytes": psutil.disk_usage(str(self._settings.server.runs_dir)).free,
+            **self._machine,
+        }
+
+    def _look_at_machine(self, loop: Loop) -> None:
+        """What `status` shows of the machine, and how many GPUs there are: the driver may come after the daemon.
+
+        Runs in the scheduler's thread: a disk that hangs makes the figures old, and nothing else slow.
+        """
+        count = count_gpus()
+        if count != self._gpu_count:
+            self._gpu_count = self._checker.gpu_count = count
+            policy = replace(loop.world.policy, gpu_count=count)
+            loop.put(events.Configured(at=self._clock.now(), origin="machine", policy=policy))
+        self._machine = {
             "memory_available_bytes": psutil.virtual_memory().available,
+            "free_bytes": psutil.disk_usage(str(self._settings.server.runs_dir)).free,
         }
 
     # ---- running
@@ -359,7 +373,7 @@ def main(config_path: Path | None = None) -> int:
     except SecondDaemonError as error:
         print(error, file=sys.stderr)  # noqa: T201 - as above
         return EXIT_SECOND_DAEMON
-    except (UserError, sqlite3.Error) as error:
+    except (UserError, sqlite3.Error, msgspec.MsgspecError) as error:  # the last: a journal of another version
         log.critical("cannot start: %s", error)
         return 1
 

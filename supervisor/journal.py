@@ -337,6 +337,9 @@ def make_reserve(path: Path) -> None:
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         os.posix_fallocate(descriptor, 0, RESERVE_BYTES)
+    except OSError:
+        path.unlink()  # half a reserve would take the last blocks from the journal
+        raise
     finally:
         os.close(descriptor)
 

@@ -166,7 +166,8 @@ def decide(world: World, batch: Sequence[events.Event], now: float) -> list[Entr
             entries.append(Entry(event, now, world, after, actions))
         except Exception as error:
             log.exception("a bug: deciding about %s failed", type(event).__name__)
-            entries += _poison(world, event, error, now)
+            one_by_one = _one_by_one(world, event, now)
+            entries += decide(world, one_by_one, now) if one_by_one else _poison(world, event, error, now)
         world = entries[-1].after
     return entries
 
@@ -189,9 +190,16 @@ def _poison(world: World, event: events.Event, error: Exception, now: float) -> 
 
 
 def _concerned(world: World, event: events.Event, now: float) -> list[str]:
-    if isinstance(event, events.TimePassed):
-        return [run.id for run in world.live.values() if run.deadline_at is not None and run.deadline_at <= now] or [""]
-    return [getattr(event, "run", "")]
+    """The runs that an event is about."""
+    return [getattr(one, "run", "") for one in (_one_by_one(world, event, now) or [event])]
+
+
+def _one_by_one(world: World, event: events.Event, now: float) -> list[events.Event]:
+    """The deadlines of all runs apart, so that a bug about one of them harms no other."""
+    if not isinstance(event, events.TimePassed) or event.run:
+        return []
+    due = [run.id for run in world.live.values() if run.deadline_at is not None and run.deadline_at <= now]
+    return [events.TimePassed(at=event.at, origin=event.origin, run=run) for run in due]
 
 
 def _matters(entry: Entry) -> bool:

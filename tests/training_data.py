@@ -16,9 +16,7 @@ from PIL import Image
 CLASSES = (("red", (230, 40, 40)), ("blue", (40, 40, 230)))
 
 
-def generate(
-    folder: str | os.PathLike[str], train: int = 64, val: int = 16, size: int = 64, seed: int = 0
-) -> Path:
+def generate(folder: str | os.PathLike[str], train: int = 64, val: int = 16, size: int = 64, seed: int = 0) -> Path:
     """Write `train` + `val` square JPEGs of `size` pixels with YOLO labels below `folder`; return its data.yaml.
 
     The same arguments give the same boxes. Existing files are overwritten.

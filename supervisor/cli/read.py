@@ -239,7 +239,7 @@ def _status_lines(view: View) -> list[str]:
     if view["draining"]:
         lines.append("draining: nothing starts until `yolo-supervisor drain --off` or a new daemon")
     lines.append(f"{view['busy']} of {view['max_running']} places, {view['gpus_given']} of {view['gpus']} GPUs taken")
-    if "free_bytes" in daemon:
+    if "free_bytes" in daemon and "memory_available_bytes" in daemon:
         free, memory = format_size(daemon["free_bytes"]), format_size(daemon["memory_available_bytes"])
         lines.append(f"{free} free for runs, {memory} of memory available")
     lines += [f"  {count:>6} {phase_text(phase)}" for phase, count in view["phases"].items() if count]

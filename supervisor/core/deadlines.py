@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from supervisor.core import endings, orders, run_machine
 from supervisor.core.model import Phase, Run, StopOrder, Wanted, World
-from supervisor.core.policy import CLEARING_S, LIMIT_OVERRUN, OBSERVED_S, PREPARING_S
+from supervisor.core.policy import CLEARING_S, LIMIT_OVERRUN, OBSERVED_S, PREPARING_S, STARTING_S
 from supervisor.core.queue import next_start_at
 from supervisor.core.turn import Turn
 
@@ -23,10 +23,10 @@ def next_at(world: World, now: float) -> float | None:
     return min(times) if times else None
 
 
-def due(turn: Turn) -> None:
-    """Carry out every deadline that has come."""
+def due(turn: Turn, only: str = "") -> None:
+    """Carry out every deadline that has come, or only that of one run."""
     for run in tuple(turn.world.live.values()):
-        if run.deadline_at is not None and run.deadline_at <= turn.now:
+        if only in {"", run.id} and run.deadline_at is not None and run.deadline_at <= turn.now:
             BY_PHASE[run.phase](turn, run)
 
 
@@ -41,7 +41,9 @@ def preparing(turn: Turn, run: Run) -> None:
 def starting(turn: Turn, run: Run) -> None:
     """The start was not confirmed: order it again, for an attempt launches at most once; then ask a person."""
     attempt = run.attempt
-    if attempt is not None and attempt.launches < MAX_LAUNCHES:
+    if run.stop is not None:  # carried out when it is known whether something runs; nothing more is started
+        turn.move(run, Phase.STARTING, run.reason, within_s=STARTING_S)
+    elif attempt is not None and attempt.launches < MAX_LAUNCHES:
         run_machine.launch(turn, run, run.reason)
     else:
         endings.hold(turn, run, "it could not be learnt whether the training was started")
@@ -53,7 +55,7 @@ def running(turn: Turn, run: Run) -> None:
     started_at = run.attempt.started_at if run.attempt is not None else None
     if limit_s is not None and started_at is not None and turn.now + ROUNDING_S >= started_at + limit_s - run.used_s:
         reason = f"time limit of {limit_s:.0f} s reached"
-        order = StopOrder(how="save", then=Phase.HELD, by="time limit", reason=reason)
+        order = StopOrder(how="save", then=Phase.HELD, by="the time limit", reason=reason, limit=True)
         orders.stop(turn, replace(run, wanted=Wanted.HELD), order)
         held_up = turn.world.live.get(run.id)
         if held_up is not None and held_up.stop is not None and held_up.stop.how == "save":
@@ -74,7 +76,7 @@ def stopping(turn: Turn, run: Run) -> None:
     order = run.stop
     if order is None:
         turn.move(run, Phase.RUNNING, run.reason, within_s=OBSERVED_S)
-    elif order.how == "save" and order.by != "time limit":
+    elif order.how == "save" and not order.limit:
         _unseen(turn, run)
     elif order.how == "save":
         orders.term(turn, run, order)
@@ -84,7 +86,7 @@ def stopping(turn: Turn, run: Run) -> None:
 
 
 def _tell_unkillable(turn: Turn, run: Run) -> None:
-    if run.attempt is not None and run.attempt.kills == 5:
+    if run.attempt is not None and run.attempt.pid and run.attempt.kills == 5:
         text = "Processes of this attempt do not end, even by SIGKILL: they hang in the kernel (state D)."
         todo = f"look at `ps -o pid,stat,wchan:32,args -g {run.attempt.shim_pid}`; a reboot may be needed"
         turn.announce(run, "unkillable", "page", f"{run.name} cannot be ended", text, todo=todo)

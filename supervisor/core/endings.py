@@ -6,8 +6,15 @@ from msgspec.structs import replace
 
 from supervisor.core import events, messages
 from supervisor.core.actions import MarkFile
-from supervisor.core.model import Phase, Run
-from supervisor.core.policy import STOPPED_FROM_OUTSIDE, after_failure, backoff_s
+from supervisor.core.model import Phase, Run, World
+from supervisor.core.policy import (
+    AFTER_BOOT_S,
+    CLEARING_S,
+    INTERRUPTIONS,
+    STOPPED_FROM_OUTSIDE,
+    after_failure,
+    backoff_s,
+)
 from supervisor.core.turn import Turn
 
 # Runner exit codes (contract) after which another try cannot help until a person has acted.
@@ -18,6 +25,8 @@ NEEDS_A_PERSON = {
     76: "the runner found something that a person must look at",
     77: "the training started from the wrong place and was stopped before its first batch",
 }
+
+MAY_BE_A_MOUNT = frozenset({65, 66, 76})  # for some minutes after a boot
 
 
 def conclude(turn: Turn, run: Run, event: events.Examined) -> None:
@@ -31,15 +40,41 @@ def conclude(turn: Turn, run: Run, event: events.Examined) -> None:
         finish(turn, run, Phase.SUCCEEDED, event.proof)
     elif order is not None:
         after_stop(turn, run, f"{order.reason}: {how}")
+    elif event.unknown:
+        hold(turn, run, f"it could not be learnt how the attempt ended: {how}", event.log_tail)
     elif attempt.boot != turn.world.boot:
         queue_again(turn, run, "the machine restarted; that is not counted as a failure")
+    elif run.job.train is not None and attempt.code in MAY_BE_A_MOUNT and just_booted(turn.world, turn.now):
+        pause(turn, run, f"{NEEDS_A_PERSON[attempt.code]}: {how}; a file system may not be mounted yet", "mount")
     elif run.job.train is not None and attempt.code in NEEDS_A_PERSON:
         hold(turn, run, f"{NEEDS_A_PERSON[attempt.code]}: {how}", event.log_tail)
-    elif attempt.code == STOPPED_FROM_OUTSIDE:
-        delay_s = backoff_s(run.job.restart, 1, run.id, run.attempts)
-        cool(turn, run, f"stopped from outside, resumable ({how}); goes on in {delay_s:.0f} s", delay_s)
+    elif run.job.train is not None and attempt.code == STOPPED_FROM_OUTSIDE and run.interruptions < INTERRUPTIONS:
+        _interrupted(turn, run, how)
     else:
         fail_attempt(turn, run, how, event.log_tail)
+
+
+def _interrupted(turn: Turn, run: Run, how: str) -> None:
+    """Somebody else asked the trainer to end. That is no failure; the wait grows while no epoch gets done."""
+    saved = run.progress.saved_epoch
+    count = 1 if saved > run.failed_at_epoch else run.interruptions + 1
+    run = replace(run, interruptions=count, failed_at_epoch=max(saved, run.failed_at_epoch))
+    delay_s = backoff_s(run.job.restart, count, run.id, run.attempts)
+    cool(turn, run, f"stopped from outside, resumable ({how}); goes on in {delay_s:.0f} s", delay_s)
+
+
+def just_booted(world: World, now: float) -> bool:
+    """True while mounts, driver and clock may still be coming."""
+    return bool(world.booted_at) and now - world.booted_at < AFTER_BOOT_S
+
+
+def pause(turn: Turn, run: Run, reason: str, waiting_for: str) -> None:
+    """Wait for the machine; told once. Nothing ran, so that no attempt is used up."""
+    run = cool(turn, run, reason, CLEARING_S)
+    if run.told_waiting != waiting_for:
+        title = f"{run.name} waits for {waiting_for}"
+        turn.announce(run, "waits", "notice", title, f"{reason}. It goes on by itself.")
+    turn.put(replace(run, waiting_for=waiting_for, told_waiting=waiting_for))
 
 
 def _with_findings(run: Run, event: events.Examined) -> Run:
@@ -95,15 +130,15 @@ def after_stop(turn: Turn, run: Run, reason: str) -> None:
     elif order.then is Phase.CANCELLED:
         finish(turn, run, Phase.CANCELLED, reason)
     else:
-        hold(turn, run, reason, by_person=order.by != "time limit")
+        hold(turn, run, reason, by_person=not order.limit)
 
 
 def finish(turn: Turn, run: Run, phase: Phase, reason: str, tail: tuple[str, ...] = ()) -> None:
     """Enter a terminal phase: it is never left, its job file moves to done/, and it is told once."""
     run = turn.move(run, phase, reason, stop=None)
-    if run.job.file:
-        key = f"{run.id}/mark-done"
-        turn.act(MarkFile(key=key, run=run.id, path=run.job.file, what="done", revision=run.job.revision))
+    job = run.next_job or run.job  # an edit that no attempt took: it is of this run all the same
+    if job.file:
+        turn.act(MarkFile(key=f"{run.id}/mark-done", run=run.id, path=job.file, what="done", revision=job.revision))
     if phase is Phase.SUCCEEDED:
         messages.succeeded(turn, run)
     elif phase is Phase.FAILED:

@@ -64,7 +64,9 @@ class Configured(Event, frozen=True, kw_only=True, tag=True):
 
 
 class TimePassed(Event, frozen=True, kw_only=True, tag=True):
-    """Some deadline has come; `step` finds out which."""
+    """Some deadline has come; `step` finds out which, or carries out that of one `run`."""
+
+    run: str = ""
 
 
 class ProgressDue(Event, frozen=True, kw_only=True, tag=True):
@@ -197,9 +199,10 @@ class SignalSent(AttemptEvent, frozen=True, kw_only=True, tag=True):
 
 
 class Examined(AttemptEvent, frozen=True, kw_only=True, tag=True):
-    """All that the attempt left behind was read."""
+    """All that the attempt left behind was read; or, `unknown`, it could not be."""
 
     finished: bool
+    unknown: bool = False
     proof: str = ""
     result: str = ""
     reason: str = ""

@@ -14,9 +14,10 @@ from supervisor.errors import Problem
 
 
 def seen(turn: Turn, event: events.JobFileSeen) -> None:
-    """A complete job file: have it checked, unless this content was seen there before and its run is not over."""
+    """A complete job file: have it checked, unless this content is a run already. A refused one is checked anew."""
     known = turn.world.files.get(event.path)
-    if known is not None and known.revision == event.revision and known.run not in turn.world.ended:
+    settled = known is not None and not known.refused and known.run not in turn.world.ended
+    if settled and known is not None and known.revision == event.revision:
         return
     _note(turn, event.path, FileNote(event.revision))
     turn.act(
@@ -85,8 +86,12 @@ def _taken_elsewhere(turn: Turn, event: events.JobAccepted) -> str:
         if run.job.file == event.path and run.name != event.job.name:
             text, hint = f"this file belongs to the live run {run.name}", "put the new job into a file of its own"
             return Problem(text, key="name", expected=repr(run.name), got=repr(event.job.name), hint=hint).render()
-        same_name = run.name == event.job.name and run.job.revision != event.job.revision
-        if same_name and run.job.file and run.job.file != event.path and run.job.file in turn.world.files:
+        if (
+            run.name == event.job.name
+            and run.job.file
+            and run.job.file != event.path
+            and run.job.file in turn.world.files
+        ):
             text, hint = f"the live run of {run.job.file} has this name", f"choose another name, or edit {run.job.file}"
             return Problem(text, key="name", expected="a name of its own", got=repr(run.name), hint=hint).render()
     return ""
@@ -104,7 +109,7 @@ def _too_many(turn: Turn, job: Job) -> str:
 
 def _after_the_end(turn: Turn, event: events.JobAccepted, newest: Run) -> None:
     """The name of an ended run again: the same content never runs twice, another content is a new run."""
-    if newest.job.revision == event.job.revision:
+    if event.job.revision in {newest.job.revision, newest.next_job.revision if newest.next_job is not None else ""}:
         text = f"exactly this job has run already as {newest.id} ({newest.phase.value})"
         hint = f"`yolo-supervisor retry {newest.name}` runs it again; or change the file"
         refuse(turn, event.path, event.job.revision, Problem(text, hint=hint).render())
@@ -129,8 +134,12 @@ def _attach(turn: Turn, event: events.JobAccepted, run: Run) -> None:
 
 def revise(turn: Turn, event: events.JobAccepted, run: Run) -> None:
     """An edited file of a live run: replaces it before its first attempt; later only what a resume may change."""
+    if event.job.owner != run.job.owner:
+        text = f"the live run {run.name} belongs to another user"
+        refuse(turn, event.path, event.job.revision, Problem(text, key="name", hint="choose another name").render())
+        return
     if run.job.revision == event.job.revision:
-        turn.put(replace(run, job=event.job, next_job=None))
+        turn.put(replace(run, job=replace(run.job, file=event.path), next_job=None))
         _attach(turn, event, turn.world.live[run.id])
         return
     if run.attempts == 0 or (run.set_aside and run.attempt is None):

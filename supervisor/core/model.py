@@ -155,6 +155,7 @@ class StopOrder(msgspec.Struct, frozen=True, kw_only=True):
     then: Phase
     by: str
     reason: str
+    limit: bool = False
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -180,6 +181,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     next_job: Job | None = None
     predecessor: str = ""
     set_aside: bool = False
+    interruptions: int = 0
+    told_waiting: str = ""
 
     @property
     def name(self) -> str:

@@ -8,7 +8,7 @@ from supervisor.core import events
 from supervisor.core.actions import Terminate
 from supervisor.core.endings import after_stop, queue_again
 from supervisor.core.model import Job, Phase, Progress, Run, StopOrder, Wanted
-from supervisor.core.policy import CLEARING_S, KILL_AGAIN_S, OBSERVED_S
+from supervisor.core.policy import CLEARING_S, FINAL_S, KILL_AGAIN_S, OBSERVED_S
 from supervisor.core.queue import waits_for
 from supervisor.core.turn import Turn
 
@@ -39,7 +39,11 @@ def stop(turn: Turn, run: Run, order: StopOrder) -> None:
         kill(turn, run, order)  # a held run whose training still lives: see endings.hold
     elif run.phase is Phase.STOPPING and run.stop is not None and _weaker(order, run.stop):
         turn.put(replace(run, stop=replace(run.stop, then=order.then, reason=order.reason)))
-    elif run.phase in {Phase.PREPARING, Phase.STARTING, Phase.COOLING}:
+    elif run.phase is Phase.PREPARING:
+        # Nothing runs. The next attempt's fence token disarms a preparation that is still under way.
+        attempt = None if run.attempt is None else replace(run.attempt, cleared=True, examined=True)
+        after_stop(turn, replace(run, stop=order, attempt=attempt), f"{order.reason} before the training started")
+    elif run.phase in {Phase.STARTING, Phase.COOLING}:
         turn.put(replace(run, stop=order, reason=f"{run.reason}; {order.reason}"))
     elif order.how == "save" and not _can_save(run):
         term(
@@ -78,8 +82,9 @@ def _can_save(run: Run) -> bool:
 
 
 def term(turn: Turn, run: Run, order: StopOrder) -> None:
-    """Ask the trainer to end; what is left after the grace is killed."""
-    grace_s = turn.world.policy.stop_grace_s
+    """Ask the trainer to end; what is left after the grace is killed. All epochs done, it may finish its last work."""
+    done = 0 < run.progress.epochs <= run.progress.saved_epoch
+    grace_s = max(turn.world.policy.stop_grace_s, FINAL_S if done else 0.0)
     reason = f"{order.reason}: asked to end, {grace_s:.0f} s grace"
     run = turn.move(run, Phase.STOPPING, reason, within_s=grace_s, stop=replace(order, how="term"))
     terminate(turn, run, "term")
@@ -172,7 +177,7 @@ def drain(turn: Turn, event: events.DrainAsked) -> None:
     turn.world = replace(turn.world, draining=not event.off)
     for run in tuple(turn.world.live.values()):
         if event.off:
-            _undrain(turn, run, event.by)
+            undrain(turn, run, event.by)
         elif run.phase in {Phase.PREPARING, Phase.STARTING, Phase.RUNNING} or (
             run.phase is Phase.STOPPING and event.at_once
         ):
@@ -186,7 +191,8 @@ def drain(turn: Turn, event: events.DrainAsked) -> None:
             stop(turn, run, order)
 
 
-def _undrain(turn: Turn, run: Run, by: str) -> None:
+def undrain(turn: Turn, run: Run, by: str) -> None:
+    """Take a drain's order back that has not been carried out yet."""
     order = run.stop
     if order is None or order.then is not Phase.QUEUED or order.how != "save":
         return

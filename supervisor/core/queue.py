@@ -106,7 +106,7 @@ def begin(turn: Turn, run: Run, gpus: tuple[int, ...]) -> None:
     turn.world = replace(world, next_token=world.next_token + 1, last_launch_at=turn.now)
     turn.act(
         Prepare(
-            key=f"{run.id}/{attempt.number}/prepare",
+            key=f"{run.id}/{attempt.number}/prepare-{attempt.token}",
             run=run.id,
             attempt=attempt.number,
             token=attempt.token,

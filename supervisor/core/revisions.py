@@ -26,6 +26,7 @@ _ALLOWED = {
     "after": "after",
     "start_after_at": "start_after",
     "resume_command": "resume_command",
+    "checkpoint_files": "checkpoint_files",
     "done": "done",
 }
 

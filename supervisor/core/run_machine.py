@@ -30,6 +30,8 @@ def prepared(turn: Turn, run: Run, event: events.Prepared) -> None:
         endings.finish(turn, run, Phase.SUCCEEDED, event.reason)
     elif run.stop is not None:
         endings.after_stop(turn, run, f"{run.stop.reason} before the training started")
+    elif event.start == "refused" and endings.just_booted(turn.world, turn.now):
+        _back_out(turn, run, f"{event.reason}; a file system may not be mounted yet", "mount")
     elif event.start == "refused":
         endings.hold(turn, run, event.reason)
     else:
@@ -75,16 +77,23 @@ def launch(turn: Turn, run: Run, reason: str) -> None:
 
 
 def prepare_failed(turn: Turn, run: Run, event: events.PrepareFailed) -> None:
-    """Nothing was started. Wait, if waiting helps; else it counts as a failure."""
-    attempt = run.attempt
-    run = replace(run, attempt=None if attempt is None else replace(attempt, cleared=True, examined=True))
+    """Nothing was started, and not for a fault of the training: wait, if waiting helps, else ask a person."""
     if run.stop is not None:
-        endings.after_stop(turn, run, run.stop.reason)
+        endings.after_stop(turn, _without_attempt(run), run.stop.reason)
     elif event.waiting_for:
-        run = endings.cool(turn, run, event.reason, CLEARING_S)
-        turn.put(replace(run, waiting_for=event.waiting_for))
+        _back_out(turn, run, event.reason, event.waiting_for)
     else:
-        endings.fail_attempt(turn, run, event.reason)
+        endings.hold(turn, _without_attempt(run), f"attempt {event.attempt} could not be prepared: {event.reason}")
+
+
+def _back_out(turn: Turn, run: Run, reason: str, waiting_for: str) -> None:
+    """Wait for the machine; the attempt's number is given again."""
+    endings.pause(turn, replace(_without_attempt(run), attempts=run.attempts - 1), reason, waiting_for)
+
+
+def _without_attempt(run: Run) -> Run:
+    attempt = run.attempt
+    return run if attempt is None else replace(run, attempt=replace(attempt, cleared=True, examined=True))
 
 
 def launched(turn: Turn, run: Run, event: events.Launched) -> None:
@@ -93,6 +102,7 @@ def launched(turn: Turn, run: Run, event: events.Launched) -> None:
         return
     attempt = replace(run.attempt, pid=event.pid, shim_pid=event.shim_pid, boot=event.boot, started_at=event.started_at)
     order = run.stop
+    run = replace(run, told_waiting="")
     run = turn.move(run, Phase.RUNNING, run.reason, within_s=running_within_s(turn, run), attempt=attempt)
     messages.launched(turn, run)
     if order is not None:
@@ -204,7 +214,6 @@ def examine(turn: Turn, run: Run) -> None:
     attempt = run.attempt
     if attempt is None:
         return
-    number = turn.number()
     turn.move(
         run,
         Phase.COOLING,
@@ -213,7 +222,7 @@ def examine(turn: Turn, run: Run) -> None:
     )
     turn.act(
         Examine(
-            key=f"{run.id}/{attempt.number}/examine-{number}",
+            key=f"{run.id}/{attempt.number}/examine",
             run=run.id,
             attempt=attempt.number,
             job=run.job,
@@ -234,7 +243,7 @@ def observed(turn: Turn, run: Run, _event: events.Observed) -> None:
     waits_for_save = run.phase is Phase.STOPPING and run.stop is not None and run.stop.how == "save"
     if run.phase is Phase.RUNNING:
         turn.put(replace(run, deadline_at=turn.now + running_within_s(turn, run)))
-    elif waits_for_save and run.stop is not None and run.stop.by != "time limit":
+    elif waits_for_save and run.stop is not None and not run.stop.limit:
         turn.put(replace(run, deadline_at=turn.now + OBSERVED_S))
 
 

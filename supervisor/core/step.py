@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from supervisor.core import deadlines, digest, events, files, orders, queue, run_machine
 from supervisor.core.actions import Action
 from supervisor.core.model import Run, World
+from supervisor.core.policy import OBSERVED_S
 from supervisor.core.turn import Turn
 
 
@@ -31,11 +32,22 @@ def started(turn: Turn, event: events.DaemonStarted) -> None:
     if rebooted:  # launches of the last boot are no reason to wait: nothing of them runs
         turn.world = replace(turn.world, booted_at=turn.now, last_launch_at=0.0)
     turn.world = replace(turn.world, boot=event.boot, draining=False)
+    for run in tuple(turn.world.live.values()):
+        orders.undrain(turn, run, "a new daemon")
+    _bound_deadlines(turn)
     live = [run for run in turn.world.live.values() if run.attempt is not None and run.busy]
     if rebooted and live:
         names = ", ".join(run.name for run in live)
         text = f"{len(live)} trainings were running and go on from their newest checkpoints: {names}."
         turn.announce(None, "rebooted", "notice", f"{_server(turn)} was restarted", text)
+
+
+def _bound_deadlines(turn: Turn) -> None:
+    """A clock that was wrong when a deadline was set must not make a run wait for hours."""
+    for run in tuple(turn.world.live.values()):
+        latest_at = turn.now + max(OBSERVED_S, run.job.restart.backoff_max_s)
+        if run.deadline_at is not None and run.deadline_at > latest_at:
+            turn.put(replace(run, deadline_at=latest_at))
 
 
 def _server(turn: Turn) -> str:
@@ -52,9 +64,9 @@ def configured(turn: Turn, event: events.Configured) -> None:
         turn.world = replace(turn.world, policy=event.policy)
 
 
-def time_passed(turn: Turn, _event: events.TimePassed) -> None:
+def time_passed(turn: Turn, event: events.TimePassed) -> None:
     """Deadlines have come."""
-    deadlines.due(turn)
+    deadlines.due(turn, event.run)
 
 
 def observed(turn: Turn, event: events.Observed) -> None:
@@ -69,8 +81,13 @@ def noted(_turn: Turn, _event: events.Event) -> None:
     """The event only completes an action."""
 
 
-def broken_channel(_turn: Turn, _event: events.AnnounceFailed) -> None:
-    """A message that no retry can deliver stays in the journal as failed; other channels got their own copy."""
+def broken_channel(turn: Turn, event: events.AnnounceFailed) -> None:
+    """A channel will never take a message: the other ones are told, but a failure to tell that is not told again."""
+    if "/channel-broken/" in event.answers:
+        return
+    title = f"Channel {event.channel} did not take a message"
+    todo = f"mend [[channel]] {event.channel} in the configuration and restart the daemon"
+    turn.announce(None, "channel-broken", "page", title, event.reason, todo=todo, without=event.channel)
 
 
 SERVER: dict[type[events.Event], Callable[[Turn, Any], None]] = {

@@ -44,11 +44,14 @@ class Turn:
         since = run.phase_since if run.phase is phase else self.now
         return self.put(replace(run, phase=phase, phase_since=since, reason=reason, deadline_at=deadline_at, **fields))
 
-    def announce(self, run: Run | None, what: str, severity: str, title: str, text: str, **more: Any) -> None:
-        """Tell every channel that the job (or the configuration) names."""
+    def announce(
+        self, run: Run | None, what: str, severity: str, title: str, text: str, *, without: str = "", **more: Any
+    ) -> None:
+        """Tell every channel that the job (or the configuration) names, but one."""
         policy = self.world.policy
         wanted = run.job.notify if run is not None else None
         channels = policy.channels if wanted is None else tuple(name for name in policy.channels if name in wanted)
+        channels = tuple(name for name in channels if name != without)
         if not channels:
             return
         subject = run.id if run is not None else "server"

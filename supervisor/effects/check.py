@@ -48,7 +48,7 @@ class JobChecker:
         self._config = config
         self._runs_dir = runs_dir
         self._clock = clock
-        self._gpu_count = gpu_count
+        self.gpu_count = gpu_count
         self._environ = environ
         self._euid = os.geteuid() if euid is None else euid
         self._interpreters = Interpreters(cache, clock, describe=describe, environ=environ)
@@ -75,10 +75,10 @@ class JobChecker:
 
     def _resolve(self, draft: jobspec.JobDraft) -> Job:
         problems = [*self._server_problems(draft.job)]
-        gpus = min(1, self._gpu_count) if draft.gpus == "auto" else draft.gpus
-        if gpus > self._gpu_count:
-            hint = "write gpus = 0 to train on the CPU" if not self._gpu_count else ""
-            expected = f"at most {self._gpu_count}, which is what this server has"
+        gpus = min(1, self.gpu_count) if draft.gpus == "auto" else draft.gpus
+        if gpus > self.gpu_count:
+            hint = "write gpus = 0 to train on the CPU" if not self.gpu_count else ""
+            expected = f"at most {self.gpu_count}, which is what this server has"
             problems.append(Problem("too many GPUs", key="gpus", expected=expected, got=str(gpus), hint=hint))
         job = msgspec.structs.replace(self._with_run_dir(draft.job), gpus=gpus)
         if job.cwd and not Path(job.cwd).is_dir():

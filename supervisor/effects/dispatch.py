@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import heapq
 import itertools
 import logging
@@ -21,22 +20,17 @@ log = logging.getLogger("yolo-supervisor")
 Handler = Callable[[actions.Action], tuple[events.Event, ...]]
 Put = Callable[[events.Event], None]
 
-LANES = {"kill": 1, "process": 1, "disk": 2, "network": 2}
+LANES = {"kill": 1, "process": 1, "check": 2, "disk": 2, "network": 2}
 LANE_OF: dict[type[actions.Action], str] = {
     actions.Terminate: "kill",
     actions.Launch: "process",
     actions.Prepare: "disk",
-    actions.CheckJob: "disk",
+    actions.CheckJob: "check",
     actions.MarkFile: "disk",
     actions.Examine: "disk",
     actions.Announce: "network",
 }
 
-#: What a machine in trouble says: it passes, and is no verdict on the job ("cannot observe" is not "failed").
-NOT_NOW = frozenset({
-    errno.EAGAIN, errno.EBUSY, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC,
-    errno.ESTALE, errno.ETIMEDOUT,
-})  # fmt: skip
 NOT_NOW_S = 10.0
 
 
@@ -135,8 +129,8 @@ class Dispatcher:
 
 
 def _passes(error: Exception) -> bool:
-    """True for errors of the machine, or of a journal that another process holds for a moment."""
-    return isinstance(error, sqlite3.OperationalError) or (isinstance(error, OSError) and error.errno in NOT_NOW)
+    """True for errors of the machine: they are no verdict on the job ("cannot observe" is not "failed")."""
+    return isinstance(error, sqlite3.OperationalError | OSError)
 
 
 def failure(action: actions.Action, reason: str, now: float) -> events.Event:  # noqa: PLR0911 - one case per kind
@@ -158,6 +152,7 @@ def failure(action: actions.Action, reason: str, now: float) -> events.Event:  #
                 run=action.run,
                 attempt=action.attempt,
                 finished=False,
+                unknown=True,
                 reason=reason,
             )
         case actions.CheckJob():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from supervisor import layout
@@ -35,7 +36,8 @@ def build(
 ) -> dict[str, str]:
     """The whole environment of one attempt. The job's own [env] wins over all but the markers of our processes."""
     job = action.job
-    env = {name: inherited[name] for name in (*ALLOWED, *job.env_pass) if name in inherited}
+    wanted = (*ALLOWED, *job.env_pass)
+    env = {name: value for name, value in inherited.items() if any(fnmatchcase(name, pattern) for pattern in wanted)}
     env.update(_interpreter(Path(job.python)) if job.python else {"PATH": SYSTEM_PATH})
     env.update(
         CUDA_DEVICE_ORDER="PCI_BUS_ID",

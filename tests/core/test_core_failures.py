@@ -217,14 +217,14 @@ def test_nothing_new_starts_before_the_old_is_gone():
 
 
 def test_an_examination_that_is_not_answered_is_ordered_again():
-    """Reading what an attempt left may hang with the disk: it is asked anew, each time under a new key."""
+    """Reading what an attempt left may hang with the disk: it is asked anew, under one key, so that it is done once."""
     bench = Bench()
     bench.bring_to(Phase.COOLING)
     bench.tell(events.AttemptCleared, "a")
     bench.wait(901.0)
     keys = [one.key for one in bench.of(actions.Examine)]
     assert len(keys) == 4
-    assert len(set(keys)) == 4
+    assert len(set(keys)) == 1
     bench.tell(events.Examined, "a", finished=True, proof="done")
     bench.tell(events.Examined, "a", finished=False)
     assert bench.phase() is Phase.SUCCEEDED
@@ -253,15 +253,48 @@ def test_no_room_on_the_disk_is_no_failure():
     assert bench.run().failures == 0
 
 
-def test_a_directory_that_cannot_be_prepared_is_a_failure():
-    """A start that can never work ends the run after no_progress tries, with the reason."""
+def test_a_directory_that_cannot_be_prepared_waits_for_a_person():
+    """That is no fault of the training: the run is held with the reason, never given up."""
     bench = Bench()
     bench.submit(restart=Restart(no_progress=2))
     bench.tell(events.PrepareFailed, "a", reason="it is a symbolic link")
-    bench.wait(700.0)
-    bench.tell(events.PrepareFailed, "a", reason="it is a symbolic link")
-    assert bench.phase() is Phase.FAILED
+    assert bench.phase() is Phase.HELD
     assert "symbolic link" in bench.run().reason
+
+
+def test_a_wait_for_the_machine_is_told_once_and_uses_up_no_attempt():
+    """A full disk for an hour: one message, and the next attempt is still the first."""
+    bench = Bench()
+    bench.submit()
+    for _ in range(5):
+        bench.tell(events.PrepareFailed, "a", reason="1 GiB is free", waiting_for="disk")
+        assert (bench.phase(), bench.run().waiting_for, bench.run().attempts) == (Phase.COOLING, "disk", 0)
+        bench.wait(61.0)
+    assert len([one for one in bench.of(actions.Announce) if one.what == "waits"]) == 1
+    assert bench.run().attempts == 1
+
+
+def test_an_end_that_cannot_be_examined_waits_for_a_person():
+    """Nothing is restarted that may have finished."""
+    bench = Bench()
+    bench.bring_to(Phase.COOLING)
+    bench.tell(events.AttemptCleared, "a")
+    bench.tell(events.Examined, "a", finished=False, unknown=True, reason="internal error")
+    assert bench.phase() is Phase.HELD
+
+
+def test_stops_from_outside_are_no_failures_but_do_not_spin():
+    """Exit code 75 that nobody ordered: the waits grow, and after ten in a row without an epoch they count."""
+    bench = Bench()
+    bench.submit(restart=Restart(no_progress=2))
+    for _ in range(12):
+        bench.launch()
+        bench.die(code=75)
+        if bench.phase() is Phase.FAILED:
+            break
+        bench.wait(700.0)
+    assert bench.phase() is Phase.FAILED
+    assert bench.run().attempts == 12
 
 
 def test_a_slow_preparation_is_told_once():

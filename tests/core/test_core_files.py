@@ -40,14 +40,14 @@ def test_a_new_file_is_checked_and_becomes_a_run():
 
 
 def test_a_refused_file_gets_its_reasons_and_pages():
-    """The reasons go beside the file and to the channels, with what to do; the same bytes are not checked again."""
+    """The reasons go beside the file and to the channels, with what to do. Saved again, it is checked again."""
     bench = Bench()
     for _ in range(2):
         bench.tell(events.JobFileSeen, path=PATH, data=b"x", revision="r1", owner=0)
         bench.tell(events.JobRefused, path=PATH, revision="r1", problem="epochs: expected a number")
     marks = bench.of(actions.MarkFile)
     assert {mark.text for mark in marks} == {"epochs: expected a number"}
-    assert len(bench.of(actions.CheckJob)) == 1
+    assert len(bench.of(actions.CheckJob)) == 2
     assert bench.of(actions.Announce)[0].severity == "page"
     assert PATH in bench.of(actions.Announce)[0].todo
     assert bench.world.live == {}

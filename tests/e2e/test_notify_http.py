@@ -99,7 +99,7 @@ def test_a_redirect_is_never_followed(status, kind):
     """The message goes to nobody that an answer names."""
     with Receiver() as elsewhere, Receiver((status, {"Location": elsewhere.url("/stolen")}, b"")) as receiver:
         error = failure_of(notifier(receiver, kind=kind))
-        assert isinstance(error, PermanentError)
+        assert isinstance(error, RetryableError)
         assert "redirect" in str(error)
         assert elsewhere.received == []
 

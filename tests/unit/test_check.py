@@ -196,7 +196,7 @@ def test_commands_must_be_there(machine):
     assert accepted(checker, head + 'command = ["{python}", "x.py"]').gpus == 0
     assert accepted(checker, 'command = ["/bin/sh", "-c", "true"]').python == ""
     assert "line 1, command: this program is not there" in refused(checker, 'command = ["mytrain"]')
-    text = refused(checker, 'command = ["sh"]\nresume_command = ["/no/train", "x"]')
+    text = refused(checker, 'command = ["sh"]\nresume_command = ["/no/train", "x"]\ncheckpoint_files = ["/w/last.pt"]')
     assert (
         'line 2, resume_command: this program is not there; expected a program that may be executed; got "/no/train"'
         in text

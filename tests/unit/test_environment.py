@@ -31,10 +31,11 @@ def test_nothing_of_the_daemon_is_inherited_that_is_not_allowed():
 
 
 def test_env_pass_names_what_else_is_inherited():
-    """LD_LIBRARY_PATH, WANDB_* and proxies pass by name."""
-    given = environment({"LD_LIBRARY_PATH": "/cuda", "HTTPS_PROXY": "p"}, env_pass=("LD_LIBRARY_PATH", "NOT_THERE"))
-    assert given["LD_LIBRARY_PATH"] == "/cuda"
-    assert not {"HTTPS_PROXY", "NOT_THERE"} & given.keys()
+    """LD_LIBRARY_PATH, WANDB_* and proxies pass by name or pattern."""
+    inherited = {"LD_LIBRARY_PATH": "/cuda", "HTTPS_PROXY": "p", "WANDB_MODE": "offline", "WANDB": "no"}
+    given = environment(inherited, env_pass=("LD_LIBRARY_PATH", "WANDB_*", "NOT_THERE"))
+    assert (given["LD_LIBRARY_PATH"], given["WANDB_MODE"]) == ("/cuda", "offline")
+    assert not {"HTTPS_PROXY", "WANDB", "NOT_THERE"} & given.keys()
 
 
 def test_the_jobs_own_env_wins_but_not_over_our_markers():

@@ -56,7 +56,7 @@ def test_it_is_loaded_after_a_restart(writer, path):
 def test_a_replay_is_the_same_world(writer):
     """The recorded events, told once more, make the same world."""
     writer.submit()
-    writer.tell(events.Prepared(at=1.0, run="a@1", attempt=1, start="fresh", answers="a@1/1/prepare"))
+    writer.tell(events.Prepared(at=1.0, run="a@1", attempt=1, start="fresh", answers="a@1/1/prepare-1"))
     assert replay(list(writer.journal.events())) == writer.world
 
 
@@ -75,8 +75,8 @@ def test_one_transaction_for_many_events(writer, path):
 def test_an_action_is_pending_until_it_is_answered(writer):
     """Written with the event that caused it, gone with the event that answers it, in the order of their causes."""
     writer.submit()
-    assert [action.key for action in writer.journal.pending()] == ["mark-2", "a@1/1/prepare"]
-    writer.tell(events.Prepared(at=1.0, run="a@1", attempt=1, start="fresh", answers="a@1/1/prepare"))
+    assert [action.key for action in writer.journal.pending()] == ["mark-2", "a@1/1/prepare-1"]
+    writer.tell(events.Prepared(at=1.0, run="a@1", attempt=1, start="fresh", answers="a@1/1/prepare-1"))
     assert [action.key for action in writer.journal.pending()] == ["mark-2", "a@1/1/launch-1"]
 
 
@@ -105,11 +105,11 @@ def test_the_history_of_a_run_tells_each_change(writer):
     rows = writer.journal.history("a@1")
     assert [(row.kind, row.phase_before, row.phase_after) for row in rows] == [
         ("JobAccepted", "", "PREPARING"),
-        ("CancelAsked", "PREPARING", "PREPARING"),
+        ("CancelAsked", "PREPARING", "CANCELLED"),
     ]
     assert "cancelled by ann" in rows[-1].reason
     assert (rows[-1].origin, rows[-1].body["by"]) == ("api", "ann")
-    assert "a@1/1/prepare" in rows[0].actions
+    assert "a@1/1/prepare-1" in rows[0].actions
     assert [row.seq for row in rows] == sorted(row.seq for row in rows)
 
 

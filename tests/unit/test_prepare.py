@@ -127,11 +127,11 @@ def test_another_job_of_the_same_name_moves_the_old_result_aside(run):
     checkpoint(run.weights / "last.pt", 7, stripped=True)
     event = prepare(run, attempt=3, scratch=True, set_aside=True)
     assert event.start == "fresh"
-    assert (run.root / "train-1" / "weights" / "last.pt").exists()
+    assert (run.root / "before-1" / "train" / "weights" / "last.pt").exists()
     assert not run.train.exists()
     again = prepare(run, attempt=3, scratch=True, set_aside=True)
     assert again.start == "fresh"
-    assert not (run.root / "train-2").exists()
+    assert not (run.root / "before-2").exists()
 
 
 def test_preparing_twice_does_no_harm(run):

@@ -86,7 +86,8 @@ def test_epochs_are_refused_with_the_reason():
 def test_an_edit_that_changes_nothing_is_nothing():
     """A comment makes a new revision without a difference."""
     assert differences(OLD + "# note\n") == ([], [])
-    assert differences(COMMAND + 'resume_command = ["/y"]\n', COMMAND) == (["resume_command"], [])
+    resumable = COMMAND + 'resume_command = ["/y"]\ncheckpoint_files = ["/w/last.pt"]\n'
+    assert differences(resumable, COMMAND) == (["resume_command", "checkpoint_files"], [])
     assert differences(COMMAND.replace("--out", "--in"), COMMAND) == ([], ["command"])
     assert differences(COMMAND, OLD)[1] == ["python", "train", "command"]
 

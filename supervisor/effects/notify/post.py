@@ -44,8 +44,11 @@ class Reply:
 
     @property
     def refuses(self) -> bool:
-        """Return whether the same message would be refused again (any 4xx but time-out, too early, too many)."""
-        return 400 <= self.status < 500 and self.status not in {408, 425, 429}
+        """Return whether it is this message that the server will never take.
+
+        401, 403, 404 and the like are about the way there (a proxy, a deploy, a captive portal) and may pass.
+        """
+        return self.status in {400, 411, 413, 414, 415, 422, 431}
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def judge(reply: Reply) -> None:
     if shown in PERMANENT_ERRORS:
         raise PermanentError(text)
     if reply.redirects:
-        raise PermanentError(f"{text}, a redirect: the channel's url is not Slack's own")
+        raise RetryableError(f"{text}, a redirect, which is never followed: the url is not Slack's own")
     if reply.refuses:
         raise PermanentError(text)
     raise RetryableError(text, after_s=reply.retry_after_s)

@@ -62,7 +62,7 @@ def headers(key: str, sent_at: float, body: bytes, secret: str) -> dict[str, str
 def judge(reply: Reply) -> None:
     """Return if the receiver took the message (any 2xx).
 
-    Raises PermanentError for what no repetition mends (a redirect, 410, most 4xx), else RetryableError.
+    Raises PermanentError for what no repetition mends (410, or a message that it calls wrong), else RetryableError.
     """
     if 200 <= reply.status < 300:
         return
@@ -70,7 +70,7 @@ def judge(reply: Reply) -> None:
     if reply.status == 410:
         raise PermanentError(f"{text}: it is disabled")
     if reply.redirects:
-        raise PermanentError(f"{text}, a redirect: the channel is broken, its url must be the final one")
+        raise RetryableError(f"{text}, a redirect, which is never followed: the url must be the final one")
     if reply.refuses:
         raise PermanentError(text)
     raise RetryableError(text, after_s=reply.retry_after_s)
