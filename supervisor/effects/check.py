@@ -19,14 +19,13 @@ from supervisor.core.actions import CheckJob
 from supervisor.core.events import Event, JobAccepted, JobRefused
 from supervisor.core.model import Job
 from supervisor.core.placeholders import expand
+from supervisor.core.variables import SYSTEM_PATH
 from supervisor.effects import conda
 from supervisor.effects.interpreters import Interpreters
 from supervisor.effects.train_arguments import Surroundings, argument_problems, locate
 from supervisor.errors import Problem, UserError
 from supervisor.toml_errors import shown
 from supervisor.units import format_size
-
-_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class JobChecker:
@@ -140,7 +139,7 @@ class JobChecker:
 
 def _program_problems(job: Job) -> Iterator[Problem]:
     """Look for the programs that a command job starts, as its own environment will."""
-    default = f"{Path(job.python).parent}:{_SYSTEM_PATH}" if job.python else _SYSTEM_PATH
+    default = f"{Path(job.python).parent}:{SYSTEM_PATH}" if job.python else SYSTEM_PATH
     path = job.env.get("PATH", default)
     for key, words in (("command", job.command), ("resume_command", job.resume_command)):
         program = expand(words[0], {"python": job.python}) if words else ""

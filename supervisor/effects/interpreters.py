@@ -15,24 +15,14 @@ import msgspec
 
 from supervisor import layout
 from supervisor.clock import Clock
+from supervisor.core.variables import SYSTEM_PATH, passed_on
 from supervisor.errors import Problem, UserError
 
 log = logging.getLogger("yolo-supervisor")
 
 DESCRIBE_LIMIT_S = 120.0  # a cold import of torch from a slow disk takes up to a minute
 _FAILURE_KEPT_S = 60.0  # so that a thousand jobs with one broken interpreter do not ask it a thousand times
-_PASSED_ON = (
-    "HOME",
-    "USER",
-    "LOGNAME",
-    "LANG",
-    "LC_ALL",
-    "TMPDIR",
-    "XDG_CONFIG_HOME",
-    "XDG_CACHE_HOME",
-    "YOLO_CONFIG_DIR",
-)
-_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_SETTINGS_PLACES = ("XDG_CONFIG_HOME", "YOLO_CONFIG_DIR")
 
 
 class TrainArgument(msgspec.Struct, frozen=True):
@@ -123,8 +113,8 @@ class Interpreters:
         return description
 
     def _run(self, python: str, pass_on: tuple[str, ...]) -> Description:
-        env = {name: self._environ[name] for name in (*_PASSED_ON, *pass_on) if name in self._environ}
-        env |= {"PATH": f"{Path(python).parent}:{_SYSTEM_PATH}", "YOLO_OFFLINE": "1", "YOLO_AUTOINSTALL": "0"}
+        env = passed_on(self._environ, (*_SETTINGS_PLACES, *pass_on))
+        env |= {"PATH": f"{Path(python).parent}:{SYSTEM_PATH}", "YOLO_OFFLINE": "1", "YOLO_AUTOINSTALL": "0"}
         try:
             done = subprocess.run(
                 [python, str(self._describe)],

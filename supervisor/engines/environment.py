@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from supervisor import layout
 from supervisor.core.actions import Launch
+from supervisor.core.variables import SYSTEM_PATH, passed_on
 
-# What a login shell would give and a training may need; secrets of the daemon are never among it.
-ALLOWED = (
-    "HOME",
-    "USER",
-    "LOGNAME",
-    "SHELL",
-    "LANG",
-    "LANGUAGE",
-    "LC_ALL",
-    "LC_CTYPE",
-    "TZ",
-    "TMPDIR",
-    "XDG_CACHE_HOME",
-)
-SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MARKER_PREFIX = "YOLO_SUPERVISOR_"
 
 
@@ -36,8 +21,7 @@ def build(
 ) -> dict[str, str]:
     """The whole environment of one attempt. The job's own [env] wins over all but the markers of our processes."""
     job = action.job
-    wanted = (*ALLOWED, *job.env_pass)
-    env = {name: value for name, value in inherited.items() if any(fnmatchcase(name, pattern) for pattern in wanted)}
+    env = passed_on(inherited, job.env_pass)
     env.update(_interpreter(Path(job.python)) if job.python else {"PATH": SYSTEM_PATH})
     env.update(
         CUDA_DEVICE_ORDER="PCI_BUS_ID",

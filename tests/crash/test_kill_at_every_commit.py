@@ -147,9 +147,9 @@ class Story:
         return "unreadable"
 
     def ids_of_the_end(self, told: Receiver) -> list[str]:
-        """The ids of the messages of success that came for this folder."""
-        ends = [one for one in told.received if one["path"] == str(self.top) and one["body"]["type"] == "run.succeeded"]
-        return [one["headers"]["webhook-id"] for one in ends]
+        """The ids of the messages of success that came whole for this folder; a daemon may be killed while it sends."""
+        whole = [one for one in told.received if one["path"] == str(self.top) and isinstance(one["body"], dict)]
+        return [one["headers"]["webhook-id"] for one in whole if one["body"]["type"] == "run.succeeded"]
 
     def attempts(self) -> list[Path]:
         """The attempts that were started."""
@@ -174,15 +174,21 @@ def judge(story: Story, told: Receiver) -> None:
     for path in story.attempts():
         starts = [line for line in (path / "beats.jsonl").read_text().splitlines() if '"kind": "start"' in line]
         assert len(starts) == 1, f"attempt {path.name} was launched {len(starts)} times"
-    assert (story.top / "jobs" / "done" / "toy.toml").exists()
+    assert appears(story.top / "jobs" / "done" / "toy.toml"), "the job file was not moved to done/"
     assert len(set(story.ids_of_the_end(told))) == 1, f"ids of one message: {story.ids_of_the_end(told)}"
 
 
-def read(attempt: Path, name: str) -> dict[str, float]:
-    """One record of the shim, which may still be writing it."""
-    deadline = time.monotonic() + 5.0
-    while not (attempt / name).exists() and time.monotonic() < deadline:
+def appears(path: Path) -> bool:
+    """Wait for a file that a process may still be writing; False if it does not come."""
+    deadline = time.monotonic() + 10.0
+    while not path.exists() and time.monotonic() < deadline:
         time.sleep(POLL_S)
+    return path.exists()
+
+
+def read(attempt: Path, name: str) -> dict[str, float]:
+    """One record of the shim."""
+    appears(attempt / name)
     found: dict[str, float] = json.loads((attempt / name).read_text())
     return found
 

@@ -34,8 +34,8 @@ FATES = (
 )
 
 
-class WrongError(AssertionError):
-    """Something happened in the room that must never happen."""
+class WrongError(BaseException):
+    """Something happened that must never happen; a BaseException, so that nothing in the daemon catches it."""
 
 
 @dataclass

@@ -15,6 +15,10 @@ from supervisor.journal import Entry, Journal
 ENDS = {Phase.SUCCEEDED: "succeeded", Phase.FAILED: "failed", Phase.CANCELLED: "cancelled"}
 
 
+#: Ordered twice under one key these would be done once too seldom, or be taken for something else.
+ONCE = (actions.Launch, actions.Terminate, actions.Announce)
+
+
 class KilledError(BaseException):
     """The daemon is killed; a BaseException, so that nothing in the daemon catches it."""
 
@@ -40,7 +44,7 @@ class Recorder:
         for entry in entries:
             _check_phases(entry)
             for action in entry.actions:
-                if action.key in self.keys:
+                if action.key in self.keys and isinstance(action, ONCE):
                     raise WrongError(f"the key {action.key} was given twice")
                 self.keys.add(action.key)
                 if isinstance(action, actions.Announce) and action.what in ENDS.values():

@@ -87,8 +87,11 @@ class Simulation:
     def do(self, name: str, pick: int, how: int) -> None:
         """Carry out one move and everything that follows from it at once."""
         self.script.append((name, pick, how))
-        getattr(self, f"_move_{name}")(pick, how)
-        self._turn()
+        try:
+            getattr(self, f"_move_{name}")(pick, how)
+            self._turn()
+        except WrongError as error:
+            raise AssertionError(str(error)) from error
 
     def _put(self, found: Sequence[events.Event], how: int) -> None:
         """Report now, or keep for later (late, twice, in another order, or never)."""
@@ -308,6 +311,12 @@ class Simulation:
     # ---- heal, and it must settle
     def settle(self) -> None:
         """No more faults: in bounded time every run ends, is held, or waits for a run that did not succeed."""
+        try:
+            self._settle()
+        except WrongError as error:
+            raise AssertionError(str(error)) from error
+
+    def _settle(self) -> None:
         self.record.broken, self.record.kill, self.room.disk_full = False, "", False
         self._move_orphans(0, 0)
         self._move_restart(0, 0)

@@ -157,7 +157,7 @@ def test_heavy_libraries_stay_out(path):
 def test_the_core_is_pure(path):
     """No clock, no files, no processes, no chance: the core imports msgspec and modules that only compute or name."""
     pure = {"__future__", "msgspec", "collections", "enum", "typing", "hashlib", "math", "pathlib", "re", "datetime",
-        "functools", "itertools", "dataclasses", "unicodedata", "string", "statistics", "bisect", "operator", "difflib", "signal"}  # fmt: skip
+        "functools", "itertools", "dataclasses", "unicodedata", "string", "statistics", "bisect", "operator", "difflib", "fnmatch", "signal"}  # fmt: skip
     wrong = {name.split(".")[0] for name, _ in imports(path)} - pure - {"supervisor"}
     assert not wrong, f"{relative(path)} imports {sorted(wrong)}"
     text = path.read_text(encoding="utf-8")
