@@ -133,10 +133,10 @@ class Daemon:
         """Say who we are before anything else is decided; handle signals."""
         now = self._clock.now()
         policy = config.policy(self._settings, self._gpu_count)
-        loop.put(events.Configured(at=now, origin="daemon", policy=policy))
-        loop.put(
+        loop.put(  # first: nothing may be placed under the boot before this one
             events.DaemonStarted(at=now, origin="daemon", pid=os.getpid(), version=__version__, boot=current_boot())
         )
+        loop.put(events.Configured(at=now, origin="daemon", policy=policy))
         for number, handler in (
             (signal.SIGTERM, functools.partial(self._stop_on, loop)),
             (signal.SIGINT, functools.partial(self._stop_on, loop)),

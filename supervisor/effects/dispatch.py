@@ -20,13 +20,13 @@ log = logging.getLogger("yolo-supervisor")
 Handler = Callable[[actions.Action], tuple[events.Event, ...]]
 Put = Callable[[events.Event], None]
 
-LANES = {"kill": 1, "process": 1, "check": 2, "disk": 2, "network": 2}
+LANES = {"kill": 1, "process": 1, "check": 2, "disk": 2, "files": 1, "network": 2}
 LANE_OF: dict[type[actions.Action], str] = {
     actions.Terminate: "kill",
     actions.Launch: "process",
     actions.Prepare: "disk",
     actions.CheckJob: "check",
-    actions.MarkFile: "disk",
+    actions.MarkFile: "files",
     actions.Examine: "disk",
     actions.Announce: "network",
 }
