@@ -24,7 +24,7 @@ TRAIN_READY  := $(TRAIN_VENV)/.ready
 endif
 export YOLO_SUPERVISOR_TRAIN_PYTHON := $(TRAIN_PYTHON)
 
-.PHONY: demo test test-all test-systemd lint bench clean setup
+.PHONY: demo test test-all lint bench clean setup
 .DEFAULT_GOAL := test
 
 setup: $(VENV)/.ready $(TRAIN_READY)

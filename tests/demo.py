@@ -206,6 +206,14 @@ def started(demo: Demo, attempt: int) -> dict[str, Any]:
     return json.loads((demo.attempt(attempt) / "started.json").read_text())
 
 
+def start_time(pid: int) -> str:
+    """When a process started, from the kernel: the same number for another process tells itself apart by this."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except FileNotFoundError:
+        return ""
+
+
 def show_progress(demo: Demo, attempt: int, until: Any) -> Any:
     """Show where the training is, live, until `until(beats)` gives something true."""
     shown = ""
@@ -290,6 +298,7 @@ def kill_daemon(demo: Demo) -> None:
     )
     assert demo.daemon is not None
     shim, daemon = started(demo, 2)["shim_pid"], demo.daemon.pid
+    born = start_time(shim)
     before = look_at(demo, demo.run_dir / "train" / "weights" / "last.pt")["epoch"] + 1
     os.kill(daemon, signal.SIGKILL)
     demo.daemon.wait()
@@ -299,7 +308,7 @@ def kill_daemon(demo: Demo) -> None:
     new = start_daemon(demo)
     after = started(demo, 2)["shim_pid"]
     row = json.loads(command(demo, "show", NAME, "--json").stdout)
-    if new == daemon or after != shim or not Path(f"/proc/{shim}").exists():
+    if new == daemon or after != shim or start_time(shim) != born:
         raise PromiseError(f"daemon {daemon} → {new}, shim {shim} → {after}")
     demo.facts.update(daemon_before=daemon, daemon_after=new, shim=shim, saved_at_daemon_kill=before)
     say(

@@ -97,6 +97,10 @@ class JobChecker:
         if self._euid == 0 and not self._config.jobs.allow_root:
             hint = "run the daemon as a user of its own, or set allow_root = true under [jobs] in config.toml"
             yield Problem("this daemon is root, and jobs may not run as root", hint=hint)
+        elif self._euid == 0 and job.owner != 0:
+            hint = "let root submit it, or run a daemon as that user"
+            wrong = "this daemon runs jobs as root, so it takes only files of root"
+            yield Problem(wrong, expected="a file of uid 0", got=f"uid {job.owner}", hint=hint)
         free = shutil.disk_usage(_existing(self._runs_dir)).free
         if free < self._config.disk.pause_below:
             expected = f"at least {format_size(self._config.disk.pause_below)} (disk.pause_below)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,9 +49,18 @@ class Preparer:
         self._pause_below_bytes = pause_below_bytes
         self._source_of = source_of
         self._now = now
+        self._one_at_a_time = threading.Lock()
 
     def __call__(self, action: Prepare) -> tuple[events.Event, ...]:
-        """See the module. Doing it twice does no harm: nothing runs before it is answered."""
+        """See the module. Doing it twice does no harm: nothing runs before it is answered.
+
+        One at a time: a run that was stopped while it was prepared may be prepared again beside the late first one,
+        which then finds a newer token and leaves.
+        """
+        with self._one_at_a_time:
+            return self._prepare(action)
+
+    def _prepare(self, action: Prepare) -> tuple[events.Event, ...]:
         job = action.job
         run_dir = layout.run_directory(self._runs_dir, job.project, job.name)
         shortage = self._shortage(run_dir)

@@ -143,6 +143,39 @@ def test_preparing_twice_does_no_harm(run):
     assert [path.name for path in run.attempt(2).aside.iterdir()] == ["last.pt"]
 
 
+def test_a_late_preparation_finds_a_newer_fence_and_leaves(run):
+    """The run was stopped and prepared anew meanwhile: the old order touches nothing."""
+    checkpoint(run.weights / "last.pt", 3)
+    prepare(run, attempt=3, token=8)
+    with pytest.raises(PermanentError, match="token 8"):
+        prepare(run, attempt=2, token=7)
+    assert json.loads(run.token.read_text())["token"] == 8
+    assert not run.attempt(2).root.exists()
+
+
+def test_a_directory_that_knows_more_than_the_journal_is_not_touched(run):
+    """The journal was lost and counts from 1 again: a living training must not lose its fence, nor an old one its files."""
+    used = run.attempt(1).root
+    used.mkdir(parents=True)
+    (used / "started.json").write_text(
+        json.dumps(
+            {
+                "version": 1,
+                "shim_pid": 1,
+                "shim_start_time": 1,
+                "pid": 2,
+                "start_time": 1,
+                "boot_id": "older",
+                "pid1_start_time": 1,
+                "started_at": 1.0,
+            }
+        )  # fmt: skip
+    )
+    with pytest.raises(PermanentError, match="journal lost"):
+        prepare(run, attempt=1, scratch=True)
+    assert not run.token.exists()
+
+
 def test_nothing_is_touched_while_an_older_attempt_has_processes(run):
     """Its shim holds the lock: come again later."""
     older = run.attempt(1).root
