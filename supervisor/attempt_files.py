@@ -27,7 +27,6 @@ class Train(msgspec.Struct, frozen=True, kw_only=True):
     resume: str | None = None
     expected_epoch: int | None = None  # 0-based, as stored in the checkpoint
     run_token_file: str
-    finish: bool = False  # all epochs are done: only validate and strip
     settings: dict[str, Any] = {}  # over the owner's Ultralytics settings
 
 

@@ -189,10 +189,6 @@ class Config(Table, frozen=True, kw_only=True):
     disk: Disk = Disk()
     channel: tuple[Channel, ...] = ()
 
-    def channel_named(self, name: str) -> Channel | None:
-        """Return the channel of this name."""
-        return next((channel for channel in self.channel if channel.name == name), None)
-
 
 def default_config_path() -> Path:
     """Where the configuration is looked for when nobody says: the system's for root, else the user's."""

@@ -41,8 +41,6 @@ class UltralyticsTrainer:
             "expected_epoch": from_epoch - 1 if going_on else None,
             "run_token_file": str(run_dir.token),
         }
-        if start == "finish":
-            section["finish"] = True
         return [job.python, str(layout.TRAIN), str(attempt_dir.root)], section
 
     def checkpoints(self, job: Job, run_dir: RunDirectory) -> list[Path]:  # noqa: ARG002

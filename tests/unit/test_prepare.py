@@ -169,7 +169,7 @@ def test_a_directory_that_knows_more_than_the_journal_is_not_touched(run):
                 "pid1_start_time": 1,
                 "started_at": 1.0,
             }
-        )  # fmt: skip
+        )
     )
     with pytest.raises(PermanentError, match="journal lost"):
         prepare(run, attempt=1, scratch=True)
