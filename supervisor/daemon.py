@@ -23,6 +23,7 @@ from supervisor import __version__, config, layout
 from supervisor.clock import WallClock, current_boot
 from supervisor.config import Config
 from supervisor.core import actions, events
+from supervisor.core.model import Phase, World
 from supervisor.effects.check import JobChecker
 from supervisor.effects.dispatch import Dispatcher
 from supervisor.effects.examine import Examiner
@@ -88,6 +89,7 @@ class Daemon:
         self._journal_path = layout.journal_file(settings.server.state_dir)
         self._gpu_count = count_gpus()
         self._machine: dict[str, int] = {}
+        self._world: Callable[[], World] = World
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT; trainings go on afterwards. The exit code."""
@@ -109,6 +111,7 @@ class Daemon:
         now = self._clock.now
         dispatcher = self._dispatch = Dispatcher(self._handlers(), lambda event: loop.put(event), now)  # noqa: PLW0108 - the loop comes after
         loop = Loop(journal.load(), journal, self._clock, dispatcher)
+        self._world = lambda: loop.world
         pending = journal.pending()
         processes = ProcessSource(self._settings.server.runs_dir, lambda: loop.world, loop.put, now)
         board = Board()
@@ -153,12 +156,18 @@ class Daemon:
         return {
             actions.CheckJob: self._checker,
             actions.MarkFile: JobFileMarker(now),
-            actions.Prepare: Preparer(runs_dir, settings.disk.pause_below, self._source_of, now),
+            actions.Prepare: Preparer(runs_dir, settings.disk.pause_below, self._source_of, now, self._is_wanted),
             actions.Launch: engine.launch,
             actions.Terminate: engine.terminate,
             actions.Examine: Examiner(runs_dir, now),
             actions.Announce: Notifier(settings.channel, self._clock, settings.server.name or socket.gethostname()),
         }
+
+    def _is_wanted(self, action: actions.Prepare) -> bool:
+        """False for a preparation that its run has left behind."""
+        run = self._world().run(action.run)
+        attempt = run.attempt if run is not None and run.phase is Phase.PREPARING else None
+        return attempt is not None and attempt.token == action.token
 
     def _source_of(self, revision: str) -> bytes | None:
         reader = Journal.open(self._journal_path, read_only=True)

@@ -48,10 +48,14 @@ def conclude(turn: Turn, run: Run, event: events.Examined) -> None:
         pause(turn, run, f"{NEEDS_A_PERSON[attempt.code]}: {how}; a file system may not be mounted yet", "mount")
     elif run.job.train is not None and attempt.code in NEEDS_A_PERSON:
         hold(turn, run, f"{NEEDS_A_PERSON[attempt.code]}: {how}", event.log_tail)
-    elif run.job.train is not None and attempt.code == STOPPED_FROM_OUTSIDE and run.interruptions < INTERRUPTIONS:
+    elif run.job.train is not None and attempt.code == STOPPED_FROM_OUTSIDE and _may_be_interrupted(run):
         _interrupted(turn, run, how)
     else:
         fail_attempt(turn, run, how, event.log_tail)
+
+
+def _may_be_interrupted(run: Run) -> bool:
+    return run.interruptions < INTERRUPTIONS or run.progress.saved_epoch > run.failed_at_epoch
 
 
 def _interrupted(turn: Turn, run: Run, how: str) -> None:

@@ -186,9 +186,10 @@ class Launched(AttemptEvent, frozen=True, kw_only=True, tag=True):
 
 
 class LaunchFailed(AttemptEvent, frozen=True, kw_only=True, tag=True):
-    """No process was started and none will be."""
+    """No process was started and none will be; `waiting_for` names what the machine lacks, if waiting helps."""
 
     reason: str
+    waiting_for: str = ""
 
 
 class SignalSent(AttemptEvent, frozen=True, kw_only=True, tag=True):

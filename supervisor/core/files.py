@@ -147,6 +147,7 @@ def revise(turn: Turn, event: events.JobAccepted, run: Run) -> None:
             replace(
                 run,
                 job=event.job,
+                next_job=None,
                 priority=event.job.priority,
                 reason="its job file was edited before the first start",
             )

@@ -112,7 +112,7 @@ def terminate(turn: Turn, run: Run, how: str) -> None:
 
 def order_resume(turn: Turn, run: Run, event: events.ResumeAsked) -> None:
     """`resume NAME`: a held run goes on; a stop that has not happened yet is taken back."""
-    run = replace(run, wanted=Wanted.UP, failures=0, stop=None)
+    run = replace(run, wanted=Wanted.UP, failures=0, interruptions=0, stop=None)
     attempt = run.attempt
     if run.phase is Phase.STOPPING:
         turn.move(run, Phase.RUNNING, f"{event.by} took the stop back", within_s=OBSERVED_S)
@@ -142,7 +142,8 @@ def order_retry(turn: Turn, run: Run, event: events.RetryAsked) -> None:
     newest = turn.world.named(run.name)
     if newest is None or newest.id != run.id:
         return
-    open_run(turn, replace(run.job, file=""), f"retried by {event.by}", predecessor=run)
+    job = replace(run.next_job or run.job, file="")  # an edit that no attempt took counts now
+    open_run(turn, job, f"retried by {event.by}", predecessor=run, set_aside=run.set_aside)
 
 
 def open_run(turn: Turn, job: Job, reason: str, *, predecessor: Run | None, set_aside: bool = False) -> Run:

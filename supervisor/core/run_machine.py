@@ -25,7 +25,8 @@ def prepared(turn: Turn, run: Run, event: events.Prepared) -> None:
         return
     notes = "; ".join(event.notes)
     attempt = replace(attempt, start=event.start, checkpoint=event.checkpoint, from_epoch=event.from_epoch)
-    run = replace(run, attempt=attempt, set_aside=False, progress=_behind(run.progress, event))
+    still_aside = run.set_aside and event.start == "refused"
+    run = replace(run, attempt=attempt, set_aside=still_aside, progress=_behind(run.progress, event))
     if event.start == "finished":
         endings.finish(turn, run, Phase.SUCCEEDED, event.reason)
     elif run.stop is not None:
@@ -140,6 +141,8 @@ def launch_failed(turn: Turn, run: Run, event: events.LaunchFailed) -> None:
         turn.put(run)
     elif run.stop is not None:
         endings.after_stop(turn, run, run.stop.reason)
+    elif event.waiting_for:
+        _back_out(turn, run, f"could not be launched: {event.reason}", event.waiting_for)
     else:
         endings.fail_attempt(turn, run, f"could not be launched: {event.reason}")
 

@@ -10,8 +10,10 @@ from msgspec.structs import replace
 from supervisor.core import deadlines, digest, events, files, orders, queue, run_machine
 from supervisor.core.actions import Action
 from supervisor.core.model import Run, World
-from supervisor.core.policy import OBSERVED_S
+from supervisor.core.policy import FINAL_S, LIMIT_OVERRUN, OBSERVED_S
 from supervisor.core.turn import Turn
+
+ALWAYS_PLACE = (events.TimePassed, events.Configured)
 
 
 def step(world: World, event: events.Event, now: float) -> tuple[World, tuple[Action, ...]]:
@@ -21,8 +23,8 @@ def step(world: World, event: events.Event, now: float) -> tuple[World, tuple[Ac
         run_machine.apply(turn, event)
     else:
         SERVER[type(event)](turn, event)
-    if turn.world is not world or isinstance(event, events.TimePassed):
-        queue.place(turn)
+    if not isinstance(event, events.DaemonStarted) and (turn.world is not world or isinstance(event, ALWAYS_PLACE)):
+        queue.place(turn)  # not before the new daemon has said, by Configured, what there is room for
     return turn.world, tuple(turn.actions)
 
 
@@ -45,7 +47,9 @@ def started(turn: Turn, event: events.DaemonStarted) -> None:
 def _bound_deadlines(turn: Turn) -> None:
     """A clock that was wrong when a deadline was set must not make a run wait for hours."""
     for run in tuple(turn.world.live.values()):
-        latest_at = turn.now + max(OBSERVED_S, run.job.restart.backoff_max_s)
+        overrun_s = LIMIT_OVERRUN * (run.job.time_limit_s or 0.0)
+        grace_s = max(turn.world.policy.stop_grace_s, FINAL_S)
+        latest_at = turn.now + max(OBSERVED_S, run.job.restart.backoff_max_s, grace_s, overrun_s)
         if run.deadline_at is not None and run.deadline_at > latest_at:
             turn.put(replace(run, deadline_at=latest_at))
 

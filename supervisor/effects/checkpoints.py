@@ -55,14 +55,19 @@ def put_in_place(source: Path, target: Path, aside: Path) -> None:
 
     The copy is made in `aside`: nothing of ours lies in the trainer's folder, not even after a crash.
     """
-    aside.mkdir(parents=True, exist_ok=True)
-    temporary = aside / f".{target.name}.copy"
+    temporary = beside(target, aside) / f".{target.name}.copy"
     shutil.copyfile(source, temporary)
     sync(temporary)
     if target.exists():
         set_aside(target, aside)
     temporary.replace(target)
     sync(target.parent)
+
+
+def beside(target: Path, aside: Path) -> Path:
+    """A folder from which a file can be renamed to `target`: ours, unless that lies on another file system."""
+    aside.mkdir(parents=True, exist_ok=True)
+    return aside if aside.stat().st_dev == target.parent.stat().st_dev else target.parent
 
 
 def sync(path: Path) -> None:

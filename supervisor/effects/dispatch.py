@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import heapq
 import itertools
 import logging
@@ -31,6 +32,12 @@ LANE_OF: dict[type[actions.Action], str] = {
     actions.Announce: "network",
 }
 
+#: What a machine in trouble says; what is about the path itself (EACCES, ENOTDIR …) will not pass by waiting.
+NOT_NOW = frozenset({
+    errno.EAGAIN, errno.EBUSY, errno.EDQUOT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EINTR, errno.EIO, errno.EMFILE,
+    errno.ENFILE, errno.ENODEV, errno.ENOMEM, errno.ENOSPC, errno.ENOTCONN, errno.EREMOTEIO, errno.EROFS, errno.ESTALE,
+    errno.ETIMEDOUT,
+})  # fmt: skip
 NOT_NOW_S = 10.0
 
 
@@ -130,7 +137,7 @@ class Dispatcher:
 
 def _passes(error: Exception) -> bool:
     """True for errors of the machine: they are no verdict on the job ("cannot observe" is not "failed")."""
-    return isinstance(error, sqlite3.OperationalError | OSError)
+    return isinstance(error, sqlite3.OperationalError) or (isinstance(error, OSError) and error.errno in NOT_NOW)
 
 
 def failure(action: actions.Action, reason: str, now: float) -> events.Event:  # noqa: PLR0911 - one case per kind

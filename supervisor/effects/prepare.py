@@ -43,12 +43,17 @@ class Preparer:
         pause_below_bytes: int,
         source_of: Callable[[str], bytes | None],
         now: Callable[[], float],
+        wanted: Callable[[Prepare], bool] = lambda _action: True,
     ) -> None:
-        """`source_of` gives the bytes of a job file by their revision; `now` stamps the answer."""
+        """`source_of` gives the bytes of a job file by their revision; `now` stamps the answer.
+
+        `wanted` says whether the run still waits for this preparation: it may have been stopped meanwhile.
+        """
         self._runs_dir = runs_dir
         self._pause_below_bytes = pause_below_bytes
         self._source_of = source_of
         self._now = now
+        self._wanted = wanted
         self._one_at_a_time = threading.Lock()
 
     def __call__(self, action: Prepare) -> tuple[events.Event, ...]:
@@ -57,8 +62,14 @@ class Preparer:
         One at a time: a run that was stopped while it was prepared may be prepared again beside the late first one,
         which then finds a newer token and leaves.
         """
-        with self._one_at_a_time:
+        if not self._one_at_a_time.acquire(blocking=False):  # one that hangs must not block its lane
+            raise RetryableError("another run is being prepared", 0.5)
+        try:
+            if not self._wanted(action):
+                raise PermanentError("the run no longer waits for this preparation")
             return self._prepare(action)
+        finally:
+            self._one_at_a_time.release()
 
     def _prepare(self, action: Prepare) -> tuple[events.Event, ...]:
         job = action.job
@@ -119,14 +130,14 @@ def _fence(run_dir: layout.RunDirectory, action: Prepare) -> None:
     Raises RetryableError while a process of another attempt is there, PermanentError if the directory knows of more
     than the journal does (a journal that was lost or restored): a person must look.
     """
-    for folder in sorted((run_dir.root / "attempts").glob("*")):
-        if not lock_is_free(folder) or _has_survivors(folder):
-            raise RetryableError(f"attempt {folder.name} still has processes", 2.0)
     holder = _holder(run_dir)
     if (holder.token, holder.run) != (action.token, action.run) and holder.token >= action.token:
         raise PermanentError(f"{run_dir.token} holds token {holder.token} of {holder.run}, newer than ours")
     if run_dir.attempt(action.attempt).started.exists():
         raise PermanentError(f"{run_dir.attempt(action.attempt).root} was used before: was the journal lost?")
+    for folder in sorted((run_dir.root / "attempts").glob("*")):
+        if not lock_is_free(folder) or _has_survivors(folder):
+            raise RetryableError(f"attempt {folder.name} still has processes", 2.0)
     token = Token(
         token=action.token,
         run=action.run,

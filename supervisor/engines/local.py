@@ -23,7 +23,9 @@ from supervisor.errors import PermanentError, RetryableError
 SHIM_TIMEOUT_S = 30.0
 LAUNCHED_BEFORE = 17  # the shim's exit code: this attempt directory has been used
 LOCK_HELD = 18
-NOT_NOW = {69: 60.0, 70: 5.0, 73: 30.0}  # no pidfd; died before the start was durable; disk full: nothing was launched
+# the shim's exit codes after which nothing was launched, and what is waited for: no pidfd, died before the start was
+# durable, disk full
+NOT_NOW = {69: "memory", 70: "memory", 73: "disk"}
 UMASK = 0o022
 
 
@@ -44,8 +46,9 @@ class LocalEngine:
         attempt_dir = run_dir.attempt(action.attempt)
         if not attempt_dir.started.exists() and not attempt_dir.exit.exists():
             _check_fence(run_dir, action)
-            self._write_launch(action, run_dir, attempt_dir)
-            self._start_shim(attempt_dir)
+            lacking = self._start(action, run_dir, attempt_dir)
+            if lacking is not None:
+                return (lacking,)
         started = _read_start(attempt_dir)
         boot = Boot(boot_id=started.boot_id, pid1_start_time=started.pid1_start_time or 0)
         launched = events.Launched(
@@ -59,6 +62,31 @@ class LocalEngine:
             started_at=started.started_at,
         )
         return (launched,)
+
+    def _start(
+        self, action: Launch, run_dir: layout.RunDirectory, attempt_dir: layout.AttemptDirectory
+    ) -> events.LaunchFailed | None:
+        """Start the shim; LaunchFailed where it is certain that nothing runs because the machine lacks something."""
+        try:
+            self._write_launch(action, run_dir, attempt_dir)
+        except OSError as error:
+            return self._lacking(action, str(error), "disk")
+        code, message = self._start_shim(attempt_dir)
+        if code in NOT_NOW:
+            return self._lacking(action, message, NOT_NOW[code])
+        if code not in {0, LAUNCHED_BEFORE}:
+            raise PermanentError(message)
+        return None
+
+    def _lacking(self, action: Launch, reason: str, waiting_for: str) -> events.LaunchFailed:
+        return events.LaunchFailed(
+            at=self._now(),
+            origin="engine",
+            run=action.run,
+            attempt=action.attempt,
+            reason=reason,
+            waiting_for=waiting_for,
+        )
 
     def _write_launch(self, action: Launch, run_dir: layout.RunDirectory, attempt_dir: layout.AttemptDirectory) -> None:
         job = action.job
@@ -87,7 +115,7 @@ class LocalEngine:
         attempt_dir.root.mkdir(parents=True, exist_ok=True)
         attempt_files.write_launch(attempt_dir.root, launch)
 
-    def _start_shim(self, attempt_dir: layout.AttemptDirectory) -> None:
+    def _start_shim(self, attempt_dir: layout.AttemptDirectory) -> tuple[int, str]:
         argv = [sys.executable, "-I", "-S", "-E", str(layout.SHIM), str(attempt_dir.root)]
         try:
             done = subprocess.run(
@@ -103,10 +131,7 @@ class LocalEngine:
         if done.returncode == LOCK_HELD:
             raise RetryableError("another shim of this attempt is starting", 1.0)
         message = done.stderr.decode(errors="replace").strip() or f"shim exit code {done.returncode}"
-        if done.returncode in NOT_NOW:
-            raise RetryableError(message, NOT_NOW[done.returncode])
-        if done.returncode not in {0, LAUNCHED_BEFORE}:
-            raise PermanentError(message)
+        return done.returncode, message
 
     # ---- end
     def terminate(self, action: Terminate) -> tuple[events.Event, ...]:

@@ -47,6 +47,14 @@ class CommandTrainer:
         for pattern in job.checkpoint_files:
             for name in glob.iglob(expand(pattern, values), recursive=True):  # noqa: PTH207 - Path globs only relative
                 path = Path(name)
-                if path.is_file():
+                if path.is_file() and not _set_aside(path, run_dir):
                     found[path] = path.stat().st_mtime_ns
         return sorted(found, key=lambda path: (-found[path], str(path)))
+
+
+def _set_aside(path: Path, run_dir: RunDirectory) -> bool:
+    """True for what we keep of older runs and of replaced files: a `**` finds it, but it is not this run's."""
+    if not path.is_relative_to(run_dir.root):
+        return False
+    top = path.relative_to(run_dir.root).parts[0]
+    return top == "attempts" or top.startswith("before-")

@@ -114,7 +114,8 @@ def trim(path: Path, last_epoch: int, aside: Path) -> int:
         return 0
     aside.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(path, aside / path.name)
-    temporary = aside / f".{path.name}.cut"  # nothing of ours lies in the trainer's folder, not even after a crash
+    ours = aside.stat().st_dev == path.parent.stat().st_dev  # then nothing of ours ever lies in the trainer's folder
+    temporary = (aside if ours else path.parent) / f".{path.name}.cut"
     with temporary.open("w", encoding="utf-8") as file:
         file.writelines([*header, *(kept[epoch] for epoch in sorted(kept))])
         file.flush()

@@ -98,7 +98,7 @@ def _check_resume(_world: World, run: Run, _order: Order) -> None:
         return
     if run.phase is Phase.STOPPING:
         raise RefusedOrder(409, f"{run.name} is ending just now; resume it when it is HELD (`wait {run.name}`)")
-    if run.phase is not Phase.HELD and run.stop is None:
+    if run.phase is not Phase.HELD and (run.stop is None or run.stop.then is Phase.CANCELLED):
         raise RefusedOrder(409, f"{run.name} is {run.phase.value}, not held: it goes on by itself")
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from bench import SECOND_BOOT, Bench, make_job
+from bench import FIRST_BOOT, SECOND_BOOT, Bench, make_job
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from supervisor.core import actions, events
 from supervisor.core.model import Phase, Restart
@@ -413,3 +414,34 @@ def test_make_job_is_an_ultralytics_job():
     """The bench's own job is what the tests above take it for."""
     assert make_job().train is not None
     assert make_job(command=("x",)).train is None
+
+
+def test_a_refused_start_beside_an_older_runs_files_stays_refused():
+    """Held because files of an older run lie outside: `resume` asks again, and does not go on from them."""
+    bench = Bench()
+    bench.submit()
+    bench.world = replace(bench.world, live={"a@1": replace(bench.run(), set_aside=True)})
+    bench.tell(events.Prepared, "a", start="refused", reason="they lie outside")
+    bench.tell(events.ResumeAsked, "a", by="ann")
+    assert bench.of(actions.Prepare)[-1].set_aside
+
+
+def test_a_launch_that_the_machine_cannot_carry_out_waits():
+    """No room for the shim's record: nothing was started, it is told once, and no attempt is used up."""
+    bench = Bench()
+    bench.submit()
+    bench.tell(events.Prepared, "a", start="fresh")
+    launch = bench.of(actions.Launch)[-1]
+    bench.tell(events.LaunchFailed, "a", reason="disk full", waiting_for="disk", answers=launch.key)
+    assert (bench.phase(), bench.run().waiting_for, bench.run().attempts) == (Phase.COOLING, "disk", 0)
+
+
+def test_a_new_daemon_places_nothing_before_it_was_configured():
+    """The room that the last daemon knew of may be gone."""
+    bench = Bench()
+    bench.tell(events.DrainAsked, by="ann")
+    bench.submit()
+    bench.tell(events.DaemonStarted, pid=1, version="0", boot=FIRST_BOOT)
+    assert not bench.of(actions.Prepare)
+    bench.tell(events.Configured, policy=bench.world.policy)
+    assert len(bench.of(actions.Prepare)) == 1

@@ -230,6 +230,7 @@ def test_a_new_daemon_is_not_draining():
     bench.tell(events.DrainAsked, by="ann")
     bench.submit("a")
     bench.tell(events.DaemonStarted, pid=2, version="x", boot=bench.world.boot)
+    bench.tell(events.Configured, policy=bench.world.policy)
     assert bench.phase("a") is Phase.PREPARING
 
 

@@ -143,6 +143,33 @@ def test_preparing_twice_does_no_harm(run):
     assert [path.name for path in run.attempt(2).aside.iterdir()] == ["last.pt"]
 
 
+def test_a_preparation_that_the_run_has_left_behind_touches_nothing(run):
+    """It was stopped while it was prepared: no token, no checkpoint is moved."""
+    checkpoint(run.weights / "epoch5.pt", 5)
+    preparer = Preparer(run.root.parents[1], 0, lambda _revision: b"", lambda: 1000.0, lambda _action: False)
+    action = Prepare(key="k", run="truck@1", attempt=2, token=7, job=JOB, scratch_allowed=False)
+    with pytest.raises(PermanentError, match="no longer waits"):
+        preparer(action)
+    assert not run.token.exists()
+    assert not (run.weights / "last.pt").exists()
+
+
+def test_what_is_kept_of_an_older_run_is_no_checkpoint_of_this_one(run):
+    """A pattern with ** finds the files in before-1 and in attempts: they are not the run's."""
+    job = Job(
+        name="truck",
+        project="p",
+        revision="r",
+        command=("train",),
+        resume_command=("train", "{checkpoint}"),
+        checkpoint_files=("{run_dir}/**/*.pt",),
+    )
+    checkpoint(run.root / "exp" / "last.pt", 3)
+    event = prepare(run, job=job, scratch=True, set_aside=True)
+    assert event.start == "fresh"
+    assert (run.root / "before-1" / "exp" / "last.pt").exists()
+
+
 def test_a_late_preparation_finds_a_newer_fence_and_leaves(run):
     """The run was stopped and prepared anew meanwhile: the old order touches nothing."""
     checkpoint(run.weights / "last.pt", 3)
