@@ -54,8 +54,8 @@ class Simulation:
         self.in_flight = []
         self.under_way = {action.key: action for action in journal.pending()}
         policy = Policy(max_running=2, gpu_count=2, channels=CHANNELS, stop_grace_s=20.0)
-        loop.put(events.Configured(at=self.now(), policy=policy))
         loop.put(events.DaemonStarted(at=self.now(), pid=1, version="sim", boot=self.room.boot))
+        loop.put(events.Configured(at=self.now(), policy=policy))
         for path in [path for path in loop.world.files if path not in self.room.jobs]:
             loop.put(events.JobFileGone(at=self.now(), path=path))
         for path in self.room.jobs:
