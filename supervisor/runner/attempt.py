@@ -119,9 +119,11 @@ def build_arguments(plan: dict[str, Any], found: dict[str, Any] | None) -> dict[
 
 def train(session: Session, plan: dict[str, Any], found: dict[str, Any] | None) -> None:
     """Import Ultralytics and train; returns when `YOLO.train` does."""
-    from ultralytics import YOLO, settings
+    from ultralytics import YOLO
 
     if plan.get("settings"):
+        from ultralytics import settings
+
         settings.update(plan["settings"])  # of the run's own copy of settings.json; refuses unknown keys
     session.stop_if_due()
     session.enter("setup")
