@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import signal
@@ -151,9 +152,13 @@ def test_ctrl_c_is_quiet(daemon):
     log = daemon.runs_dir / "default" / "truck" / "attempts" / "1" / "log"
     log.parent.mkdir(parents=True)
     log.write_text("hello\n")
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert child.stdout.readline() == "hello\n"
-    child.send_signal(signal.SIGINT)
-    _, stderr = child.communicate(timeout=30)
+    # a shell starts its background jobs with SIGINT ignored: tests may be such a job, a terminal's program is not
+    terminal = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=terminal
+    ) as child:
+        assert child.stdout.readline() == "hello\n"
+        child.send_signal(signal.SIGINT)
+        _, stderr = child.communicate(timeout=30)
     assert child.returncode == 130
     assert stderr.strip() == ""
