@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import shutil
 import signal
@@ -153,10 +152,8 @@ def test_ctrl_c_is_quiet(daemon):
     log.parent.mkdir(parents=True)
     log.write_text("hello\n")
     # a shell starts its background jobs with SIGINT ignored: tests may be such a job, a terminal's program is not
-    terminal = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=terminal
-    ) as child:
+    command = ["env", "--default-signal=INT", *command]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         assert child.stdout.readline() == "hello\n"
         child.send_signal(signal.SIGINT)
         _, stderr = child.communicate(timeout=30)
