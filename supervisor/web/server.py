@@ -90,7 +90,7 @@ class QuietServer(uvicorn.Server):
                 self._loop.call_soon_threadsafe(self._end.set)
 
 
-def bind(path: Path, group: int = -1) -> socket.socket:
+def bind(path: Path) -> socket.socket:
     """Listen at `path`, mode 0660. A socket that nobody answers on is removed first.
 
     Raises UserError if somebody answers there, if the path is no socket or too long (108 bytes).
@@ -102,8 +102,6 @@ def bind(path: Path, group: int = -1) -> socket.socket:
         os.fchmod(listener.fileno(), SOCKET_MODE)  # bind takes the mode from here: never open to all, even briefly
         listener.bind(str(path))
         path.chmod(SOCKET_MODE)  # bind took the umask off
-        if group >= 0:
-            os.chown(path, -1, group)
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
