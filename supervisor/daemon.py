@@ -25,9 +25,11 @@ from supervisor.config import Config
 from supervisor.core import actions, events
 from supervisor.core.model import Phase, World
 from supervisor.effects.check import JobChecker
+from supervisor.effects.compare import Comparer
 from supervisor.effects.dispatch import Dispatcher
 from supervisor.effects.examine import Examiner
 from supervisor.effects.job_files import JobFileMarker
+from supervisor.effects.ledger import Keeper
 from supervisor.effects.notify import Notifier
 from supervisor.effects.prepare import Preparer
 from supervisor.engines.local import LocalEngine
@@ -160,6 +162,8 @@ class Daemon:
             actions.Launch: engine.launch,
             actions.Terminate: engine.terminate,
             actions.Examine: Examiner(runs_dir, now),
+            actions.Keep: Keeper(runs_dir, now),
+            actions.Compare: Comparer(runs_dir, now),
             actions.Announce: Notifier(settings.channel, self._clock, settings.server.name or socket.gethostname()),
         }
 

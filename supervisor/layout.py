@@ -11,6 +11,8 @@ RUNNER = PACKAGE / "runner"
 TRAIN = RUNNER / "train.py"
 CHECKPOINT = RUNNER / "checkpoint.py"
 DESCRIBE = RUNNER / "describe.py"
+FINISH_SCRIPT = RUNNER / "finish_script.py"
+INJECT = RUNNER / "inject"
 
 IGNORED_SUFFIXES = ("~", ".swp", ".swx", ".part", ".tmp", ".crdownload", ".error")
 
@@ -45,6 +47,11 @@ class RunDirectory:
     def results(self) -> Path:
         """The trainer's table of epochs."""
         return self.train / "results.csv"
+
+    @property
+    def good(self) -> Path:
+        """The ledger: verified private copies of checkpoints."""
+        return self.root / "good"
 
     @property
     def settings(self) -> Path:
@@ -91,6 +98,11 @@ class AttemptDirectory:
     def beats(self) -> Path:
         """Heartbeats of the runner, one JSON object a line."""
         return self.root / "beats.jsonl"
+
+    @property
+    def final(self) -> Path:
+        """The runner's copy of the last save, made before the trainer strips it."""
+        return self.root / "final.pt"
 
     @property
     def aside(self) -> Path:

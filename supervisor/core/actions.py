@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from supervisor.core.model import Job
+from supervisor.core.model import Goal, Job
 
 
 class Action(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
@@ -37,7 +37,9 @@ class Prepare(Action, frozen=True, kw_only=True, tag=True):
     """Make the run directory, write the fence token, choose the checkpoint. Answered by Prepared or PrepareFailed.
 
     `scratch_allowed`: the run never had a checkpoint that was proven good, so a start from scratch loses nothing.
-    `set_aside`: what an older run left under this name is moved aside, not continued.
+    `set_aside`: what an older run left under this name is moved aside, not continued. `goal`: what this run on an
+    older run's directory is for. `accepted`: a person agreed to what has changed around the run. `gpus`: how many the
+    attempt before had. `origin`: project/name of the run that the job's start_from names.
     """
 
     attempt: int
@@ -45,6 +47,10 @@ class Prepare(Action, frozen=True, kw_only=True, tag=True):
     job: Job
     scratch_allowed: bool
     set_aside: bool = False
+    goal: Goal | None = None
+    accepted: bool = False
+    gpus: int = 0
+    origin: str = ""
 
 
 class Launch(Action, frozen=True, kw_only=True, tag=True):
@@ -56,6 +62,27 @@ class Launch(Action, frozen=True, kw_only=True, tag=True):
     gpus: tuple[int, ...]
     start: str
     checkpoint: str
+    from_epoch: int
+    epochs_override: int = 0
+
+
+class Keep(Action, frozen=True, kw_only=True, tag=True):
+    """Copy the newest checkpoint, verify the copy and enter it in the ledger. Answered by Kept.
+
+    `path` is a copy that the trainer left for us; without one the trainer's own files are looked at.
+    """
+
+    attempt: int
+    token: int
+    job: Job
+    path: str = ""
+
+
+class Compare(Action, frozen=True, kw_only=True, tag=True):
+    """Compare the first epoch after a resume with those before. Answered by Compared."""
+
+    attempt: int
+    job: Job
     from_epoch: int
 
 
@@ -93,4 +120,4 @@ class Announce(Action, frozen=True, kw_only=True, tag=True):
     facts: dict[str, str] = {}
 
 
-AnyAction = CheckJob | MarkFile | Prepare | Launch | Terminate | Examine | Announce
+AnyAction = CheckJob | MarkFile | Prepare | Launch | Terminate | Examine | Announce | Keep | Compare

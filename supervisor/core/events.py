@@ -121,9 +121,10 @@ class StopAsked(RunEvent, frozen=True, kw_only=True, tag=True):
 
 
 class ResumeAsked(RunEvent, frozen=True, kw_only=True, tag=True):
-    """A person wants a held run to go on."""
+    """A person wants a held run to go on; `accept`: although its data or its versions have changed."""
 
     by: str
+    accept: bool = False
 
 
 class CancelAsked(RunEvent, frozen=True, kw_only=True, tag=True):
@@ -137,6 +138,20 @@ class RetryAsked(RunEvent, frozen=True, kw_only=True, tag=True):
     """A person wants a new run of an ended one, on the same directory."""
 
     by: str
+
+
+class RewindAsked(RunEvent, frozen=True, kw_only=True, tag=True):
+    """A person wants a new run on the same directory that goes on after `epoch` complete epochs."""
+
+    by: str
+    epoch: int
+
+
+class ExtendAsked(RunEvent, frozen=True, kw_only=True, tag=True):
+    """A person wants a finished run to go on until `epochs` are trained."""
+
+    by: str
+    epochs: int
 
 
 class PriorityAsked(RunEvent, frozen=True, kw_only=True, tag=True):
@@ -160,6 +175,8 @@ class Prepared(AttemptEvent, frozen=True, kw_only=True, tag=True):
 
     `start` is fresh, resume (from `checkpoint`, whose last complete epoch is `from_epoch`, counted from 1), finish
     (all epochs done, only the trainer's own ending is missing), finished (nothing left to do) or refused.
+    `epochs_override`: the number of epochs that the trainer must write into its copy of the checkpoint first.
+    `kept_epoch`: the newest verified epoch in the ledger.
     """
 
     start: str
@@ -167,6 +184,8 @@ class Prepared(AttemptEvent, frozen=True, kw_only=True, tag=True):
     from_epoch: int = 0
     notes: tuple[str, ...] = ()
     reason: str = ""
+    epochs_override: int = 0
+    kept_epoch: int = 0
 
 
 class PrepareFailed(AttemptEvent, frozen=True, kw_only=True, tag=True):
@@ -174,6 +193,25 @@ class PrepareFailed(AttemptEvent, frozen=True, kw_only=True, tag=True):
 
     reason: str
     waiting_for: str = ""
+
+
+class Kept(RunEvent, frozen=True, kw_only=True, tag=True):
+    """The newest checkpoint was copied, verified and entered in the ledger; or, `epoch` 0, it was not.
+
+    `epoch` counts from 1; `file` is the private copy. `reason` says why nothing was kept.
+    """
+
+    attempt: int
+    epoch: int = 0
+    file: str = ""
+    reason: str = ""
+
+
+class Compared(AttemptEvent, frozen=True, kw_only=True, tag=True):
+    """The first epoch after a resume was compared with those before; `findings` are jumps beyond the run's noise."""
+
+    continuous: bool
+    findings: tuple[str, ...] = ()
 
 
 class Launched(AttemptEvent, frozen=True, kw_only=True, tag=True):
@@ -259,6 +297,19 @@ class StartConfirmed(AttemptEvent, frozen=True, kw_only=True, tag=True):
     save_dir: str = ""
 
 
+class WrongStart(AttemptEvent, frozen=True, kw_only=True, tag=True):
+    """The trainer's own log says that it starts where it should not."""
+
+    reason: str
+
+
+class SaveSeen(AttemptEvent, frozen=True, kw_only=True, tag=True):
+    """The trainer wrote a checkpoint: `epoch` counts from 1, 0 if unknown; `path` is a copy that was left for us."""
+
+    epoch: int = 0
+    path: str = ""
+
+
 class Progressed(AttemptEvent, frozen=True, kw_only=True, tag=True):
     """The training moved on. Epochs count from 1; `saved_epoch` is the newest one in a checkpoint."""
 
@@ -291,5 +342,6 @@ AnyEvent = (
     | JobRefused
     | FileMarked | StopAsked | ResumeAsked | CancelAsked | RetryAsked | PriorityAsked | DrainAsked | Prepared
     | PrepareFailed | Launched | LaunchFailed | SignalSent | Examined | Announced | AnnounceFailed | AttemptExited
-    | AttemptCleared | Observed | StartConfirmed | Progressed | Poisoned
+    | AttemptCleared | Observed | StartConfirmed | Progressed | Poisoned | RewindAsked | ExtendAsked | Kept | Compared
+    | WrongStart | SaveSeen
 )  # fmt: skip

@@ -60,6 +60,44 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
     file: str = ""
 
 
+class Checkpoints(msgspec.Struct, frozen=True, kw_only=True):
+    """Which private copies of checkpoints are kept, and whether the hook goes into the training.
+
+    `keep_epochs` is none, all or exponential (the newest, then ever wider gaps).
+    """
+
+    keep_last: int = 3
+    keep_best: int = 1
+    keep_epochs: str = "none"
+    hook: bool = True
+
+
+class Stage(msgspec.Struct, frozen=True, kw_only=True):
+    """A planned change: from this epoch on (counted from 1) the training goes on with other arguments."""
+
+    from_epoch: int
+    args: dict[str, Any]
+
+
+class StartFrom(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a new job begins: at a checkpoint of another run. `weights`: only its weights count, not its state."""
+
+    run: str
+    epoch: int | None = None
+    weights: bool = False
+
+
+class Watch(msgspec.Struct, frozen=True, kw_only=True):
+    """A training that a person started: it is watched, never killed, and resumed when it has died.
+
+    A pid says nothing without the start time (clock ticks since boot) and the boot that it was read in.
+    """
+
+    pid: int
+    start_time: int
+    boot_id: str
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """What the user asked for, parsed and checked against this machine: one revision of one job file."""
 
@@ -90,6 +128,19 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_files: tuple[str, ...] = ()
     done: Done = Done()
     trainer_version: str = ""
+    family: str = ""
+    checkpoints: Checkpoints = Checkpoints()
+    stages: tuple[Stage, ...] = ()
+    start_from: StartFrom | None = None
+    adopt: str = ""
+    watch: Watch | None = None
+
+    def train_after(self, epoch: int) -> dict[str, Any] | None:
+        """The train arguments with which the epoch after `epoch` complete ones is trained: the stages are in."""
+        if self.train is None:
+            return None
+        due = [stage.args for stage in self.stages if stage.from_epoch <= epoch + 1]
+        return {name: value for table in (self.train, *due) for name, value in table.items()}
 
     @property
     def epochs(self) -> int | None:
@@ -141,6 +192,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     cleared: bool = False
     examined: bool = False
     confirmed: bool = False
+    epochs_override: int = 0
+    compared: bool = False
 
     @property
     def over(self) -> bool:
@@ -156,6 +209,14 @@ class StopOrder(msgspec.Struct, frozen=True, kw_only=True):
     by: str
     reason: str
     limit: bool = False
+
+
+class Goal(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run on an older run's directory is for: to go back to `epoch` (rewind), or on to `epochs` (extend)."""
+
+    kind: str
+    epoch: int = 0
+    epochs: int = 0
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -183,6 +244,13 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     set_aside: bool = False
     interruptions: int = 0
     told_waiting: str = ""
+    goal: Goal | None = None
+    accepted: bool = False
+    kept_epoch: int = 0
+    keeping: str = ""
+    keep_again: bool = False
+    keeps: int = 0
+    findings: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

@@ -7,7 +7,7 @@ from collections import Counter
 from msgspec.structs import replace
 
 from supervisor.core.actions import Prepare
-from supervisor.core.model import Attempt, Phase, Run, Wanted, World
+from supervisor.core.model import Attempt, Job, Phase, Run, Wanted, World
 from supervisor.core.policy import AFTER_BOOT_S, PREPARING_S, REBOOT_START_GAP_S
 from supervisor.core.turn import Turn
 
@@ -113,6 +113,10 @@ def begin(turn: Turn, run: Run, gpus: tuple[int, ...]) -> None:
             job=job,
             scratch_allowed=run.progress.saved_epoch == 0,
             set_aside=run.set_aside,
+            goal=run.goal,
+            accepted=run.accepted,
+            gpus=run.job.gpus,
+            origin=_origin(world, job),
         ),
     )
     turn.move(
@@ -125,6 +129,12 @@ def begin(turn: Turn, run: Run, gpus: tuple[int, ...]) -> None:
         attempts=attempt.number,
         attempt=attempt,
     )
+
+
+def _origin(world: World, job: Job) -> str:
+    """Where the run lies that the job begins from."""
+    other = world.named(job.start_from.run) or world.run(job.start_from.run) if job.start_from is not None else None
+    return f"{other.job.project}/{other.name}" if other is not None else ""
 
 
 def _unsaid(turn: Turn, run: Run) -> str:

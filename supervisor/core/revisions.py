@@ -28,6 +28,8 @@ _ALLOWED = {
     "resume_command": "resume_command",
     "checkpoint_files": "checkpoint_files",
     "done": "done",
+    "checkpoints": "checkpoints",
+    "stages": "stage",
 }
 
 #: What Ultralytics takes from its caller on a resume (`check_resume` in engine/trainer.py, 8.4); it drops the rest.

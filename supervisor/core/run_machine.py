@@ -7,9 +7,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from supervisor.core import endings, events, messages, orders
-from supervisor.core.actions import Examine, Launch
-from supervisor.core.model import Attempt, Phase, Progress, Run
+from supervisor.core import endings, events, keeping, lineage, messages, orders, stages
+from supervisor.core.actions import Compare, Examine, Launch
+from supervisor.core.model import Attempt, Phase, Progress, Run, StopOrder
 from supervisor.core.policy import CLEARING_S, EXAMINING_S, OBSERVED_S, ORPHANED_S, STARTING_S
 from supervisor.core.turn import Turn
 
@@ -24,9 +24,25 @@ def prepared(turn: Turn, run: Run, event: events.Prepared) -> None:
     if attempt is None:
         return
     notes = "; ".join(event.notes)
-    attempt = replace(attempt, start=event.start, checkpoint=event.checkpoint, from_epoch=event.from_epoch)
+    attempt = replace(
+        attempt,
+        start=event.start,
+        checkpoint=event.checkpoint,
+        from_epoch=event.from_epoch,
+        epochs_override=event.epochs_override,
+    )
     still_aside = run.set_aside and event.start == "refused"
-    run = replace(run, attempt=attempt, set_aside=still_aside, progress=_behind(run.progress, event))
+    lost = run.progress.saved_epoch - event.from_epoch if event.start == "resume" else 0
+    if lost > 0:
+        notes = "; ".join((f"{lost} saved epochs are lost", *event.notes))
+    run = replace(
+        run,
+        attempt=attempt,
+        set_aside=still_aside,
+        progress=_behind(run.progress, event),
+        kept_epoch=event.kept_epoch or run.kept_epoch,
+        accepted=run.accepted and event.start == "refused",
+    )
     if event.start == "finished":
         endings.finish(turn, run, Phase.SUCCEEDED, event.reason)
     elif run.stop is not None:
@@ -73,6 +89,7 @@ def launch(turn: Turn, run: Run, reason: str) -> None:
             start=attempt.start,
             checkpoint=attempt.checkpoint,
             from_epoch=attempt.from_epoch,
+            epochs_override=attempt.epochs_override,
         ),
     )
 
@@ -177,6 +194,34 @@ def progressed(turn: Turn, run: Run, event: events.Progressed) -> None:
     saved_now = progress.saved_epoch > before.saved_epoch
     if waits and saved_now and order is not None and progress.saved_epoch != progress.epochs:
         orders.term(turn, run, replace(order, reason=f"{order.reason}: epoch {progress.saved_epoch} is saved"))
+    elif saved_now:
+        _after_save(turn, run)
+
+
+def _after_save(turn: Turn, run: Run) -> None:
+    """A whole epoch was saved: compare the first one after a resume with those before; begin a stage that is due."""
+    attempt, stage = run.attempt, stages.due(run)
+    if attempt is not None and attempt.start == "resume" and not attempt.compared:
+        run = turn.put(replace(run, attempt=replace(attempt, compared=True)))
+        key = f"{run.id}/{attempt.number}/compare"
+        turn.act(Compare(key=key, run=run.id, attempt=attempt.number, job=run.job, from_epoch=attempt.from_epoch))
+    if stage is not None:
+        orders.stop(turn, run, stages.order(stage))
+
+
+def compared(turn: Turn, run: Run, event: events.Compared) -> None:
+    """A resume that did not go on smoothly is told; nothing is done about it: the trainer may have its reasons."""
+    run = turn.put(replace(run, findings=event.findings))
+    if not event.continuous:
+        text = f"After the resume of attempt {event.attempt}: {'; '.join(event.findings)}."
+        turn.announce(run, "jump", "notice", f"{run.name}: a jump after the resume", text)
+
+
+def wrong_start(turn: Turn, run: Run, event: events.WrongStart) -> None:
+    """Started from the wrong place by its own words: end it before it can harm, then a person must look."""
+    reason = f"it started from the wrong place: {event.reason}"
+    order = StopOrder(how="kill", then=Phase.HELD, by="the check of the start", reason=reason, limit=True)
+    orders.stop(turn, run, order)
 
 
 def signal_sent(turn: Turn, run: Run, event: events.SignalSent) -> None:
@@ -223,6 +268,7 @@ def examine(turn: Turn, run: Run) -> None:
         run.reason.replace("waits until nothing of it is left", "reading what it left"),
         within_s=EXAMINING_S,
     )
+    run = keeping.order_keep(turn, turn.world.live[run.id])
     turn.act(
         Examine(
             key=f"{run.id}/{attempt.number}/examine",
@@ -295,6 +341,17 @@ TABLE: dict[type[events.Event], dict[Phase, Row]] = {
         **dict.fromkeys((Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED), _ENDED),
     },
     events.RetryAsked: _rows(orders.order_retry, Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED, otherwise=_ONLY_ENDED),
+    events.RewindAsked: {
+        **_rows(lineage.order_rewind, H, otherwise="only ended and held runs are rewound"),
+        **dict.fromkeys((Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED), lineage.order_rewind),
+    },
+    events.ExtendAsked: {
+        **_rows(lineage.order_extend, Phase.SUCCEEDED, otherwise="only finished runs are extended"),
+    },
+    events.SaveSeen: _rows(keeping.save_seen, S, R, T, C, H, otherwise=_LATE),
+    events.Kept: _rows(keeping.kept, Q, P, S, R, T, C, H, otherwise="the ledger itself says what it holds"),
+    events.Compared: _rows(compared, R, T, C, H, otherwise=_LATE),
+    events.WrongStart: _rows(wrong_start, S, R, T, held=_HELD, otherwise=_LATE),
     events.PriorityAsked: _rows(orders.order_priority, Q, P, S, R, T, C, H, otherwise=_ENDED),
     events.Poisoned: _rows(poisoned, Q, P, S, R, T, C, H, otherwise=_ENDED),
 }  # fmt: skip

@@ -21,7 +21,7 @@ log = logging.getLogger("yolo-supervisor")
 Handler = Callable[[actions.Action], tuple[events.Event, ...]]
 Put = Callable[[events.Event], None]
 
-LANES = {"kill": 1, "process": 1, "check": 2, "disk": 2, "files": 1, "network": 2}
+LANES = {"kill": 1, "process": 1, "check": 2, "disk": 2, "copies": 1, "files": 1, "network": 2}
 LANE_OF: dict[type[actions.Action], str] = {
     actions.Terminate: "kill",
     actions.Launch: "process",
@@ -29,6 +29,8 @@ LANE_OF: dict[type[actions.Action], str] = {
     actions.CheckJob: "check",
     actions.MarkFile: "files",
     actions.Examine: "disk",
+    actions.Keep: "copies",
+    actions.Compare: "check",
     actions.Announce: "network",
 }
 
@@ -162,6 +164,10 @@ def failure(action: actions.Action, reason: str, now: float) -> events.Event:  #
                 unknown=True,
                 reason=reason,
             )
+        case actions.Keep():
+            return events.Kept(at=now, origin="effects", run=action.run, attempt=action.attempt, reason=reason)
+        case actions.Compare():
+            return events.Compared(at=now, origin="effects", run=action.run, attempt=action.attempt, continuous=True)
         case actions.CheckJob():
             return events.JobRefused(
                 at=now, origin="effects", path=action.path, revision=action.revision, problem=reason

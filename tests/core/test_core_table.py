@@ -37,6 +37,12 @@ SAMPLES = {
     "StartConfirmed": {"from_epoch": 0},
     "Progressed": {"epoch": 1, "epochs": 10, "saved_epoch": 1},
     "Poisoned": {"error": "ValueError: x"},
+    "RewindAsked": {"by": "ann", "epoch": 1},
+    "ExtendAsked": {"by": "ann", "epochs": 20},
+    "SaveSeen": {"epoch": 1},
+    "Kept": {"attempt": 1, "epoch": 1, "file": "epoch1-attempt1.pt"},
+    "Compared": {"continuous": False, "findings": ("the learning rate jumped",)},
+    "WrongStart": {"reason": "epoch 0"},
 }
 
 

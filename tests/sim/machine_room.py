@@ -73,6 +73,7 @@ class Folder:
 
     token: int = 0
     files: dict[str, Checkpoint] = field(default_factory=dict)
+    copies: dict[int, Checkpoint] = field(default_factory=dict)
     attempts: dict[int, Training] = field(default_factory=dict)
     saved_ever: int = 0
     misread: bool = False
@@ -86,7 +87,11 @@ class Folder:
 
     def good(self) -> list[Checkpoint]:
         """The files from which a training can go on."""
-        return [one for one in self.files.values() if one.state in {"resumable", "done_not_stripped"}]
+        return [one for one in self.found() if one.state in {"resumable", "done_not_stripped"}]
+
+    def found(self) -> list[Checkpoint]:
+        """Everything that a look at the trainer's files and at the ledger finds."""
+        return [*self.files.values(), *self.copies.values()]
 
     def count_failure(self, run: str) -> None:
         """Count as the contract does: an epoch saved since the last failure makes this one free; a new run is new."""
@@ -151,7 +156,8 @@ class MachineRoom:
         folder.token = action.token
         if action.set_aside and action.attempt not in folder.attempts:
             folder.files, folder.saved_ever, folder.saved_at_failure, folder.failures = {}, 0, 0, 0
-        choice = choose(action.job, list(folder.files.values()), scratch_allowed=action.scratch_allowed)
+            folder.copies = {}
+        choice = choose(action.job, folder.found(), scratch_allowed=action.scratch_allowed)
         best = choice.checkpoint
         if choice.start == "fresh":
             folder.files.clear()
@@ -216,13 +222,30 @@ class MachineRoom:
         about: dict[str, Any] = {"at": self.now, "run": action.run, "attempt": action.attempt}
         return (events.Examined(**about, finished=finished, proof="seen" if finished else "", saved_epoch=saved),)
 
+    def _keep(self, action: actions.Keep) -> tuple[events.Event, ...]:
+        """Copy what is whole into the ledger; nothing where the run is held by a newer attempt."""
+        folder = self.folder(action.job.name)
+        about: dict[str, Any] = {"at": self.now, "run": action.run, "attempt": action.attempt}
+        last = folder.files.get("last.pt")
+        if folder.token != action.token or last is None or last.state not in {"resumable", "done_not_stripped"}:
+            return (events.Kept(**about, reason="nothing to keep"),)
+        epoch = last.done_epochs
+        folder.copies[epoch] = replace(last, path=f"/runs/{action.job.name}/good/epoch{epoch}.pt")
+        for older in sorted(folder.copies)[:-2]:
+            del folder.copies[older]
+        return (events.Kept(**about, epoch=epoch, file=f"epoch{epoch}.pt"),)
+
+    def _compare(self, action: actions.Compare) -> tuple[events.Event, ...]:
+        about: dict[str, Any] = {"at": self.now, "run": action.run, "attempt": action.attempt}
+        return (events.Compared(**about, continuous=action.attempt % 2 == 0, findings=("a jump",)),)
+
     def _announce(self, action: actions.Announce) -> tuple[events.Event, ...]:
         self.heard.append(action.key)
         return (events.Announced(at=self.now, channel=action.channel, tries=1),)
 
     # ---- what trainings do
-    def train(self, training: Training, fate: str) -> events.Event | None:
-        """One epoch of a training, with what befalls it. The heartbeat, if it came to one."""
+    def train(self, training: Training, fate: str) -> list[events.Event]:
+        """One epoch of a training, with what befalls it. What is reported of it, if it came to that."""
         training.hung = training.hung or fate == "hang"
         training.deaf = training.deaf or fate == "deaf"
         if fate == "fork":
@@ -237,23 +260,26 @@ class MachineRoom:
             self.end(training, signal=9)
         elif not training.hung:
             return self._epoch(training)
-        return None
+        return []
 
-    def _epoch(self, training: Training) -> events.Event | None:
+    def _epoch(self, training: Training) -> list[events.Event]:
         epochs = training.job.epochs or 3
         if training.epoch < epochs:
             training.epoch += 1
             self._save(training, epochs)
             about: dict[str, Any] = {"at": self.now, "run": training.run, "attempt": training.number}
             saved = training.epoch if training.saved else 0
-            return events.Progressed(**about, epoch=training.epoch, epochs=epochs, saved_epoch=saved)
+            return [
+                events.Progressed(**about, epoch=training.epoch, epochs=epochs, saved_epoch=saved),
+                events.SaveSeen(**about, epoch=saved),
+            ]
         training.finished = True
         if training.job.train is not None:
             files = self.folder(training.job.name).files
             files["last.pt"] = replace(files["last.pt"], state="finished")
             files["best.pt"] = replace(files.get("best.pt", files["last.pt"]), state="finished")
         self.end(training, code=0)
-        return None
+        return []
 
     def _save(self, training: Training, epochs: int) -> None:
         job, folder = training.job, self.folder(training.job.name)

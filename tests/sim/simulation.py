@@ -155,9 +155,7 @@ class Simulation:
     def _move_train(self, pick: int, how: int) -> None:
         training = _picked(self.room.alive(), pick)
         if training is not None:
-            beat = self.room.train(training, FATES[how % len(FATES)])
-            if beat is not None:
-                self._put([beat], pick)
+            self._put(self.room.train(training, FATES[how % len(FATES)]), pick)
 
     def _move_heal(self, pick: int, how: int) -> None:
         training = _picked(self.room.alive(), pick)
@@ -340,9 +338,8 @@ class Simulation:
             self._turn()
         for training in self.room.alive():
             training.hung = training.deaf = False
-            beat = self.room.train(training, "save")
-            if beat is not None:
-                self.loop.put(beat)
+            for event in self.room.train(training, "save"):
+                self.loop.put(event)
         for event in self.source.resync(self.loop.world):
             self.loop.put(event)
         self._turn()

@@ -1,0 +1,39 @@
+"""Private copies of checkpoints: when one is ordered, and what is known of them. At most one is under way per run."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from supervisor.core import events
+from supervisor.core.actions import Keep
+from supervisor.core.model import Run
+from supervisor.core.turn import Turn
+
+
+def save_seen(turn: Turn, run: Run, event: events.SaveSeen) -> None:
+    """The trainer wrote a checkpoint: have it copied, or once more when the copy that is under way is done."""
+    if run.keeping and not event.path:
+        turn.put(replace(run, keep_again=True))
+    else:
+        order_keep(turn, run, event.path)
+
+
+def order_keep(turn: Turn, run: Run, path: str = "") -> Run:
+    """Order a copy of the newest checkpoint of the present attempt."""
+    attempt = run.attempt
+    if attempt is None:
+        return run
+    key = f"{run.id}/{attempt.number}/keep-{run.keeps + 1}"
+    run = turn.put(replace(run, keeping=key, keep_again=False, keeps=run.keeps + 1))
+    turn.act(Keep(key=key, run=run.id, attempt=attempt.number, token=attempt.token, job=run.job, path=path))
+    return run
+
+
+def kept(turn: Turn, run: Run, event: events.Kept) -> None:
+    """A copy stands in the ledger, or could not be made; a save that came meanwhile is copied now."""
+    run = replace(run, kept_epoch=event.epoch or run.kept_epoch)
+    if event.answers == run.keeping:
+        run = replace(run, keeping="")
+    run = turn.put(run)
+    if run.keep_again and not run.keeping:
+        order_keep(turn, run)
