@@ -13,7 +13,8 @@ import msgspec
 from msgspec.structs import replace
 
 from supervisor.core import actions, events
-from supervisor.core.checkpoints import Checkpoint, choose
+from supervisor.core.checkpoints import GOES_ON, Checkpoint, Choice, choose, choose_epoch, judged, of_an_older_plan
+from supervisor.core.ledger import Entry, Ledger, Line, keep, usable
 from supervisor.core.model import Attempt, Boot, Job, Run, World
 from supervisor.errors import PermanentError, RetryableError
 
@@ -73,7 +74,8 @@ class Folder:
 
     token: int = 0
     files: dict[str, Checkpoint] = field(default_factory=dict)
-    copies: dict[int, Checkpoint] = field(default_factory=dict)
+    ledger: Ledger = field(default_factory=Ledger)
+    begun_at: dict[str, int] = field(default_factory=dict)
     attempts: dict[int, Training] = field(default_factory=dict)
     saved_ever: int = 0
     misread: bool = False
@@ -82,16 +84,31 @@ class Folder:
     counted: str = ""
 
     def saved_before(self, run: str) -> int:
-        """The newest epoch that runs before this one saved in this folder."""
+        """The newest epoch that runs before this one saved in this folder; of a rewound run where it begins."""
+        if run in self.begun_at:
+            return self.begun_at[run]
         return max((epoch for one in self.attempts.values() if one.run != run for epoch in one.saved), default=0)
 
     def good(self) -> list[Checkpoint]:
         """The files from which a training can go on."""
-        return [one for one in self.found() if one.state in {"resumable", "done_not_stripped"}]
+        return [one for one in self.found() if one.state in GOES_ON]
 
     def found(self) -> list[Checkpoint]:
-        """Everything that a look at the trainer's files and at the ledger finds."""
-        return [*self.files.values(), *self.copies.values()]
+        """Everything that a look at the trainer's files and at the copies of the present line finds."""
+        return [*self.files.values(), *map(_copy, usable(self.ledger))]
+
+    def enter(self, source: Checkpoint, run: str, attempt: int, job: Job) -> Entry:
+        """Copy a good checkpoint into the ledger, and prune that as the real one is pruned."""
+        epoch, line = source.done_epochs, self.ledger.line
+        name = f"epoch{epoch}-attempt{attempt}-{line}.pt"
+        entry = Entry(file=name, epoch=epoch, run=run, attempt=attempt, line=line, state=source.state)
+        others = tuple(one for one in self.ledger.entries if one.file != name)
+        self.ledger = replace(self.ledger, entries=(*others, entry))
+        newest = usable(self.ledger)[:1]
+        self.ledger = replace(self.ledger, entries=keep(self.ledger, job.checkpoints))
+        if usable(self.ledger)[:1] != newest:
+            raise WrongError(f"the newest verified copy was removed: {newest}")
+        return entry
 
     def count_failure(self, run: str) -> None:
         """Count as the contract does: an epoch saved since the last failure makes this one free; a new run is new."""
@@ -156,8 +173,8 @@ class MachineRoom:
         folder.token = action.token
         if action.set_aside and action.attempt not in folder.attempts:
             folder.files, folder.saved_ever, folder.saved_at_failure, folder.failures = {}, 0, 0, 0
-            folder.copies = {}
-        choice = choose(action.job, folder.found(), scratch_allowed=action.scratch_allowed)
+            folder.ledger = Ledger()
+        choice = self._choose(action, folder)
         best = choice.checkpoint
         if choice.start == "fresh":
             folder.files.clear()
@@ -167,6 +184,37 @@ class MachineRoom:
         epoch = best.done_epochs if best is not None else 0
         found = {"start": choice.start, "checkpoint": checkpoint, "from_epoch": epoch, "reason": choice.reason}
         return (events.Prepared(**about, **found),)
+
+    def _choose(self, action: actions.Prepare, folder: Folder) -> Choice:
+        goal, found = action.goal, folder.found()
+        begun = folder.ledger.opened_by(action.run) is not None
+        if goal is not None and goal.kind == "rewind" and not begun:
+            return self._rewind(action, folder, goal.epoch)
+        if goal is not None and goal.kind == "extend":
+            found = [judged(one if begun else of_an_older_plan(one), goal.epochs) for one in found]
+        choice = choose(action.job, found, scratch_allowed=action.scratch_allowed and not folder.ledger.entries)
+        if goal is not None and not begun and choice.checkpoint is not None:
+            self._open_line(action, folder, choice.checkpoint)
+        return choice
+
+    def _rewind(self, action: actions.Prepare, folder: Folder, epoch: int) -> Choice:
+        copies = [_copy(entry) for entry in folder.ledger.entries]
+        choice = choose_epoch([*folder.files.values(), *copies], epoch)
+        if choice.checkpoint is not None:
+            last = folder.files.get("last.pt")
+            if last is not None and last.state in GOES_ON:
+                folder.enter(last, action.run, action.attempt, action.job)
+            self._open_line(action, folder, choice.checkpoint)
+        return choice
+
+    def _open_line(self, action: actions.Prepare, folder: Folder, start: Checkpoint) -> None:
+        folder.files = {"last.pt": replace(start, path=_path(action.job, "last.pt"), kept=False)}
+        epoch = folder.saved_ever = folder.begun_at[action.run] = start.done_epochs
+        parent, number = folder.ledger.line, len(folder.ledger.lines) + 2
+        if not any(entry.epoch == epoch for entry in usable(folder.ledger)):
+            parent = next((entry.line for entry in folder.ledger.entries if entry.epoch == epoch), parent)
+        line = Line(number=number, parent=parent, from_epoch=epoch, run=action.run)
+        folder.ledger = replace(folder.ledger, lines=(*folder.ledger.lines, line))
 
     def _launch(self, action: actions.Launch) -> tuple[events.Event, ...]:
         folder = self.folder(action.job.name)
@@ -227,13 +275,10 @@ class MachineRoom:
         folder = self.folder(action.job.name)
         about: dict[str, Any] = {"at": self.now, "run": action.run, "attempt": action.attempt}
         last = folder.files.get("last.pt")
-        if folder.token != action.token or last is None or last.state not in {"resumable", "done_not_stripped"}:
+        if folder.token != action.token or last is None or last.state not in GOES_ON:
             return (events.Kept(**about, reason="nothing to keep"),)
-        epoch = last.done_epochs
-        folder.copies[epoch] = replace(last, path=f"/runs/{action.job.name}/good/epoch{epoch}.pt")
-        for older in sorted(folder.copies)[:-2]:
-            del folder.copies[older]
-        return (events.Kept(**about, epoch=epoch, file=f"epoch{epoch}.pt"),)
+        entry = folder.enter(last, action.run, action.attempt, action.job)
+        return (events.Kept(**about, epoch=entry.epoch, file=entry.file),)
 
     def _compare(self, action: actions.Compare) -> tuple[events.Event, ...]:
         about: dict[str, Any] = {"at": self.now, "run": action.run, "attempt": action.attempt}
@@ -318,6 +363,11 @@ class MachineRoom:
                     self._tear(training)
                     folder.files.update({name: replace(one, state="torn") for name, one in folder.files.items()})
                 training.alive, training.children = False, 0
+
+
+def _copy(entry: Entry) -> Checkpoint:
+    """What a look at a copy finds."""
+    return Checkpoint(path=f"/good/{entry.file}", state=entry.state, epoch=entry.epoch - 1, size_bytes=9, kept=True)
 
 
 def _path(job: Job, name: str) -> str:

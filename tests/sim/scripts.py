@@ -10,7 +10,7 @@ from simulation import Move, Simulation
 WEIGHTS = {
     "act": 40, "train": 20, "look": 12, "submit": 6, "due": 12, "time": 6, "deliver": 8, "resync": 3, "order": 7,
     "restart": 2, "kill": 2, "half": 2, "fail": 2, "heal": 2, "orphans": 3, "edit": 2, "delete": 1, "drain": 1,
-    "reboot": 2, "journal": 1, "disk": 1, "poison": 1, "speak": 2,
+    "lineage": 6, "reboot": 2, "journal": 1, "disk": 1, "poison": 1, "speak": 2,
 }  # fmt: skip
 MOVES = tuple(WEIGHTS)
 
@@ -31,6 +31,10 @@ def run_script(script: Sequence[Move], seed: int | None = None) -> None:
     try:
         for name, pick, how in script:
             simulation.do(name, pick, how)
+        simulation.settle()
+        for pick in range(3):  # a second life: most runs can be rewound or extended only now
+            simulation.do("lineage", pick, len(script) + pick)
+            simulation.do("train", pick, len(script))
         simulation.settle()
     except Exception as error:
         lines = "\n".join(f"    {move!r}," for move in simulation.script)

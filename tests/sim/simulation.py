@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from recorder import ENDS, KilledError, Recorder
 
 from supervisor.core import actions, deadlines, events
-from supervisor.core.model import Job, Phase, Policy, Restart, Run
+from supervisor.core.model import Job, Phase, Policy, Restart, Run, Stage
 from supervisor.effects.dispatch import failure
 from supervisor.errors import PermanentError, RetryableError
 from supervisor.journal import Journal, replay
@@ -230,6 +230,20 @@ class Simulation:
             self.room.told_to_end.add(run.id)
         self.loop.put(kind(at=self.now(), run=run.id, by="ann", **fields))
 
+    def _move_lineage(self, pick: int, how: int) -> None:
+        """A person wants a run back at an epoch that is there, or on beyond its end, as far as the API lets that."""
+        runs = [run for run in map(self.loop.world.named, NAMES) if run is not None and _may_begin_anew(run)]
+        run = _picked(runs, pick)
+        if run is None:
+            return
+        about: dict[str, Any] = {"at": self.now(), "run": run.id, "by": "ann"}
+        saved = run.progress.saved_epoch
+        if run.phase is Phase.SUCCEEDED and how % 2:
+            self.loop.put(events.ExtendAsked(**about, epochs=saved + 1 + how % 3))
+        epochs = sorted({entry.epoch for entry in self.room.folder(run.name).ledger.entries if entry.epoch < saved})
+        if epochs:
+            self.loop.put(events.RewindAsked(**about, epoch=_picked(epochs, how)))
+
     def _move_drain(self, pick: int, how: int) -> None:
         off = how % 3 == 2
         if not off:
@@ -277,7 +291,7 @@ class Simulation:
             self.loop.put(events.JobFileGone(at=self.now(), path=path))
         self.room.moved = []
         for run in world.live.values():
-            if run.job.time_limit_s is not None:
+            if run.job.time_limit_s is not None or (run.next_job or run.job).stages:
                 self.room.told_to_end.add(run.id)
 
     def _check_proof(self, run: Run) -> None:
@@ -361,6 +375,7 @@ def a_job(name: str, path: str, how: int, revision: int) -> Job:
         {"command": ("x",), "resume_command": ("x", "-r"), "checkpoint_files": ("*.pt",), "gpus": 1},
         {"command": ("x",)},
         {"train": {"model": "m", "data": "d", "epochs": 3}, "gpus": 3},
+        {"train": {"model": "m", "data": "d", "epochs": 4}, "stages": (Stage(from_epoch=3, args={"batch": 2}),)},
     )
     restart = Restart(no_progress=1 + how % 3)
     return Job(name=name, revision=f"r{revision}", file=path, restart=restart, **kinds[how % len(kinds)])
@@ -368,6 +383,11 @@ def a_job(name: str, path: str, how: int, revision: int) -> Job:
 
 def _picked(of: Sequence[Any], pick: int) -> Any:
     return of[pick % len(of)] if of else None
+
+
+def _may_begin_anew(run: Run) -> bool:
+    at_rest = run.phase.terminal or (run.phase is Phase.HELD and not run.busy)
+    return at_rest and run.job.train is not None and not run.set_aside and run.attempts > 0
 
 
 def _may_fail(action: actions.Action, room: MachineRoom) -> bool:

@@ -1,0 +1,114 @@
+"""Verified copies are ordered after each save, one at a time; a resume is compared; a wrong start is ended."""
+
+from __future__ import annotations
+
+from bench import Bench
+
+from supervisor.core import actions, events
+from supervisor.core.model import Phase
+
+
+def keeps(ordered):
+    """The copies among some orders."""
+    return [action for action in ordered if isinstance(action, actions.Keep)]
+
+
+def running(**job):
+    """A bench with one running training."""
+    bench = Bench()
+    bench.submit("a", **job)
+    bench.launch("a")
+    return bench
+
+
+def test_a_save_is_copied():
+    """Each save leads to one order to copy it, with the fence token of the attempt that wrote it."""
+    bench = running()
+    (order,) = keeps(bench.tell(events.SaveSeen, "a", epoch=1))
+    assert (order.attempt, order.token) == (1, bench.run("a").attempt.token)
+
+
+def test_copies_do_not_pile_up():
+    """Saves that come while a copy is under way lead to one more copy when that is done, not to one each."""
+    bench = running()
+    (first,) = keeps(bench.tell(events.SaveSeen, "a", epoch=1))
+    assert [keeps(bench.tell(events.SaveSeen, "a", epoch=epoch)) for epoch in (2, 3, 4)] == [[], [], []]
+    (again,) = keeps(bench.tell(events.Kept, "a", attempt=1, epoch=1, file="x", answers=first.key))
+    assert again.key != first.key
+    assert keeps(bench.tell(events.Kept, "a", attempt=1, epoch=4, file="y", answers=again.key)) == []
+    assert bench.run("a").kept_epoch == 4
+
+
+def test_the_last_save_is_not_waited_for():
+    """A copy that the trainer left for us before it stripped the file is taken at once, whatever is under way."""
+    bench = running()
+    bench.tell(events.SaveSeen, "a", epoch=9)
+    (order,) = keeps(bench.tell(events.SaveSeen, "a", epoch=10, path="/runs/a/attempts/1/final.pt"))
+    assert order.path == "/runs/a/attempts/1/final.pt"
+
+
+def test_a_copy_that_failed_is_no_copy():
+    """What could not be verified is not counted, and the next save is copied again."""
+    bench = running()
+    (first,) = keeps(bench.tell(events.SaveSeen, "a", epoch=1))
+    bench.tell(events.Kept, "a", attempt=1, answers=first.key, reason="torn")
+    assert bench.run("a").kept_epoch == 0
+    assert keeps(bench.tell(events.SaveSeen, "a", epoch=2))
+
+
+def test_what_an_attempt_left_is_copied_at_its_end():
+    """A save that nobody saw before the crash is copied when nothing of the attempt is left."""
+    bench = running()
+    bench.tell(events.AttemptExited, "a", signal=9, ended_at=bench.now)
+    assert keeps(bench.tell(events.AttemptCleared, "a"))
+
+
+def test_the_first_epoch_after_a_resume_is_compared_once():
+    """A fresh start has nothing to be compared with; a resume is compared at its first saved epoch, once."""
+    bench = running()
+    assert not any(isinstance(one, actions.Compare) for one in bench.save(3))
+    bench.die("a", signal=9)
+    bench.wait(30)
+    bench.launch("a", start="resume", from_epoch=3)
+    (order,) = [one for one in bench.save(4) if isinstance(one, actions.Compare)]
+    assert (order.attempt, order.from_epoch) == (2, 3)
+    assert not any(isinstance(one, actions.Compare) for one in bench.save(5))
+
+
+def test_a_jump_is_told_and_nothing_is_done():
+    """A resume that did not go on smoothly is reported to people; the training goes on."""
+    bench = running()
+    ordered = bench.tell(events.Compared, "a", continuous=False, findings=("the loss tripled",))
+    assert [one.what for one in ordered] == ["jump"]
+    assert "the loss tripled" in ordered[0].text
+    assert bench.run("a").phase is Phase.RUNNING
+    assert bench.run("a").findings == ("the loss tripled",)
+
+
+def test_a_smooth_resume_is_not_told():
+    """No news is no message."""
+    assert running().tell(events.Compared, "a", continuous=True) == ()
+
+
+def test_a_wrong_start_is_ended_and_held():
+    """A trainer that says itself that it starts from the wrong place is killed, and the run waits for a person."""
+    bench = running()
+    (order,) = bench.tell(events.WrongStart, "a", reason="it says epoch 0, expected 7")
+    assert (order.how, bench.run("a").phase) == ("kill", Phase.STOPPING)
+    bench.die("a", signal=9)
+    assert bench.run("a").phase is Phase.HELD
+    assert "expected 7" in bench.run("a").reason
+    page = [one for one in bench.ordered if isinstance(one, actions.Announce) and one.what == "held"]
+    assert page[-1].severity == "page"
+
+
+def test_lost_epochs_are_told():
+    """A resume from an older copy says how many saved epochs are lost with it."""
+    bench = running()
+    bench.save(7)
+    bench.die("a", signal=9)
+    bench.wait(30)
+    bench.tell(
+        events.Prepared, "a", start="resume", checkpoint="/runs/last.pt", from_epoch=5, notes=("last.pt is torn",)
+    )
+    assert "2 saved epochs are lost; last.pt is torn" in bench.run("a").reason
