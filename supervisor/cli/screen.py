@@ -27,6 +27,13 @@ _COLOURS = {
     "FAILED": "red",
     "CANCELLED": "bright_black",
     "SUCCEEDED": "cyan",
+    "resumable": "green",
+    "finished": "cyan",
+    "done_not_stripped": "cyan",
+    "torn": "red",
+    "poisoned": "red",
+    "hostile": "red",
+    "refused": "red",
 }
 
 

@@ -1,6 +1,7 @@
-"""Looking at checkpoints from the outside, choosing one, and putting it in place.
+"""Looking at checkpoints from the outside, and putting one in place.
 
-The daemon itself runs no pickle machine: a short child with hard limits reads the metadata.
+The daemon itself runs no pickle machine: a short child with hard limits reads the metadata, and only the job's own
+Python ever loads one.
 """
 
 from __future__ import annotations
@@ -10,44 +11,145 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from supervisor import layout
 from supervisor.core.checkpoints import Checkpoint
+from supervisor.core.variables import SYSTEM_PATH, passed_on
 from supervisor.errors import RetryableError
 
-CHECK_TIMEOUT_S = 120.0  # CRC of a 228 MB file takes 0.2 s; a network file system may take a minute
+CHECK_TIMEOUT_S = 120.0  # CRC of a 228 MB file takes 0.1 s; a network file system may take a minute
+DEEP_TIMEOUT_S = 300.0  # a cold import of torch and the trainer from a slow disk takes up to a minute
+SLOWEST_BYTES_PER_S = 20_000_000  # a busy network file system; large files get so much more time
+
+_PASSED_TO_DEEP = ("YOLO_CONFIG_DIR", "XDG_CONFIG_HOME", "LD_LIBRARY_PATH")
+_DEEP_EXIT_CODES = frozenset({0, 1, 65})
 
 
-def look(paths: Sequence[Path]) -> list[Checkpoint]:
-    """Look at files without loading them: zip, CRC, metadata. Raises RetryableError if that cannot be done now."""
-    found, exit_code = _look(paths) if paths else ([], 0)
-    seen = {checkpoint.path for checkpoint in found}
-    lost = [path for path in paths if str(path) not in seen]
-    if len(paths) > 1:  # the child died on one of them: each gets a child of its own
-        found += [checkpoint for path in lost for checkpoint in look([path])]
-    elif lost and exit_code != -signal.SIGXCPU:  # the machine's trouble, not the file's
-        raise RetryableError(f"{lost[0]} could not be looked at: the child ended with {exit_code}", 30.0)
-    else:
-        reason = "its metadata could not be read within the limit of time"
-        found += [Checkpoint(path=str(path), state="torn", reason=reason) for path in lost]
+class Deep(msgspec.Struct, frozen=True, kw_only=True):
+    """What a real load found. `looked` is False where nothing was learned about the file: no torch, no time.
+
+    `epoch` is 0-based, as stored.
+    """
+
+    path: str
+    ok: bool
+    reason: str = ""
+    looked: bool = True
+    epoch: int | None = None
+    optimizer: bool = False
+    ema: bool = False
+    tensors: int = 0
+    finite: bool | None = None
+    version: int = 1
+
+
+def look(paths: Sequence[Path], *, finite: bool = False) -> list[Checkpoint]:
+    """Look at files without loading them: zip, CRC, metadata; with `finite` also for NaN and Inf in the tensors.
+
+    Raises RetryableError if that cannot be done now.
+    """
+    found = survey(paths, finite=finite)
     unknown = next((checkpoint for checkpoint in found if checkpoint.state == "unknown"), None)
     if unknown is not None:
         raise RetryableError(f"{unknown.path} cannot be read: {unknown.reason}", 30.0)
     return found
 
 
-def _look(paths: Sequence[Path]) -> tuple[list[Checkpoint], int]:
-    argv = [sys.executable, "-I", "-S", str(layout.CHECKPOINT), *map(str, paths)]
+def survey(paths: Sequence[Path], *, finite: bool = False) -> list[Checkpoint]:
+    """Look as `look` does, but tell what cannot be read as `unknown`. Raises RetryableError if no child can look."""
+    found, exit_code = _look(paths, finite) if paths else ([], 0)
+    lost = paths[len(found) :]  # the child answers in order; it may have died on one of them
+    if len(paths) > 1:  # each of the others gets a child of its own
+        return found + [checkpoint for path in lost for checkpoint in survey([path], finite=finite)]
+    if lost and exit_code != -signal.SIGXCPU:  # the machine's trouble, not the file's
+        raise RetryableError(f"{lost[0]} could not be looked at: the child ended with {exit_code}", 30.0)
+    reason = "its metadata could not be read within the limit of time"
+    return found + [Checkpoint(path=str(path), state="torn", reason=reason) for path in lost]
+
+
+def _look(paths: Sequence[Path], finite: bool) -> tuple[list[Checkpoint], int]:
+    options = ["--finite"] if finite else []
+    argv = [sys.executable, "-I", "-S", str(layout.CHECKPOINT), *options, *map(str, paths)]
+    limit_s = CHECK_TIMEOUT_S + sum(map(_size, paths)) / SLOWEST_BYTES_PER_S
     try:
-        done = subprocess.run(argv, capture_output=True, timeout=CHECK_TIMEOUT_S, check=False, stdin=subprocess.DEVNULL)
+        done = subprocess.run(argv, capture_output=True, timeout=limit_s, check=False, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise RetryableError(f"checkpoints could not be looked at: {error}", 30.0) from error
     lines = [line for line in done.stdout.splitlines() if line.strip()]
-    return [msgspec.json.decode(line, type=Checkpoint) for line in lines], done.returncode
+    found = (msgspec.json.decode(line, type=Checkpoint) for line in lines)
+    # The child cannot print every file name; its answers come in the order of the paths.
+    named = zip(found, paths, strict=False)
+    return [msgspec.structs.replace(one, path=str(path)) for one, path in named], done.returncode
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def deep(
+    python: str,
+    path: Path,
+    *,
+    expected_epoch: int | None = None,
+    env: Mapping[str, str] | None = None,
+    modules: Sequence[Path] = (),
+) -> Deep:
+    """Have the job's Python load a checkpoint and look at what came out; see runner/deep_check.py.
+
+    `expected_epoch` is 0-based; `modules` are folders with the trainer's classes (YOLOv5, YOLOv9). The child gets
+    `env`, else what every child of ours may inherit, runs in "/", and sees no GPU. Never raises for what happens in it.
+    """
+    options = [] if expected_epoch is None else ["--expected-epoch", str(expected_epoch)]
+    options += [word for folder in modules for word in ("--path", str(folder.absolute()))]
+    argv = [python, str(layout.DEEP_CHECK), *options, "--", str(path.absolute())]
+    try:
+        done = subprocess.run(
+            argv,
+            env=_deep_environment(python, env),
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=DEEP_TIMEOUT_S + _size(path) / SLOWEST_BYTES_PER_S,
+            check=False,
+            start_new_session=True,
+        )
+    except subprocess.TimeoutExpired as error:
+        return _not_looked(path, f"the load took longer than {error.timeout:.0f} s")
+    except OSError as error:
+        return _not_looked(path, f"{python} cannot be started: {error.strerror}")
+    return _understand(path, done)
+
+
+def _deep_environment(python: str, env: Mapping[str, str] | None) -> dict[str, str]:
+    base = passed_on(os.environ, _PASSED_TO_DEEP) if env is None else dict(env)
+    base.setdefault("PATH", f"{Path(python).parent}:{SYSTEM_PATH}")
+    offline = {"YOLO_OFFLINE": "1", "YOLO_AUTOINSTALL": "0", "CUDA_VISIBLE_DEVICES": ""}
+    return {**base, **offline, "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def _not_looked(path: Path, reason: str) -> Deep:
+    return Deep(path=str(path), ok=False, looked=False, reason=reason)
+
+
+def _understand(path: Path, done: subprocess.CompletedProcess[bytes]) -> Deep:
+    """Turn the child's answer into ours. One that died, of whatever signal, says nothing about the file."""
+    lines = done.stdout.strip().splitlines()
+    if done.returncode in _DEEP_EXIT_CODES and lines:
+        try:
+            answer = msgspec.json.decode(lines[-1], type=Deep)
+        except msgspec.DecodeError:
+            return _not_looked(path, "the answer of the child cannot be read")
+        return msgspec.structs.replace(answer, path=str(path), looked=done.returncode != 1)
+    how = f"exit code {done.returncode}" if done.returncode >= 0 else signal.Signals(-done.returncode).name
+    last = " ".join(done.stderr.decode(errors="replace").strip().splitlines()[-1:])[:300]
+    return _not_looked(path, f"the load ended with {how}: {last}" if last else f"the load ended with {how}")
 
 
 def put_in_place(source: Path, target: Path, aside: Path) -> None:

@@ -137,11 +137,12 @@ def test_a_link_to_itself_is_no_exception(tmp_path):
     assert inspect(str(tmp_path / "last.pt"))["state"] == "torn"
 
 
-def test_what_this_user_may_not_read_is_unknown_not_torn(tmp_path, monkeypatch):
+@pytest.mark.parametrize("refusal", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error")])
+def test_what_this_user_may_not_read_is_unknown_not_torn(tmp_path, monkeypatch, refusal):
     """A storage error says nothing about the file: falling back to an older checkpoint would be wrong."""
 
     def refuse(*_arguments):
-        raise PermissionError(13, "Permission denied")
+        raise refusal
 
     path = write_checkpoint(tmp_path / "last.pt", **interrupted(3))
     monkeypatch.setattr(os, "open", refuse)
@@ -164,7 +165,9 @@ def test_nothing_in_a_checkpoint_is_ever_executed(tmp_path):
     sung = tmp_path / "sung"
     content = {"first": Canary(sung), **interrupted(3), "epoch": Canary(sung)}
     path = write_checkpoint(tmp_path / "last.pt", **content)
-    assert inspect(str(path))["state"] == "weights_only"
+    found = inspect(str(path))
+    assert (found["state"], found["epoch"]) == ("hostile", None)
+    assert "posix.system" in found["reason"]
     assert not sung.exists()
     pickle.loads(zipfile.ZipFile(path).read("archive/data.pkl"))  # the canary can sing
     assert sung.exists()
