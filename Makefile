@@ -12,6 +12,7 @@ VENV        := .venv
 TRAIN_VENV  := .venv-train
 TORCH       := torch==2.13.0
 ULTRALYTICS := ultralytics-opencv-headless==8.4.190
+OTHER       := 8.3.253
 JOBS        ?= 2
 
 # An environment of one's own saves the set-up of the trainings' environment.
@@ -23,6 +24,10 @@ TRAIN_PYTHON := $(CURDIR)/$(TRAIN_VENV)/bin/python
 TRAIN_READY  := $(TRAIN_VENV)/.ready
 endif
 export YOLO_SUPERVISOR_TRAIN_PYTHON := $(TRAIN_PYTHON)
+ifndef PYTHON
+# A second version for the tests, on the same torch; its package alone.
+export YOLO_SUPERVISOR_OTHER_ULTRALYTICS := $(CURDIR)/$(TRAIN_VENV)/ultralytics-$(OTHER)
+endif
 
 .PHONY: demo test test-all lint bench clean setup
 .DEFAULT_GOAL := test
@@ -47,6 +52,9 @@ $(TRAIN_VENV)/.ready: Makefile $(wildcard tests/torchvision_standin/*.toml tests
 	  $(TRAIN_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps ./tests/torchvision_standin && \
 	  $(TRAIN_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(ULTRALYTICS); \
 	fi
+	$(TRAIN_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps tensorboard protobuf absl-py
+	$(TRAIN_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+	  --target $(TRAIN_VENV)/ultralytics-$(OTHER) ultralytics==$(OTHER)
 	touch $@
 
 demo: setup

@@ -49,10 +49,13 @@ def for_resume(plan: dict[str, Any], honoured: frozenset[str]) -> dict[str, Any]
 
     The path is given, never True: on a finished checkpoint `resume=True` starts a new training. `honoured`
     are the names that this version takes from its caller on a resume; it would drop the others with a warning.
+    A plan without device or save_dir leaves them to the checkpoint.
     """
-    arguments: dict[str, Any] = {"resume": plan["resume"], "device": plan["device"]}
+    arguments: dict[str, Any] = {"resume": plan["resume"]}
+    if plan["device"] is not None:
+        arguments["device"] = plan["device"]
     given = plan["args"]
-    if given.get("data") is not None:
+    if given.get("data") is not None and not isinstance(given["data"], (list, tuple)):
         arguments["data"] = given["data"]
     arguments.update({name: given[name] for name in _CHANGEABLE if name in given and name in honoured})
     if isinstance(given.get("batch"), (int, float)) and given["batch"] < 1:
@@ -60,7 +63,7 @@ def for_resume(plan: dict[str, Any], honoured: frozenset[str]) -> dict[str, Any]
         arguments.pop("batch", None)
     if given.get("time") is not None and "time" in honoured:
         arguments["time"] = remaining_time_h(float(given["time"]), plan["save_dir"])
-    if "save_dir" in honoured:
+    if "save_dir" in honoured and plan["save_dir"]:
         arguments["save_dir"] = plan["save_dir"]
     return arguments
 

@@ -2,39 +2,17 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import sys
 import traceback
 from typing import Any
 
-from . import arguments, checkpoint, hook, inputs
+from . import arguments, checkpoint, finish, hook, inputs, multi_gpu, rewrite
+from .outcome import BAD_LAUNCH, ERROR, FINISHED, MISSING, PERSON_NEEDED, REFUSED, STOPPED, WRONG_PLACE, Leave
 from .session import Session, read_json
 
-FINISHED, ERROR, BAD_LAUNCH, REFUSED, MISSING, STOPPED, PERSON_NEEDED, WRONG_PLACE = (
-    0,
-    1,
-    2,
-    65,
-    66,
-    75,
-    76,
-    77,
-)
-
 _HERE = os.path.dirname(os.path.abspath(__file__))
-
-
-class Leave(Exception):  # noqa: N818 -- read as a word: raise Leave
-    """This attempt ends here: the result and code of its end record, and the reason for a person."""
-
-    def __init__(self, result: str, code: int, reason: str, **fields: Any) -> None:
-        super().__init__(reason)
-        self.result = result
-        self.code = code
-        self.reason = reason
-        self.fields = fields
 
 
 def read_launch(attempt_dir: str) -> dict[str, Any]:
@@ -84,10 +62,9 @@ def check_checkpoint(plan: dict[str, Any]) -> dict[str, Any] | None:
     Returns what the checkpoint is, or None for a fresh start.
     """
     if plan["resume"] is None:
-        for path in sorted(glob.glob(os.path.join(glob.escape(plan["save_dir"]), "weights", "*.pt"))):
-            state = checkpoint.inspect(path)["state"]
-            if state not in {"torn", "missing", "weights_only"}:
-                raise Leave("refused", REFUSED, f"a fresh start would destroy {path} ({state})")
+        precious = multi_gpu.precious(plan["save_dir"])
+        if precious:
+            raise Leave("refused", REFUSED, f"a fresh start would destroy {precious[0]} ({precious[1]})")
         return None
     found = checkpoint.inspect(plan["resume"])
     if found["state"] not in {"resumable", "done_not_stripped"}:
@@ -104,16 +81,13 @@ def _check_inputs(missing: str | None) -> None:
 
 
 def build_arguments(plan: dict[str, Any], found: dict[str, Any] | None) -> dict[str, Any]:
-    """Return the arguments of `YOLO.train`; raises Leave if this version would resume into another folder."""
+    """Return the arguments of `YOLO.train`; a checkpoint of a moved run is told its new folder where that is needed."""
     if found is None:
         return arguments.for_fresh_start(plan)
     from ultralytics.engine.trainer import BaseTrainer
 
     honoured = arguments.honoured_on_resume(BaseTrainer)
-    home = os.path.realpath(found["save_dir"] or "")
-    if "save_dir" not in honoured and home != os.path.realpath(plan["save_dir"]):
-        reason = f"this Ultralytics resumes into the checkpoint's own {found['save_dir']}, not {plan['save_dir']}"
-        raise Leave("wrong_place", WRONG_PLACE, reason)
+    rewrite.new_home(plan["resume"], found, plan["save_dir"], honoured)
     return arguments.for_resume(plan, honoured)
 
 
@@ -153,45 +127,6 @@ def prove_finished(session: Session, plan: dict[str, Any]) -> None:
     if found["state"] not in {"finished", "done_not_stripped"}:
         raise Leave("error", ERROR, f"YOLO.train returned, but {last} is {found['state']}: {found['reason']}")
     raise Leave("finished", FINISHED, "the trainer reached its end")
-
-
-def finish_without_training(session: Session, plan: dict[str, Any], found: dict[str, Any]) -> None:
-    """Strip the checkpoints of a training that was killed after its last epoch was saved; raises Leave.
-
-    Some versions refuse to resume such a file, others train an epoch too many. The final validation of
-    best.pt, which changes no file, is left out.
-    """
-    from ultralytics.utils.torch_utils import strip_optimizer
-
-    session.stop.set_final(True)
-    session.enter("end")
-    weights = os.path.join(plan["save_dir"], "weights")
-    for name in ("best.pt", "last.pt"):  # last.pt last: while it is whole, this can be repeated
-        path = plan["resume"] if name == "last.pt" else os.path.join(weights, name)
-        if checkpoint.inspect(path)["state"] in {"resumable", "done_not_stripped"}:
-            _strip(strip_optimizer, path, os.path.join(weights, name))
-    best = os.path.join(weights, "best.pt")
-    best_state = checkpoint.inspect(best)["state"]
-    raise Leave(
-        "finished",
-        FINISHED,
-        f"all {found['epochs']} epochs were trained before; last.pt is stripped now, best.pt is {best_state}",
-        epoch=found["epoch"],
-        epochs=found["epochs"],
-        best=best if best_state == "finished" else None,
-    )
-
-
-def _strip(strip_optimizer: Any, source: str, target: str) -> None:
-    """Put a stripped copy of `source` at `target` in one step, so that no kill can leave half a file."""
-    copy = f"{target}.stripped"
-    strip_optimizer(source, s=copy)
-    state = checkpoint.inspect(copy)["state"]
-    if state != "finished":
-        raise Leave("error", ERROR, f"stripping {source} gave a file that is {state}")
-    with open(copy, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(copy, target)
 
 
 def _explain(session: Session, error: BaseException) -> Leave:
@@ -251,11 +186,13 @@ def _attempt(session: Session, attempt_dir: str) -> None:
     launch = read_launch(attempt_dir)
     plan = launch["train"]
     check_token(launch)
-    _check_inputs(inputs.missing_path(plan["args"], plan["resume"] is not None))
     found = check_checkpoint(plan)
     session.stop_if_due()
+    found = rewrite.more_epochs(plan, found)
     if found is not None and found["state"] == "done_not_stripped":
-        finish_without_training(session, plan, found)
+        finish.finish_without_training(session, plan, found)  # what it needs of the data is the metrics only
+    _check_inputs(inputs.missing_path(plan["args"], plan["resume"] is not None))
+    session.stop_if_due()
     train(session, plan, found)
     prove_finished(session, plan)
 

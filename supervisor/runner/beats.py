@@ -75,3 +75,17 @@ def metrics_of(trainer: Any) -> dict[str, float | None]:
     if not isinstance(metrics, dict):
         return {}
     return {str(name): number(value) for name, value in metrics.items()}
+
+
+def learning_rates_of(trainer: Any) -> dict[str, float | None]:
+    """Return the learning rate of each parameter group, as the trainer names them (lr/pg0, ...)."""
+    rates = getattr(trainer, "lr", None)
+    if not isinstance(rates, dict):
+        return {}
+    return {str(name): number(value) for name, value in rates.items()}
+
+
+def updates_of(trainer: Any) -> int | None:
+    """Return how often the averaged weights (EMA) were updated since the run began, or None."""
+    updates = getattr(getattr(trainer, "ema", None), "updates", None)
+    return int(updates) if isinstance(updates, (int, float)) else None

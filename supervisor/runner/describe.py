@@ -32,6 +32,8 @@ _TYPE_SETS = {
 _NOTE = re.compile(r"^(\w+):[^#\n]*#\s*\(([^)]*)\)", re.MULTILINE)
 _NOTED_TYPES = {"int": "int", "float": "float", "bool": "bool", "str": "str", "list": "list", "tuple": "list"}
 _WEIGHTS = re.compile(r"^yolo[\w.-]*\.pt$")
+#: Named in `check_resume` for other reasons than to be changed.
+_NEVER_CHANGED = frozenset({"device", "mode", "model", "pretrained", "resume", "save_dir"})
 _PACKAGE = "yolo_supervisor_runner"
 
 
@@ -101,6 +103,7 @@ def _of_ultralytics(folder: str) -> dict[str, Any]:
         "datasets_dir": os.path.abspath(str(settings["datasets_dir"])),
         "settings": {name: str(settings[name]) for name in ("weights_dir", "datasets_dir")},
         "amp_check_weights": amp_check_weights(os.path.join(folder, "utils", "checks.py")),
+        "resume_keys": resume_keys(os.path.join(folder, "engine", "trainer.py"), cfg.DEFAULT_CFG_DICT),
     }
 
 
@@ -149,20 +152,29 @@ def amp_check_weights(checks_source: str) -> str | None:
 
     Every start on a GPU loads it, or downloads it, which an offline machine cannot.
     """
+    return next((text for text in _texts_in(checks_source, "check_amp") if _WEIGHTS.match(text)), None)
+
+
+def resume_keys(trainer_source: str, known: Any) -> list[str]:
+    """Return which arguments the library's `check_resume` takes from its caller, read from its source; `known` are all.
+
+    None at all: this version says it in another way. Its own bookkeeping is left out.
+    """
+    return sorted(set(_texts_in(trainer_source, "check_resume")).intersection(known) - _NEVER_CHANGED)
+
+
+def _texts_in(source: str, name: str) -> Iterator[str]:
+    """Yield the text constants in the functions of that name; nothing of a file that cannot be read."""
     try:
-        with open(checks_source, encoding="utf-8") as file:
+        with open(source, encoding="utf-8") as file:
             tree = ast.parse(file.read())
     except (OSError, SyntaxError, ValueError):
-        return None
-    functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
-    constants = (
-        node.value
-        for function in functions
-        if function.name == "check_amp"
-        for node in ast.walk(function)
-        if isinstance(node, ast.Constant) and isinstance(node.value, str)
-    )
-    return next((text for text in constants if _WEIGHTS.match(text)), None)
+        return
+    functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == name)
+    for function in functions:
+        for node in ast.walk(function):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
 
 
 def main() -> int:

@@ -1,8 +1,10 @@
 """Follow an Ultralytics training through its own callbacks: heartbeats, the check of its start, a clean stop.
 
-`install` makes the next import of `ultralytics.utils.callbacks.base` add our callbacks to the library's table
-of defaults, so every trainer of this process has them: in our own runner, in the plain `yolo` command, in a
-user's script and in rank 0 of a multi-GPU training. No file and no function of the library is replaced.
+`install` waits for the library's import and then adds our callbacks to its table of defaults, so every trainer of
+this process has them: in our own runner, in the plain `yolo` command, in a user's script and in rank 0 of a
+multi-GPU training. No file of the library is changed. Three names are wrapped in memory, each where its module
+says why: `generate_ddp_command` (multi_gpu.py), `strip_optimizer` (safe_saves.py) and, outside our own runner,
+`Model.train` (resume_override.py). Whatever of this fails is said once, and the training goes on without it.
 
 The callbacks are plain functions of this module on purpose: Ultralytics deep-copies the table (which would
 copy the object behind a bound method) and pickles it for the ranks of a multi-GPU training, where a function
@@ -12,22 +14,23 @@ is only a name. So this module has the same name, yolo_supervisor_runner.hook, i
 from __future__ import annotations
 
 import functools
-import importlib.abc
-import importlib.machinery
+import os
 import sys
 import time
 from types import ModuleType
-from typing import Any, Callable, Sequence
+from typing import Any, Callable
 
-from . import beats, stopping
-from .session import STOPPED, Session, epoch_error, place_error, resume_error
+from . import beats, loggers, multi_gpu, resume_override, safe_saves, stopping
+from .after_import import AfterImport
+from .outcome import ERROR, FINISHED, STOPPED, WRONG_PLACE
+from .session import Session, epoch_error, place_error, resume_error
 
 CALLBACK_TABLE = "ultralytics.utils.callbacks.base"
+TRAINER, MODEL = "ultralytics.engine.trainer", "ultralytics.engine.model"
 #: At most one heartbeat per this time while batches are trained; a training of days shall not fill the disk.
 BATCH_BEAT_EVERY_S = 0.5
 LATER_BATCH_BEAT_EVERY_S = 5.0
 EARLY_S = 600.0
-FINISHED, ERROR = 0, 1
 
 _session: Session | None = None
 _complained = False
@@ -44,34 +47,23 @@ def install(attempt_dir: str, controlled: bool = False) -> Session:
         if not _session.leads:
             _session.stop.force_after_s = stopping.FORCE_OTHER_RANK_AFTER_S
             _session.stop.listen(replace=False)
-        if CALLBACK_TABLE in sys.modules:
-            _add_callbacks(sys.modules[CALLBACK_TABLE])
-        else:
-            sys.meta_path.insert(0, _CallbackTableFinder())
+        if controlled:
+            _session.arm_stacks()
+        _wait_for_ultralytics(_session)
     return _session
 
 
-class _CallbackTableFinder(importlib.abc.MetaPathFinder):
-    """Lets the import system load the callback table as always, and adds to it right after."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if fullname != CALLBACK_TABLE:
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
-        if spec is not None and spec.loader is not None:
-            load = spec.loader.exec_module
-
-            def load_and_add(module: ModuleType) -> None:
-                load(module)
-                _add_callbacks(module)
-
-            spec.loader.exec_module = load_and_add  # type: ignore[method-assign]
-        return spec
+def _wait_for_ultralytics(session: Session) -> None:
+    after_import = AfterImport(session.note)
+    after_import.when_imported(CALLBACK_TABLE, _add_callbacks)
+    after_import.when_imported(TRAINER, functools.partial(multi_gpu.guard, session))
+    if not session.controlled:
+        after_import.when_imported(MODEL, functools.partial(resume_override.wrap, session))
 
 
 def _add_callbacks(table: ModuleType) -> None:
+    if _session is not None and not _session.controlled:
+        _session.arm_stacks()  # not earlier: most programs that load the hook never train
     for event, callback in CALLBACKS.items():
         registered = table.default_callbacks.setdefault(event, [])
         if callback not in registered:
@@ -99,6 +91,7 @@ def _callback(function: Callable[[Session, Any], None]) -> Callable[[Any], None]
 @_callback
 def on_pretrain_routine_start(session: Session, trainer: Any) -> None:
     """Check the save_dir, which is known now, before data and model are loaded."""
+    session.training_number += 1
     if not session.controlled:
         session.begin()
         session.stop.set_final(False)
@@ -109,7 +102,36 @@ def on_pretrain_routine_start(session: Session, trainer: Any) -> None:
     session.enter("scan")
     session.check_fence()
     session.check_start(place_error, resume_error)
+    _say_what_nobody_planned(session, trainer)
+    _save_safely(session, trainer)
     session.stop_if_due()
+
+
+def _say_what_nobody_planned(session: Session, trainer: Any) -> None:
+    """Note a program's second training; leave if it starts anew over the one that was to be resumed.
+
+    That is what a program does that tries again after an error, or in another process.
+    """
+    if session.plan.get("mode", "runner") != "hook":
+        return
+    if session.training_number > 1:
+        session.note(f"training {session.training_number} of this program starts in {trainer.save_dir}")
+    resume = session.plan.get("resume")
+    unfinished = session.elsewhere or (session.training_number > 1 and not session.earlier_finished)
+    if resume and unfinished and not getattr(trainer, "resume", False):
+        home = session.plan.get("save_dir") or resume_override.home_of(resume)
+        if home and os.path.realpath(home) == os.path.realpath(str(trainer.save_dir)):
+            session.leave(
+                "wrong_place", WRONG_PLACE, f"starts anew in {home}, over the training that was to be resumed"
+            )
+
+
+def _save_safely(session: Session, trainer: Any) -> None:
+    if session.plan.get("safe_saves", True):
+        try:
+            safe_saves.arm(trainer)
+        except Exception as error:  # noqa: BLE001 -- it then saves as it always did
+            session.note(f"safe saves could not be armed: {error!r}")
 
 
 @_callback
@@ -137,6 +159,7 @@ def on_train_start(session: Session, trainer: Any) -> None:
 @_callback
 def on_train_epoch_start(session: Session, _trainer: Any) -> None:
     """Begin an epoch, or the same one again after the trainer recovered from NaN or lack of memory."""
+    loggers.flush()
     session.stop.set_writing(False)
     session.batch, session.batches = 0, None
     session.images, session.images_from_s = 0, time.monotonic()
@@ -188,6 +211,7 @@ def on_train_epoch_end(session: Session, trainer: Any) -> None:
 def on_val_start(session: Session, validator: Any) -> None:
     """Tell the validation inside the training from the one after the last save."""
     if not session.training:
+        _leave_if_finishing(session)
         return
     if not getattr(validator, "training", True):
         _enter_final(session)
@@ -201,6 +225,14 @@ def on_val_start(session: Session, validator: Any) -> None:
 def on_val_batch_end(session: Session, _validator: Any) -> None:
     """Offer a safe point inside a long validation."""
     if session.training:
+        session.stop_if_due()
+    else:
+        _leave_if_finishing(session)
+
+
+def _leave_if_finishing(session: Session) -> None:
+    """Offer a safe point in the validation after a finish without training; a program's own is left alone."""
+    if session.final_record is not None:
         session.stop_if_due()
 
 
@@ -217,9 +249,15 @@ def on_val_end(session: Session, _validator: Any) -> None:
 
 @_callback
 def on_model_save(session: Session, trainer: Any) -> None:
-    """Report that last.pt, and maybe best.pt, were written."""
+    """Report that last.pt, and maybe best.pt, were written; keep a copy of the last, which is stripped next."""
     best = getattr(trainer, "best_fitness", None) == getattr(trainer, "fitness", None)
-    session.beats.write("saved", epoch=trainer.epoch, path=str(trainer.last), best=bool(best))
+    kept = session.keep_last_save(str(trainer.last)) if _is_last_epoch(trainer) else None
+    extra = {"kept": kept} if kept else {}
+    session.beats.write("saved", epoch=trainer.epoch, path=str(trainer.last), best=bool(best), **extra)
+
+
+def _is_last_epoch(trainer: Any) -> bool:
+    return bool(getattr(trainer, "stop", False)) or trainer.epoch + 1 >= trainer.epochs
 
 
 @_callback
@@ -238,8 +276,10 @@ def on_fit_epoch_end(session: Session, trainer: Any) -> None:
         metrics=beats.metrics_of(trainer) if session.validated else {},
         fitness=beats.number(getattr(trainer, "fitness", None)) if session.validated else None,
         epoch_s=beats.number(getattr(trainer, "epoch_time", None)),
+        lr=beats.learning_rates_of(trainer),
+        updates=beats.updates_of(trainer),
     )
-    if getattr(trainer, "stop", False) or trainer.epoch + 1 >= trainer.epochs:
+    if _is_last_epoch(trainer):
         _enter_final(session)
         return
     session.stop.set_writing(False)

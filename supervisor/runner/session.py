@@ -6,12 +6,13 @@ import json
 import os
 import sys
 import time
-from typing import Any, Callable
+from typing import Any, Callable, NoReturn
 
-from . import beats, stopping, versions
+from . import beats, stacks, stopping, versions, whole_files
+from .outcome import FINISHED, PERSON_NEEDED, STOPPED, WRONG_PLACE
 
-#: Exit codes that the session itself decides (the whole list is in train.py).
-STOPPED, PERSON_NEEDED, WRONG_PLACE = 75, 76, 77
+#: Tells the ranks of a multi-GPU training which training of its program they are.
+TRAINING_VARIABLE = "YOLO_SUPERVISOR_TRAINING"
 
 
 def read_json(path: str) -> dict[str, Any]:
@@ -25,9 +26,9 @@ def read_json(path: str) -> dict[str, Any]:
 
 
 def place_error(plan: dict[str, Any], trainer: Any) -> str | None:
-    """Return what is wrong with where the trainer works, or None."""
+    """Return what is wrong with where the trainer works, or None; a plan may leave the place to the program."""
     save_dir = os.path.realpath(str(trainer.save_dir))
-    if save_dir == os.path.realpath(plan["save_dir"]):
+    if not plan["save_dir"] or save_dir == os.path.realpath(plan["save_dir"]):
         return None
     return f"trains into {save_dir}, expected {plan['save_dir']}"
 
@@ -41,7 +42,10 @@ def resume_error(plan: dict[str, Any], trainer: Any) -> str | None:
 
 def epoch_error(plan: dict[str, Any], trainer: Any) -> str | None:
     """Return what is wrong with the first epoch, or None."""
-    expected = 0 if plan["resume"] is None else plan["expected_epoch"] + 1
+    resume, known = plan["resume"], plan["expected_epoch"]
+    if resume is not None and known is None and plan.get("mode") == "hook":  # of such a file it may be unknown
+        return None if trainer.start_epoch > 0 else f"starts anew instead of resuming {resume}"
+    expected = 0 if resume is None else known + 1
     if trainer.start_epoch == expected:
         return None
     return f"starts at epoch {trainer.start_epoch}, expected {expected} (0-based)"
@@ -56,6 +60,7 @@ class Session:
 
     def __init__(self, attempt_dir: str, controlled: bool) -> None:
         launch = read_json(os.path.join(attempt_dir, "launch.json"))
+        self.attempt_dir = attempt_dir
         self.controlled = controlled
         self.plan: dict[str, Any] = launch.get("train") or {}
         self.token = launch.get("token")
@@ -67,10 +72,18 @@ class Session:
         self.phase = ""
         self.begun_s = time.monotonic()
         self.started = False
+        #: Counts the trainings of this program from 1; ranks are told by their parent.
+        self.training_number = int(os.environ.get(TRAINING_VARIABLE, "1")) - 1 if self.rank >= 0 else 0
+        #: The plan's resume was handed to a training of this process; or it belongs to another one (elsewhere).
+        self.resume_taken = self.elsewhere = False
+        self.stacks_signal: int | None = None
+        #: Reason and fields of the end record once all files are final: from then on a stop means finished.
+        self.final_record: tuple[str, dict[str, Any]] | None = None
         self.begin()
 
     def begin(self) -> None:
         """Forget the last training of this process: a script may run several."""
+        self.earlier_finished: bool = getattr(self, "train_ended", True)
         self.trainer: Any = None
         self.training = False
         self.train_ended = False
@@ -87,10 +100,31 @@ class Session:
         """True in the one process of a training that reports: alone, or rank 0."""
         return self.rank in {-1, 0}
 
+    @property
+    def follows_only(self) -> bool:
+        """True for a program of the user's own that trains what nobody planned: nothing is expected of it."""
+        if self.plan.get("mode", "runner") != "hook":
+            return False
+        return self.plan.get("resume") is None or self.training_number > 1 or self.elsewhere
+
+    def note(self, text: str) -> None:
+        """Say one line to a person, in the log and as a beat."""
+        print(f"yolo-supervisor: {text}", file=sys.stderr, flush=True)
+        if self.leads:
+            self.beats.write("note", text=" ".join(text.split()))
+
+    def arm_stacks(self) -> None:
+        """Let a signal dump all stacks into the attempt's folder, unless somebody else handles that signal."""
+        try:
+            self.stacks_signal = stacks.arm(self.attempt_dir, self.rank)
+        except (OSError, ValueError, RuntimeError) as error:
+            self.note(f"no stack dumps: {error!r}")
+
     def start(self, phase: str) -> None:
         """Write the first beat of this process."""
         self.started = True
         self.phase = phase
+        armed = {} if self.stacks_signal is None else {"stacks_signal": self.stacks_signal}
         self.beats.write(
             "start",
             pid=os.getpid(),
@@ -98,6 +132,7 @@ class Session:
             ultralytics=versions.source_version("ultralytics"),
             torch=versions.source_version("torch"),
             phase=phase,
+            **armed,
         )
 
     def enter(self, phase: str) -> None:
@@ -122,16 +157,50 @@ class Session:
         record.update(fields)
         self.beats.write("end", result=result, code=code, reason=" ".join(reason.split()), **record)
 
-    def leave(self, result: str, code: int, reason: str) -> None:
+    def leave(self, result: str, code: int, reason: str, **fields: Any) -> NoReturn:
         """End the training here: the record, then SystemExit, which lets the dataloader close its workers."""
         print(f"yolo-supervisor: {reason}", file=sys.stderr, flush=True)
-        self.end(result, code, reason)
+        self.end(result, code, reason, **fields)
         raise SystemExit(code)
 
+    def launches_ranks(self) -> None:
+        """Note that this process is only the parent of a multi-GPU training: rank 0 reports and decides.
+
+        Called right before the ranks start, which inherit the environment.
+        """
+        self.training_number += 1
+        os.environ[TRAINING_VARIABLE] = str(self.training_number + self.elsewhere)
+        if not self.controlled:
+            self.stop.forwards = True
+            self.stop.listen(replace=False)
+
+    def keep_last_save(self, path: str) -> str | None:
+        """Copy the last checkpoint of a training, which is stripped in a moment, into the attempt's folder.
+
+        Returns the copy, or None if it could not be made, which is said and never more than that.
+        """
+        kept = os.path.join(os.path.abspath(self.attempt_dir), "final.pt")
+        try:
+            whole_files.copy(path, kept)
+        except OSError as error:
+            self.note(f"the last checkpoint is not kept with its optimizer: {error}")
+            return None
+        return kept
+
+    def files_are_final(self, reason: str, fields: dict[str, Any]) -> None:
+        """Note that a stop from now on ends the attempt as finished, with this reason; leaves if one is due."""
+        self.final_record = (reason, fields)
+        self.stop.set_final(False)
+        self.stop_if_due()
+
     def stop_if_due(self) -> None:
-        """Leave with code 75 if somebody asked for it and no checkpoint is being written."""
-        if self.stop.due:
-            self.leave("stopped", STOPPED, f"stopped by signal {self.stop.signal_number} in phase {self.phase}")
+        """Leave if somebody asked for it and no checkpoint is being written: with code 75, or 0 if all is done."""
+        if not self.stop.due:
+            return
+        if self.final_record is not None:
+            reason, fields = self.final_record
+            self.leave("finished", FINISHED, reason, **fields)
+        self.leave("stopped", STOPPED, f"stopped by signal {self.stop.signal_number} in phase {self.phase}")
 
     def check_fence(self) -> None:
         """Leave with code 76 if the run directory now belongs to another attempt.
@@ -147,7 +216,7 @@ class Session:
 
         A check that cannot be made has not passed. Without a plan (a user's own script) nothing is expected.
         """
-        if not self.plan:
+        if not self.plan or self.follows_only:
             return
         try:
             wrong = next(filter(None, (check(self.plan, self.trainer) for check in checks)), None)
@@ -160,7 +229,13 @@ class Session:
         if self.leads:
             self.beats.write("stopping", signal=number)
 
-    def _leave_by_force(self) -> None:
+    def _leave_by_force(self) -> int:
+        """Write the end record for a process that leaves at once; return its exit code."""
+        if self.final_record is not None:
+            reason, fields = self.final_record
+            self.end("finished", FINISHED, reason, **fields)
+            return FINISHED
         if self.leads:
             reason = f"stopped by signal {self.stop.signal_number} in phase {self.phase}, before any callback came"
             self.end("stopped", STOPPED, reason)
+        return STOPPED

@@ -10,8 +10,6 @@ import threading
 import time
 from typing import Any, Callable
 
-#: Stopped on request and resumable (EX_TEMPFAIL).
-STOPPED = 75
 #: How long a stop may wait for a callback of the trainer (a long scan, one huge batch) before the process
 #: leaves without one. torchrun kills its ranks 30 s after its own SIGTERM, so this must be well below.
 FORCE_AFTER_S = 20.0
@@ -24,10 +22,11 @@ class StopRequest:
     """Whether somebody asked this training to stop, and whether this moment is safe for it.
 
     `writing` spans every moment in which the trainer may be writing a checkpoint; `final` starts when the
-    last epoch is saved. While either holds the process never leaves on its own.
+    last epoch is saved. While either holds the process never leaves on its own. `before_force` is called right
+    before the process leaves without a callback of the trainer, and returns its exit code.
     """
 
-    def __init__(self, on_request: Callable[[int], None], before_force: Callable[[], None]) -> None:
+    def __init__(self, on_request: Callable[[int], None], before_force: Callable[[], int]) -> None:
         self.signal_number: int | None = None
         self.writing = False
         self.final = False
@@ -110,8 +109,7 @@ class StopRequest:
                 if self.final:
                     return
                 if not self.writing:
-                    self._before_force()
-                    os._exit(STOPPED)
+                    os._exit(self._before_force())
             time.sleep(_LOOK_AGAIN_S)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from runner_lab import REPOSITORY, Lab
+from runner_lab import REPOSITORY, Lab, RealLabs
 
 
 @pytest.fixture
@@ -49,27 +49,6 @@ def training_data(train_python: Path, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(scope="session")
 def real_lab(train_python: Path, training_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealLabs]:
     """Give a maker of run directories in which the real library trains."""
-    labs = RealLabs(train_python, training_data, tmp_path_factory)
+    labs = RealLabs(train_python, training_data, tmp_path_factory.mktemp)
     yield labs
     labs.end_all()
-
-
-class RealLabs:
-    """Makes run directories for the real library and ends what is left in them."""
-
-    def __init__(self, python: Path, data: Path, paths: pytest.TempPathFactory) -> None:
-        self._python, self._data, self._paths = python, data, paths
-        self._labs: list[Lab] = []
-
-    def make(self, name: str) -> Lab:
-        """Return a new run directory."""
-        run_dir = self._paths.mktemp(name) / "run"
-        run_dir.mkdir()
-        self._labs.append(Lab(run_dir, self._data, self._python, real=True))
-        return self._labs[-1]
-
-    def end_all(self) -> None:
-        """Kill what still runs."""
-        for made in self._labs:
-            for process in made.processes:
-                process.end()

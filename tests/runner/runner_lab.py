@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -185,6 +186,11 @@ class Lab:
         return process.wait(20)
 
 
+def names(folder: Path) -> list[str]:
+    """Return the names in a folder, in order."""
+    return sorted(path.name for path in folder.iterdir())
+
+
 def kinds(beats: list[dict[str, object]]) -> list[object]:
     """Return the kinds of beats, with the phase where it is one."""
     return [beat.get("phase") if beat["kind"] == "phase" else beat["kind"] for beat in beats]
@@ -201,3 +207,47 @@ def end_of(beats: list[dict[str, object]]) -> dict[str, object]:
     assert [beat["kind"] for beat in beats].count("end") == 1
     assert beats[-1]["kind"] == "end"
     return beats[-1]
+
+
+def hook_script(lab: Lab, *calls: str, **arguments: object) -> Path:
+    """Write a user's own training script with a hard-coded resume=False; `calls` replace its one training."""
+    given = {"data": str(lab.data), "epochs": 5, "project": str(lab.run_dir), "name": "train", "exist_ok": True}
+    train = ", ".join(f"{name}={value!r}" for name, value in {**given, "resume": False, **arguments}.items())
+    body = calls or (f"model = YOLO({str(lab.arguments()['model'])!r})", "metrics = model.train(TRAIN)")
+    lines = "\n    ".join(call.replace("TRAIN", train) for call in body)
+    script = lab.run_dir / "train_dual.py"
+    script.write_text(f"from ultralytics import YOLO\n\nif __name__ == '__main__':\n    {lines}\n", encoding="utf-8")
+    return script
+
+
+def launch_hook(lab: Lab, **plan: object) -> None:
+    """Write the launch file of a command job with the hook."""
+    lab.launch(**{"args": {}, "mode": "hook", "save_dir": "", **plan})
+
+
+def start_hooked(lab: Lab, *command: str | Path, **extra_env: str) -> Process:
+    """Start a program of the user's own with the hook on its path."""
+    inherited = lab.environment().get("PYTHONPATH")
+    inject = str(RUNNER / "inject") + (os.pathsep + inherited if inherited else "")
+    return lab.start(*command, **{"PYTHONPATH": inject, **extra_env})
+
+
+class RealLabs:
+    """Makes run directories for the real library and ends what is left in them."""
+
+    def __init__(self, python: Path, data: Path, folder: Callable[[str], Path]) -> None:
+        self._python, self._data, self._folder = python, data, folder
+        self._labs: list[Lab] = []
+
+    def make(self, name: str, **env: str) -> Lab:
+        """Return a new run directory; `env` is added to the environment of its trainings."""
+        run_dir = self._folder(name) / "run"
+        run_dir.mkdir()
+        self._labs.append(Lab(run_dir, self._data, self._python, real=True, env=env))
+        return self._labs[-1]
+
+    def end_all(self) -> None:
+        """Kill what still runs."""
+        for made in self._labs:
+            for process in made.processes:
+                process.end()

@@ -65,6 +65,8 @@ def test_the_real_library_is_described(train_python, tmp_path):
     assert types["cos_lr"] == {"bool"}
     assert "null" in types["time"]
     assert found["train_args"]["patience"]["default"] == 100
+    assert {"imgsz", "batch", "freeze", "patience", "time"} <= set(found["resume_keys"])
+    assert not {"model", "resume", "device", "epochs", "lr0"} & set(found["resume_keys"])
 
 
 def test_a_key_that_only_one_of_two_versions_has_is_told_apart(train_python, other_ultralytics, tmp_path):
@@ -77,6 +79,18 @@ def test_a_key_that_only_one_of_two_versions_has_is_told_apart(train_python, oth
     assert "cls_remap" not in other["train_args"]
     assert "half" in other["train_args"]
     assert installed["amp_check_weights"] != other["amp_check_weights"]
+
+
+def test_what_a_resume_may_change_is_read_from_the_source(tmp_path):
+    """The arguments that check_resume names, but for its own bookkeeping; nothing of a version that has no such code."""
+    source = tmp_path / "trainer.py"
+    known = dict.fromkeys(("imgsz", "batch", "lr0", "model", "device", "resume"))
+    source.write_text(
+        'class T:\n    def check_resume(self, o):\n        """Of batch."""\n        for k in ("imgsz", "batch", "device"):\n'
+        '            if k in o:\n                self.model = o["model"]\n    def other(self):\n        return "lr0"\n'
+    )
+    assert describe.resume_keys(str(source), known) == ["batch", "imgsz"]
+    assert describe.resume_keys(str(tmp_path / "none.py"), known) == []
 
 
 def test_an_interpreter_without_the_library_still_answers(tmp_path):

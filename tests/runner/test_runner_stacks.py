@@ -1,0 +1,98 @@
+"""Stack dumps on request: one signal, every thread, nothing of the user's taken away."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from runner_lab import REPOSITORY, hook_script, launch_hook, read_beats, start_hooked
+
+from supervisor.runner import stacks
+
+pytestmark = pytest.mark.e2e
+
+STUCK = """
+import os, signal, sys, threading
+from supervisor.runner import stacks
+{before}
+print(stacks.arm(sys.argv[1], {rank}), flush=True)
+def waiting_thread():
+    sys.stdin.read()
+threading.Thread(target=waiting_thread).start()
+"""
+
+
+def dumped(path: Path, wanted: str) -> str:
+    """Return a file of stacks once it has this text."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if path.exists() and wanted in path.read_text():
+            return path.read_text()
+        time.sleep(0.01)
+    raise AssertionError(path.read_text() if path.exists() else "no file")
+
+
+def caught(pid: int, number: int) -> bool:
+    """Say whether a process handles a signal, as the daemon looks."""
+    mask = re.search(r"SigCgt:\s+([0-9a-f]+)", Path(f"/proc/{pid}/status").read_text())[1]
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+def test_a_signal_appends_the_stacks_of_a_training(lab, hooked):
+    """The start beat names the signal, the process catches it, each request adds a dump, and the training goes on."""
+    if hooked:
+        launch_hook(lab)
+        process = start_hooked(lab, lab.python, hook_script(lab, epochs=1000), FAKE_BATCH_S="0.05")
+    else:
+        lab.launch(args=lab.arguments(epochs=1000))
+        process = lab.start(FAKE_BATCH_S="0.05")
+    number = process.wait_for_beat(kind="start")["stacks_signal"]
+    assert number == signal.SIGRTMIN + 6
+    process.wait_for_beat(kind="batch")
+    assert caught(process.popen.pid, number)
+    process.popen.send_signal(number)
+    text = dumped(lab.attempt_dir / "stacks", "_one_epoch")
+    process.popen.send_signal(number)
+    deadline = time.monotonic() + 20
+    while (lab.attempt_dir / "stacks").read_text().count("_one_epoch") < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert (lab.attempt_dir / "stacks").read_text().startswith(text)
+    assert (lab.attempt_dir / "stacks").read_text().count("_one_epoch") == 2
+    assert lab.terminate(process) == 75
+
+
+def test_every_rank_has_a_file_of_its_own(lab):
+    """Rank 0 shares the launcher's, the others have theirs."""
+    lab.launch()
+    process = lab.start(lab.python, "-c", STUCK.format(rank=3, before=""), lab.attempt_dir, PYTHONPATH=str(REPOSITORY))
+    assert process.wait() == 0
+    assert (lab.attempt_dir / "stacks-3").exists()
+    assert stacks.file_name(-1) == stacks.file_name(0) == "stacks"
+
+
+def test_a_signal_that_somebody_handles_is_left_to_him(lab):
+    """A user's handler stays, nothing is armed, and no file is made."""
+    lab.launch()
+    before = f"signal.signal({int(stacks.SIGNAL)}, lambda *_: print('mine', flush=True))"
+    after = f"\nos.kill(os.getpid(), {int(stacks.SIGNAL)})\n"
+    code = STUCK.format(rank=-1, before=before) + after
+    process = lab.start(lab.python, "-c", code, lab.attempt_dir, PYTHONPATH=str(REPOSITORY))
+    assert process.wait() == 0
+    assert process.log().splitlines() == ["None", "mine"]
+    assert not (lab.attempt_dir / "stacks").exists()
+
+
+def test_a_folder_that_cannot_be_written_costs_the_stacks_only(lab):
+    """Said once in the log and as a note; the training finishes."""
+    lab.launch()
+    (lab.attempt_dir / "stacks").mkdir()
+    process = lab.start()
+    assert process.wait() == 0
+    assert process.log().count("no stack dumps") == 1
+    beats = read_beats(process.beats_file)
+    assert "stacks_signal" not in next(beat for beat in beats if beat["kind"] == "start")
+    assert [beat["kind"] for beat in beats].count("note") == 1
