@@ -34,6 +34,8 @@ _OUR_VARIABLES = {
 
 Text = Annotated[str, msgspec.Meta(max_length=4096, description="a text of at most 4096 characters")]
 Count = Annotated[int, msgspec.Meta(ge=0, le=1_000_000, description="a whole number from 0 on")]
+KeepLast = Annotated[int, msgspec.Meta(ge=1, le=1_000_000, description="a whole number from 1 on")]
+KeepEpochs = Literal["none", "all", "exponential"]
 Gpus = Annotated[
     Annotated[int, msgspec.Meta(ge=0, le=1024)] | Literal["auto"],
     msgspec.Meta(description='a number of GPUs from 0 to 1024, or "auto"'),
@@ -125,6 +127,15 @@ class Restarts(Table, frozen=True, kw_only=True):
     backoff_max: Duration = 600.0
 
 
+class Checkpoints(Table, frozen=True, kw_only=True):
+    """[defaults.checkpoints] and a job's `checkpoints`."""
+
+    keep_last: KeepLast = 3
+    keep_best: Count = 1
+    keep_epochs: KeepEpochs = "none"
+    hook: bool = True
+
+
 class Defaults(Table, frozen=True, kw_only=True):
     """[defaults]: what a job file may leave out. The values here are the built-in ones."""
 
@@ -140,6 +151,7 @@ class Defaults(Table, frozen=True, kw_only=True):
     settings: dict[str, Any] = {}
     limits: Limits = Limits()
     restart: Restarts = Restarts()
+    checkpoints: Checkpoints = Checkpoints()
 
 
 class Queue(Table, frozen=True, kw_only=True):

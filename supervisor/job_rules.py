@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from supervisor import toml_errors
-from supervisor.config import Defaults, Gpus, Priority, environment_problems
+from supervisor.config import Count, Defaults, Gpus, KeepEpochs, KeepLast, Priority, environment_problems
 from supervisor.core.placeholders import PLACEHOLDERS, names_in
+from supervisor.core.revisions import ALLOWED_TRAIN_KEYS
 from supervisor.errors import Problem
 from supervisor.toml_errors import AbsolutePath, Duration, Name, Size, Source, shown
+from supervisor.trainers.scripts import script_place
 
 RESERVED_TRAIN_KEYS = {
     "device": "use the job key gpus: the supervisor chooses which",
@@ -26,6 +28,17 @@ RESERVED_TRAIN_KEYS = {
     "cfg": "write the arguments themselves: `yolo-supervisor new -- yolo train cfg=…` does that",
 }
 PATH_TRAIN_KEYS = ("model", "data", "pretrained", "distill_model")
+_SUPERVISORS_OPTION = "remove it: the supervisor adds it itself, for the run's own directory"
+#: Options of the families' train.py that are ours to give; argparse takes beginnings of them too.
+RESERVED_OPTIONS = {
+    "--project": _SUPERVISORS_OPTION,
+    "--name": _SUPERVISORS_OPTION,
+    "--exist-ok": _SUPERVISORS_OPTION,
+    "--device": "remove it and use the job key gpus: the supervisor chooses which",
+    "--resume": "remove it: the supervisor resumes from the newest good checkpoint by itself",
+    "--evolve": "remove it: an evolution is many trainings, and none of them can be resumed",
+}
+_SHORTEST_OPTION = 5  # "--dev" is read as --device
 
 Line = Annotated[str, msgspec.Meta(max_length=1000, description="a text of one line")]
 Words = tuple[Annotated[str, msgspec.Meta(max_length=100_000)], ...]
@@ -51,6 +64,36 @@ class DoneTable(msgspec.Struct, frozen=True, kw_only=True):
     exit: Annotated[int, msgspec.Meta(ge=0, le=255, description="an exit code from 0 to 255")] = 0
     log: str = ""
     file: str = ""
+
+
+class CheckpointsTable(msgspec.Struct, frozen=True, kw_only=True):
+    """`checkpoints` of a job file."""
+
+    keep_last: KeepLast | None = None
+    keep_best: Count | None = None
+    keep_epochs: KeepEpochs | None = None
+    hook: bool | None = None
+
+
+class StartFromTable(msgspec.Struct, frozen=True, kw_only=True):
+    """`start_from` of a job file."""
+
+    run: Annotated[
+        str,
+        msgspec.Meta(
+            pattern=rf"\A{toml_errors.NAME}(@[1-9][0-9]{{0,8}})?\Z", description='a run, such as "truck" or "truck@2"'
+        ),
+    ]
+    epoch: Annotated[int, msgspec.Meta(ge=1, le=10**9, description="an epoch, counted from 1")] | None = None
+    weights: bool = False
+
+
+class WatchTable(msgspec.Struct, frozen=True, kw_only=True):
+    """`watch` of a job file, as `adopt --pid` writes it: a number means nothing without when it was given out."""
+
+    pid: Annotated[int, msgspec.Meta(ge=1, le=2**31, description="the number of a process")]
+    start_time: Annotated[int, msgspec.Meta(ge=0, description="clock ticks since boot")]
+    boot_id: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 
 
 class JobFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +122,17 @@ class JobFile(msgspec.Struct, frozen=True, kw_only=True):
     resume_command: Words = ()
     checkpoint_files: Words = ()
     done: DoneTable | None = None
+    family: Literal["yolov5", "yolov7", "yolov9", "custom"] | None = None
+    checkpoints: CheckpointsTable = CheckpointsTable()
+    stage: tuple[dict[str, Any], ...] = ()
+    start_from: StartFromTable | None = None
+    adopt: AbsolutePath | None = None
+    watch: WatchTable | None = None
+
+    @property
+    def script_family(self) -> str:
+        """Return the family whose train.py is started, whose options and folders are known; else an empty text."""
+        return "" if self.family in {None, "custom"} else str(self.family)
 
 
 def problems_of(spec: JobFile, source: Source, defaults: Defaults) -> Iterator[Problem]:
@@ -105,7 +159,10 @@ def problems_of(spec: JobFile, source: Source, defaults: Defaults) -> Iterator[P
     if spec.train is not None and spec.command:
         yield source.problem(("command",), Problem("[train] and command exclude each other", hint="keep one of them"))
     yield from _command_problems(spec, source, has_python=_has_python(spec, defaults))
-    if spec.train is not None and not _has_python(spec, defaults):
+    yield from _family_problems(spec, source)
+    yield from _stage_problems(spec, source)
+    yield from _start_problems(spec, source)
+    if (spec.train is not None or spec.script_family) and not _has_python(spec, defaults):
         hint = 'write python = "/…/bin/python" or conda = "NAME", or set one in [defaults] of config.toml'
         yield Problem("the job names no interpreter", key="python", expected="python or conda", hint=hint)
 
@@ -169,7 +226,8 @@ def _command_problems(spec: JobFile, source: Source, *, has_python: bool) -> Ite
     others = {**commands, "checkpoint_files": spec.checkpoint_files, "done": spec.done}
     for key in [key for key, value in others.items() if value and key != "command" and not spec.command]:
         yield source.problem((key,), Problem("this key belongs to a job with command", hint="remove it"))
-    if spec.resume_command and not spec.checkpoint_files:  # without them no checkpoint is found to resume from
+    where_is_said = spec.checkpoint_files or spec.script_family
+    if spec.resume_command and not where_is_said:  # no checkpoint would be found to resume from
         hint = 'write checkpoint_files = ["{run_dir}/**/last.pt"] or wherever the trainer saves'
         yield source.problem(("resume_command",), Problem("nobody says where checkpoints lie", hint=hint))
     for pattern in spec.checkpoint_files:
@@ -194,6 +252,87 @@ def _word_problems(words: tuple[str, ...], allowed: tuple[str, ...], *, has_pyth
     if words and "/" in words[0] and not words[0].startswith(("/", "{run_dir}/")):
         hint = "write the whole path, from / on"
         yield Problem("a relative path means nothing to a daemon", got=shown(words[0]), hint=hint)
+
+
+def _family_problems(spec: JobFile, source: Source) -> Iterator[Problem]:
+    """Find what a family's train.py may not be given, because we give it."""
+    if spec.family is not None and not spec.command:
+        hint = "remove it" if spec.train is not None else 'write command = ["{python}", "train.py", …]'
+        yield source.problem(("family",), Problem("this key belongs to a job with command", hint=hint))
+    if not spec.script_family or not spec.command:
+        return
+    place = script_place(spec.command)
+    if place is None:
+        expected = "a word that ends with .py, such as train.py"
+        yield source.problem(("command",), Problem("no script is started here", expected=expected))
+    elif not spec.command[place].startswith(("/", "{run_dir}/")) and spec.cwd is None:
+        hint = 'write cwd = "/…" with the folder of the script'
+        yield source.problem(("command",), Problem("nobody says where the script lies", hint=hint))
+    if spec.checkpoint_files:
+        hint = "remove it: the family saves into {run_dir}/train/weights"
+        yield source.problem(("checkpoint_files",), Problem("the family says where checkpoints lie", hint=hint))
+    for word in spec.command[place or 0 :]:  # options before it are torchrun's
+        if option := reserved_option(word):
+            wrong = Problem("this option is the supervisor's", got=shown(word), hint=RESERVED_OPTIONS[option])
+            yield source.problem(("command",), wrong)
+
+
+def reserved_option(word: str) -> str:
+    """Return which option of ours a word of a command is, whole or shortened, with = or without; or nothing."""
+    name = word.partition("=")[0]
+    if len(name) < _SHORTEST_OPTION:
+        return ""
+    return next((option for option in RESERVED_OPTIONS if option.startswith(name)), "")
+
+
+def _stage_problems(spec: JobFile, source: Source) -> Iterator[Problem]:
+    """Find what a resume of Ultralytics would not take over, and stages that do not follow each other."""
+    before = 1
+    for place, stage in enumerate(spec.stage):
+        path = ("stage", str(place))
+        epoch = stage.get("from_epoch")
+        if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch <= before:
+            expected = f"an epoch from {before + 1} on: the first stage is [train], and each one begins after the last"
+            got = shown(epoch) if "from_epoch" in stage else "nothing"
+            yield source.problem((*path, "from_epoch"), Problem("wrong value", expected=expected, got=got))
+        else:
+            before = epoch
+        for key in stage.keys() - {"from_epoch"}:
+            if wrong := _stage_value_problem(key, stage[key]):
+                yield source.problem((*path, key), wrong)
+        if not stage.keys() - {"from_epoch"}:
+            yield source.problem(path, Problem("this stage changes nothing", hint="write what it changes"))
+    if spec.stage and spec.train is None:
+        yield source.problem(("stage", "0"), Problem("this table belongs to a job with [train]", hint="remove it"))
+    epochs = (spec.train or {}).get("epochs")
+    if spec.stage and isinstance(epochs, int) and before > epochs:
+        wrong = Problem("this stage is never reached", expected=f"an epoch up to {epochs}", got=str(before))
+        yield source.problem(("stage", str(len(spec.stage) - 1), "from_epoch"), wrong)
+
+
+def _stage_value_problem(key: str, value: Any) -> Problem | None:
+    allowed = sorted(ALLOWED_TRAIN_KEYS - {"data"})
+    if key not in allowed:
+        return Problem(
+            "a stage cannot change this: Ultralytics drops this at a resume", expected=f"one of {', '.join(allowed)}"
+        )
+    return _train_value_problem(key, value)
+
+
+def _start_problems(spec: JobFile, source: Source) -> Iterator[Problem]:
+    """Find beginnings that exclude each other."""
+    if spec.start_from is not None and spec.train is None:
+        wrong = Problem("this key belongs to a job with [train]", hint="give the checkpoint in the command")
+        yield source.problem(("start_from",), wrong)
+    if spec.start_from is not None and spec.adopt is not None:
+        wrong = Problem("adopt and start_from both say where the run begins", hint="keep one of them")
+        yield source.problem(("start_from",), wrong)
+    if spec.adopt is not None and spec.train is None and not spec.script_family:
+        hint = "write [train], or family and the command that began it"
+        yield source.problem(("adopt",), Problem("nobody says how this is resumed", hint=hint))
+    if spec.watch is not None and spec.adopt is None:
+        wrong = Problem("watch belongs to adopt", hint="`yolo-supervisor adopt --pid N` writes both")
+        yield source.problem(("watch",), wrong)
 
 
 def _run_path_problem(text: str) -> Problem | None:

@@ -13,12 +13,13 @@ import msgspec
 
 from supervisor import toml_errors
 from supervisor.config import Defaults
-from supervisor.core.model import Done, Job, Restart
+from supervisor.core.model import Checkpoints, Done, Job, Restart, Stage, StartFrom, Watch
 from supervisor.errors import Problem, UserError
 from supervisor.job_rules import DoneTable, JobFile, either, problems_of, train_problems
 from supervisor.toml_errors import Source, shown
 
 _ONLY_IN_DEFAULTS = {"env_pass": "only the administrator passes variables on: [defaults] in config.toml"}
+_SNAPSHOTS = "checkpoints are saved after whole epochs only; keep_last, keep_best and keep_epochs say which are kept"
 
 
 class JobDraft(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,18 +85,45 @@ def _settle(spec: JobFile, defaults: Defaults, *, start_after_at: float | None, 
         resume_command=spec.resume_command,
         checkpoint_files=spec.checkpoint_files,
         done=Done(exit=done.exit, log=done.log, file=done.file),
+        family=spec.family or "",
+        checkpoints=_checkpoints(spec, defaults),
+        stages=tuple(_stage(table) for table in spec.stage),
+        start_from=None if spec.start_from is None else StartFrom(**msgspec.structs.asdict(spec.start_from)),
+        adopt=str(spec.adopt or ""),
+        watch=None if spec.watch is None else Watch(**msgspec.structs.asdict(spec.watch)),
     )
     return JobDraft(job=job, conda=conda or "", gpus=either(spec.gpus, defaults.gpus))
 
 
+def _checkpoints(spec: JobFile, defaults: Defaults) -> Checkpoints:
+    own, default = spec.checkpoints, defaults.checkpoints
+    return Checkpoints(
+        keep_last=either(own.keep_last, default.keep_last),
+        keep_best=either(own.keep_best, default.keep_best),
+        keep_epochs=either(own.keep_epochs, default.keep_epochs),
+        hook=either(own.hook, default.hook),
+    )
+
+
+def _stage(table: dict[str, Any]) -> Stage:
+    return Stage(from_epoch=table["from_epoch"], args={key: table[key] for key in table if key != "from_epoch"})
+
+
 def _known(table: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in table.items() if key not in _ONLY_IN_DEFAULTS}
+    known = {key: value for key, value in table.items() if key not in _ONLY_IN_DEFAULTS}
+    if isinstance(known.get("checkpoints"), dict):
+        known["checkpoints"] = {key: value for key, value in known["checkpoints"].items() if key != "snapshot_every"}
+    return known
 
 
 def _early_problems(table: dict[str, Any], source: Source) -> Iterator[Problem]:
     """Find what has a reason of its own, before types are looked at."""
     for key in table.keys() & _ONLY_IN_DEFAULTS.keys():
         yield source.problem((key,), Problem("unknown key in a job file", hint=_ONLY_IN_DEFAULTS[key]))
+    checkpoints = table.get("checkpoints")
+    if isinstance(checkpoints, dict) and "snapshot_every" in checkpoints:
+        path = ("checkpoints", "snapshot_every")
+        yield source.problem(path, Problem("unknown key: there are no snapshots inside an epoch", hint=_SNAPSHOTS))
     if "train" not in table and "command" not in table:
         hint = "write [train] with model, data and epochs below it, or command = […]"
         yield Problem("this job does nothing", expected="[train] or command", hint=hint)

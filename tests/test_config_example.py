@@ -12,7 +12,7 @@ import pytest
 from supervisor import config, toml_errors
 
 EXAMPLE = Path(__file__).parents[1] / "config.example.toml"
-NESTED = {"limits": config.Limits, "restart": config.Restarts}
+NESTED = {"limits": config.Limits, "restart": config.Restarts, "checkpoints": config.Checkpoints}
 EXAMPLES_ONLY = {"defaults.python", "defaults.time_limit", "defaults.notify", "channel.ca_file"}
 
 

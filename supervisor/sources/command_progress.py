@@ -1,4 +1,4 @@
-"""Following a trainer that knows nothing of us: by its log, its results.csv and its checkpoint files."""
+"""Following a trainer that knows nothing of us: by its log, its table of epochs and its checkpoint files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from supervisor.core.plain_text import frames
 from supervisor.layout import AttemptDirectory, RunDirectory
 from supervisor.sources.course import Course
 from supervisor.sources.tail import Tail
+from supervisor.trainers import trainer_for
 from supervisor.trainers.results_csv import Table, read_table
+from supervisor.trainers.scripts import FAMILIES
 from supervisor.trainers.train_lines import TrainLines
 
 LOG_BYTES = 64 * 1024
@@ -31,8 +33,9 @@ class CommandFollower:
         """Follow one attempt that was started at `since`: older tables belong to earlier trainings."""
         self._course = course
         self._since = since
-        self._patterns = tuple(_absolute(pattern, job, run) for pattern in job.checkpoint_files)
-        self._tables = (*_table_patterns(self._patterns), glob.escape(str(run.results)))
+        self._patterns = tuple(_absolute(pattern, job, run) for pattern in _checkpoint_files(job, run))
+        tables = [run.results, *trainer_for(job).tables(job, run)]
+        self._tables = tuple(dict.fromkeys((*_table_patterns(self._patterns), *(glob.escape(str(t)) for t in tables))))
         self._log_file = attempt.log
         self._log = Tail(attempt.log, newest_bytes=LOG_BYTES)
         self._lines = TrainLines()
@@ -93,7 +96,7 @@ class CommandFollower:
             self._lines.newest_frame(frames(file.read(LOG_BYTES)))
         return True
 
-    # ---- results.csv
+    # ---- table of epochs
     def _newest_table(self) -> Path | None:
         found = {path: _status(path) for pattern in self._tables for path in _matches(pattern)}
         times = {path: status.st_mtime for path, status in found.items() if status is not None}
@@ -136,7 +139,7 @@ class CommandFollower:
                 checkpoint.stamp = stamp
                 checkpoint.changed = (now, self._complete_epochs) if stamp[1] else None
             elif checkpoint.changed is not None and now - checkpoint.changed[0] >= QUIET_S:
-                self._course.set(saved_epoch=checkpoint.changed[1] or self._course.live.saved_epoch)
+                self._course.file_saved(checkpoint.changed[1])
                 checkpoint.changed = None
 
 
@@ -146,6 +149,11 @@ class _Checkpoint:
     def __init__(self, stamp: tuple[int, int], changed: tuple[float, int] | None) -> None:
         self.stamp = stamp
         self.changed = changed
+
+
+def _checkpoint_files(job: Job, run: RunDirectory) -> tuple[str, ...]:
+    """Return the patterns of the job, or where its family saves: of a save, last.pt is the first file written."""
+    return (glob.escape(str(run.weights / "last.pt")),) if job.family in FAMILIES or job.train else job.checkpoint_files
 
 
 def _absolute(pattern: str, job: Job, run: RunDirectory) -> str:

@@ -10,6 +10,7 @@ import msgspec
 
 from supervisor.attempt_files import Beat
 from supervisor.core.numbers import finite
+from supervisor.sources.saves import Save, Saves
 
 RECENT_EPOCHS = 5
 EPOCH_MAX = 10**9
@@ -69,13 +70,18 @@ class Pace:
 
 
 class Course:
-    """One attempt's way through its epochs. `start` is set once the trainer has confirmed where it starts."""
+    """One attempt's way through its epochs.
+
+    `start` is set once the trainer has confirmed where it starts; `wrong_start` says why that is the wrong place.
+    """
 
     def __init__(self) -> None:
         """Stand at the start."""
         self.live = Live()
         self.start: tuple[int, str] | None = None
+        self.wrong_start = ""
         self.pace = Pace()
+        self.saves = Saves()
         self._epoch_ended = False
         self._last_end: tuple[int, float] | None = None
         self._handlers = {
@@ -101,6 +107,13 @@ class Course:
         self.live = msgspec.structs.replace(self.live, **changes)
         self.live = msgspec.structs.replace(self.live, **self._outlook())
 
+    def begins_after(self, done: int, save_dir: str) -> None:
+        """Take where the trainer starts: after so many complete epochs, saving there."""
+        self.start = (done, save_dir)
+        if done > self.live.epoch:
+            self.set(epoch=done, saved_epoch=done)
+            self._epoch_ended = True
+
     def batch(
         self,
         epoch: int,
@@ -125,6 +138,11 @@ class Course:
         self.pace.epoch_took(epoch_s or 0.0)
         self._epoch_ended = True
         self.set(epoch=epoch, at=at)
+
+    def file_saved(self, epoch: int) -> None:
+        """Take a checkpoint file that was written after so many complete epochs; 0 where nobody says how many."""
+        self.set(saved_epoch=epoch or self.live.saved_epoch)
+        self.saves.file_changed(epoch)
 
     def _outlook(self) -> dict[str, float | None]:
         live = self.live
@@ -172,7 +190,9 @@ class Course:
 
     def _saved(self, beat: Beat) -> None:
         if beat.epoch is not None:
-            self.set(saved_epoch=beat.epoch + 1)
+            epoch = beat.epoch + 1
+            self.set(saved_epoch=epoch)
+            self.saves.written(Save(epoch, beat.kept or ""), last=0 < self.live.epochs <= epoch)
 
     def _end(self, beat: Beat) -> None:
         self.set(phase="end", metrics=finite(beat.metrics) or self.live.metrics)

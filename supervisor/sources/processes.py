@@ -175,12 +175,17 @@ class ProcessSource:
             watch.trouble = ""
 
     def _examine(self, watch: Watch) -> None:
+        if watch.pidfd >= 0 and watch.started is not None and _is_left(watch.directory, watch.started):
+            self._forget(watch)
+            watch.dead_since = self._now()  # for us
         if watch.pidfd >= 0 or watch.cleared_sent:
             return
         if watch.started is None:
             watch.started = attempt_files.read_started(watch.directory)
             if watch.started is None:
                 return  # not started yet: the launch reports that
+        if not watch.dead_since and _is_left(watch.directory, watch.started):
+            watch.dead_since = self._now()
         if not watch.dead_since and not self._attach(watch):
             watch.dead_since = self._now()
         if watch.dead_since:
@@ -253,7 +258,17 @@ class ProcessSource:
             return True
         if not attempt_files.lock_is_free(watch.directory):
             return False
+        if _is_left(watch.directory, started):
+            return True
         return not attempt_files.descendants_and_marked(watch.directory, started.shim_pid, started.pid)
+
+
+def _is_left(directory: Path, started: Started) -> bool:
+    """Tell whether a person's training was only watched and is not any more: it goes on, and is none of ours."""
+    if not started.watched:
+        return False
+    record = attempt_files.read_exit(directory)
+    return record is not None and record.detached
 
 
 def _followed(world: World) -> list[tuple[Run, Attempt]]:

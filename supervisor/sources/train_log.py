@@ -6,14 +6,17 @@ import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from supervisor.clock import Clock
-from supervisor.core.events import Event, Progressed, StartConfirmed
+from supervisor.core.events import Event, Progressed, SaveSeen, StartConfirmed, WrongStart
 from supervisor.core.model import Attempt, Phase, Run, World
 from supervisor.layout import run_directory
 from supervisor.sources.beats import BeatFollower
 from supervisor.sources.command_progress import CommandFollower
 from supervisor.sources.course import Course, Live
+from supervisor.sources.start_watch import StartWatch
+from supervisor.trainers.scripts import FAMILIES
 
 log = logging.getLogger("yolo-supervisor")
 
@@ -60,26 +63,40 @@ class Follower:
         self.broken = ""
         directory = run_directory(runs_dir, run.job.project, run.job.name)
         files = directory.attempt(attempt.number)
-        since = attempt.started_at or run.phase_since
+        # A person's training was there before us: so are its tables.
+        since = 0.0 if attempt.watched else attempt.started_at or run.phase_since
         self._beats = BeatFollower(files.beats, self.course)
         self._command: CommandFollower | None = None
-        if run.job.train is None:
+        if run.job.train is None or attempt.watched:
             self._command = CommandFollower(run.job, directory, files, since, self.course)
+        self._start: StartWatch | None = None
+        if run.job.family in FAMILIES and not attempt.confirmed and not attempt.watched:
+            self._start = StartWatch(directory, attempt, files, self.course)
         self._confirmed = attempt.confirmed
         self._told_at = _NEVER
         progress = run.progress
         self._known = (progress.epoch, progress.saved_epoch, progress.losses)
         self._told: Live | None = None
+        if self._command is not None and progress.saved_epoch > attempt.from_epoch:
+            self.course.saves.file_changed(progress.saved_epoch)  # was it copied before the daemon went? asked again
 
     def poll(self, now: float) -> list[Event]:
         """Read what is new; return what is worth telling. OSError where a file cannot be read."""
         self._beats.poll()
+        if self._start is not None:
+            self._start.poll()
         if self._command is not None:
             self._command.poll(now)
-        return [*self._confirmation(now), *self._progress(now)]
+        return [*self._confirmation(now), *self._progress(now), *self._saves(now)]
 
     def _confirmation(self, now: float) -> list[Event]:
-        if self._confirmed or self.course.start is None:
+        if self._confirmed:
+            return []
+        if self.course.wrong_start:
+            self._confirmed = True
+            wrong = self.course.wrong_start
+            return [WrongStart(at=now, origin=_ORIGIN, run=self.run_id, attempt=self.attempt, reason=wrong)]
+        if self.course.start is None:
             return []
         self._confirmed = True
         from_epoch, save_dir = self.course.start
@@ -106,6 +123,11 @@ class Follower:
             return []
         self._told, self._told_at = live, now
         return [self._progressed(live, now)]
+
+    def _saves(self, now: float) -> list[Event]:
+        due = self.course.saves.due(now)
+        facts: dict[str, Any] = {"at": now, "origin": _ORIGIN, "run": self.run_id, "attempt": self.attempt}
+        return [SaveSeen(**facts, epoch=save.epoch, path=save.kept) for save in due]
 
     def _progressed(self, live: Live, now: float) -> Progressed:
         return Progressed(

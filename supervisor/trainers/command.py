@@ -1,15 +1,28 @@
-"""Any other training program: the job file says how it starts, how it resumes and where it saves."""
+"""Any other training program: the job file says how it starts, how it resumes and where it saves.
+
+Where the program trains with Ultralytics, our hook tells the rest: it is on PYTHONPATH, says where the training saves,
+and turns the program's own training into a resume, whatever the program says.
+"""
 
 from __future__ import annotations
 
 import glob
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from supervisor import attempt_files, layout
+from supervisor.core.checkpoints import Checkpoint
 from supervisor.core.model import Job
 from supervisor.core.placeholders import expand
 from supervisor.errors import PermanentError
 from supervisor.layout import AttemptDirectory, RunDirectory
+from supervisor.trainers.results_csv import trim
+from supervisor.trainers.ultralytics import device
+from supervisor.trainers.weights_folder import checkpoints_in
+
+_NEVER_OURS = ("attempts", "good")  # folders of the run that hold copies
 
 
 class CommandTrainer:
@@ -23,38 +36,134 @@ class CommandTrainer:
         *,
         start: str,
         checkpoint: str,
-        from_epoch: int,  # noqa: ARG002 - the program reads its own checkpoint
+        from_epoch: int,
         gpus: tuple[int, ...],
         port: int,
     ) -> tuple[list[str], dict[str, Any] | None]:
         """See Trainer. Never starts from scratch where a resume was asked for."""
-        if start != "fresh" and not job.resume_command:
+        hook_resumes = start != "fresh" and not job.resume_command
+        if hook_resumes and not job.checkpoints.hook:
             raise PermanentError("the job has no resume_command; starting it again would begin from scratch")
-        values = {
-            "python": job.python,
-            "run_dir": str(run_dir.root),
-            "gpu_count": str(len(gpus)),
-            "port": str(port),
-            "checkpoint": checkpoint,
+        words = job.command if start == "fresh" or hook_resumes else job.resume_command
+        argv = command_line(words, job, run_dir, gpus=gpus, port=port, checkpoint=checkpoint)
+        if not job.checkpoints.hook:
+            return argv, None
+        home = _home_of(checkpoint) if hook_resumes else None
+        section: dict[str, Any] = {
+            "mode": "hook",
+            "args": {},
+            "device": device(gpus),
+            "save_dir": str(home or ""),
+            "resume": checkpoint if hook_resumes else None,
+            "expected_epoch": from_epoch - 1 if hook_resumes else None,
+            "run_token_file": str(run_dir.token),
         }
-        words = job.command if start == "fresh" else job.resume_command
-        return [expand(word, values) for word in words], None
+        return argv, section
+
+    def environment(self, job: Job, env: Mapping[str, str]) -> dict[str, str]:
+        """See Trainer: the hook's folder comes first on PYTHONPATH, then the job's own."""
+        if not job.checkpoints.hook:
+            return {}
+        own = env.get("PYTHONPATH", "")
+        return {"PYTHONPATH": f"{layout.INJECT}{os.pathsep}{own}" if own else str(layout.INJECT)}
 
     def checkpoints(self, job: Job, run_dir: RunDirectory) -> list[Path]:
-        """See Trainer: what the globs of checkpoint_files match, the newest file first."""
+        """See Trainer: what the globs of checkpoint_files match, the newest first; else where the hook saw it save."""
+        if not job.checkpoint_files:
+            home = _seen_home(run_dir) if job.checkpoints.hook else None
+            return checkpoints_in(home / "weights") if home is not None else []
         values = {"run_dir": glob.escape(str(run_dir.root))}
         found: dict[Path, int] = {}
         for pattern in job.checkpoint_files:
             for name in glob.iglob(expand(pattern, values), recursive=True):  # noqa: PTH207 - Path globs only relative
                 path = Path(name)
-                if path.is_file() and not _set_aside(path, run_dir):
+                if path.is_file() and not _is_copy(path, run_dir):
                     found[path] = path.stat().st_mtime_ns
         return sorted(found, key=lambda path: (-found[path], str(path)))
 
+    def tables(self, job: Job, run_dir: RunDirectory) -> list[Path]:  # noqa: ARG002
+        """See Trainer: where the hook saw it save, else where Ultralytics would by our own choice."""
+        home = _seen_home(run_dir)
+        return [home / "results.csv" if home is not None else run_dir.results]
 
-def _set_aside(path: Path, run_dir: RunDirectory) -> bool:
+    def place(self, job: Job, run_dir: RunDirectory) -> Path | None:
+        """See Trainer: Ultralytics resumes into the folder of its checkpoint; any other program reads any path."""
+        home = _seen_home(run_dir)
+        by_hook = job.checkpoints.hook and not job.resume_command
+        return home / "weights" / "last.pt" if by_hook and home is not None else None
+
+    def make_ready(self, job: Job, run_dir: RunDirectory, *, from_epoch: int, aside: Path) -> list[str]:
+        """See Trainer. Of a program that is not known nothing but an Ultralytics table is touched.
+
+        And that only where it is known how many epochs the checkpoint holds.
+        """
+        home = _seen_home(run_dir)
+        if home is None or not job.checkpoints.hook or from_epoch < 1:
+            return []
+        dropped = trim(home / "results.csv", from_epoch, aside)
+        return [f"{dropped} rows after epoch {from_epoch} were cut from results.csv"] if dropped else []
+
+    def epochs(self, job: Job, run_dir: RunDirectory) -> int | None:  # noqa: ARG002
+        """See Trainer: only its checkpoints may know."""
+        return None
+
+    def proof_of_end(
+        self,
+        job: Job,  # noqa: ARG002
+        run_dir: RunDirectory,  # noqa: ARG002
+        code: int | None,  # noqa: ARG002
+        signal: int | None,  # noqa: ARG002
+        found: Sequence[Checkpoint],  # noqa: ARG002
+    ) -> tuple[bool, str] | None:
+        """See Trainer: the job's own tests decide."""
+        return None
+
+
+def command_line(
+    words: Sequence[str], job: Job, run_dir: RunDirectory, *, gpus: tuple[int, ...], port: int, checkpoint: str
+) -> list[str]:
+    """Return the words of a command with their placeholders filled in."""
+    values = {
+        "python": job.python,
+        "run_dir": str(run_dir.root),
+        "gpu_count": str(len(gpus)),
+        "port": str(port),
+        "checkpoint": checkpoint,
+    }
+    return [expand(word, values) for word in words]
+
+
+def _home_of(checkpoint: str) -> Path | None:
+    """Return the folder of the training that a checkpoint lies in, where the layout is the YOLO family's."""
+    weights = Path(checkpoint).parent
+    return weights.parent if weights.name == "weights" else None
+
+
+def _seen_home(run_dir: RunDirectory) -> Path | None:
+    """Return where the newest attempt that trained has saved, as its hook said before the first batch."""
+    folders = (run_dir.root / "attempts").glob("*/")
+    numbers = sorted((int(folder.name) for folder in folders if folder.name.isdigit()), reverse=True)
+    return next((home for number in numbers if (home := _told_home(run_dir.attempt(number)))), None)
+
+
+def _told_home(attempt: AttemptDirectory) -> Path | None:
+    """Return the folder of the first training of an attempt; the later ones of a script are not what is resumed."""
+    try:
+        with attempt.beats.open("rb") as file:
+            for line in file:
+                beat = attempt_files.parse_beat(line)
+                if beat is not None and beat.kind in {"fresh", "resumed"} and beat.save_dir:
+                    return Path(beat.save_dir) if beat.save_dir.startswith("/") else None
+                if beat is not None and beat.kind == "batch":
+                    return None
+    except FileNotFoundError:
+        pass  # it never came so far
+    return None
+
+
+def _is_copy(path: Path, run_dir: RunDirectory) -> bool:
     """True for what we keep of older runs and of replaced files: a `**` finds it, but it is not this run's."""
     if not path.is_relative_to(run_dir.root):
         return False
     top = path.relative_to(run_dir.root).parts[0]
-    return top == "attempts" or top.startswith("before-")
+    return top in _NEVER_OURS or top.startswith("before-")

@@ -1,4 +1,4 @@
-"""results.csv, the table of epochs that Ultralytics, YOLOv5 and YOLOv9 write: reading it, and cutting it."""
+"""The table of epochs: results.csv of Ultralytics, YOLOv5 and v9, results.txt of YOLOv7. Reading, and cutting."""
 
 from __future__ import annotations
 
@@ -11,16 +11,22 @@ from supervisor.core.numbers import finite
 
 HEAD_BYTES = 64 * 1024
 TAIL_BYTES = 1024 * 1024
+#: results.txt has no header: after "3/99" and the GPU memory come these.
+TEXT_COLUMNS = (
+    "train/box_loss", "train/obj_loss", "train/cls_loss", "train/total_loss", "labels", "img_size",
+    "metrics/precision", "metrics/recall", "metrics/mAP_0.5", "metrics/mAP_0.5:0.95",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Row:
-    """One epoch, counted from 1."""
+    """One epoch, counted from 1; `rates` is the learning rate by group."""
 
     epoch: int
     losses: dict[str, float]
     metrics: dict[str, float]
     time_s: float | None
+    rates: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -47,14 +53,15 @@ class Table:
 
 def read_table(path: Path) -> Table:
     """Read a table, of a huge one the head and the end. OSError where it cannot be read."""
+    parse = parse_text_table if path.suffix == ".txt" else parse_table
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         size = os.fstat(handle).st_size
         if size <= HEAD_BYTES + TAIL_BYTES:
-            return parse_table(os.pread(handle, HEAD_BYTES + TAIL_BYTES, 0))
+            return parse(os.pread(handle, HEAD_BYTES + TAIL_BYTES, 0))
         head = os.pread(handle, HEAD_BYTES, 0).rpartition(b"\n")
         tail = os.pread(handle, TAIL_BYTES, size - TAIL_BYTES).partition(b"\n")
-        return parse_table(head[0] + head[1] + tail[2])
+        return parse(head[0] + head[1] + tail[2])
     finally:
         os.close(handle)
 
@@ -76,6 +83,17 @@ def parse_table(data: bytes) -> Table:
     return Table({row.epoch: row for row in rows}, rows[-1] if rows else None, zero_based)
 
 
+def parse_text_table(data: bytes) -> Table:
+    """Parse results.txt of YOLOv7, whose epochs count from 0; a last line without its end is still being written."""
+    rows = []
+    for line in data.decode("utf-8", "replace").split("\n")[:-1]:
+        epoch, _, numbers = line.partition("/")
+        cells = dict(zip(TEXT_COLUMNS, map(_number, numbers.split()[2:]), strict=False))
+        if epoch.strip().isdecimal() and len(cells) == len(TEXT_COLUMNS):
+            rows.append(_row({**cells, "epoch": _number(epoch)}, 1))
+    return Table({row.epoch: row for row in rows}, rows[-1] if rows else None, zero_based=True)
+
+
 def _is_epoch(value: float | None) -> bool:
     return value is not None and 0 <= value < 1e9 and value == int(value)
 
@@ -83,9 +101,10 @@ def _is_epoch(value: float | None) -> bool:
 def _row(cells: dict[str, float | None], shift: int) -> Row:
     losses = {name.partition("/")[2]: value for name, value in cells.items() if name.startswith("train/")}
     metrics = {name: value for name, value in cells.items() if name.startswith("metrics/")}
+    rates = {name: value for name, value in cells.items() if name.startswith(("lr/", "x/lr"))}
     epoch = int(cells["epoch"] or 0) + shift
     time_s = finite({"time": cells.get("time")}).get("time")
-    return Row(epoch=epoch, losses=finite(losses), metrics=finite(metrics), time_s=time_s)
+    return Row(epoch, finite(losses), finite(metrics), time_s, finite(rates))
 
 
 def _number(text: str) -> float | None:
@@ -95,10 +114,11 @@ def _number(text: str) -> float | None:
         return None
 
 
-def trim(path: Path, last_epoch: int, aside: Path) -> int:
-    """Cut an Ultralytics results.csv (epochs from 1) to one row per epoch up to `last_epoch`; how many rows went.
+def trim(path: Path, last_epoch: int, aside: Path, *, zero_based: bool = False) -> int:
+    """Cut a results.csv to one row per epoch up to `last_epoch`, which counts from 1; how many rows went.
 
-    The untrimmed file is kept in `aside`. Whole or not at all.
+    `zero_based` says that its first epoch is 0 (YOLOv5, v9). The untrimmed file is kept in `aside`. Whole or not at
+    all.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -108,7 +128,7 @@ def trim(path: Path, last_epoch: int, aside: Path) -> int:
     kept: dict[int, str] = {}
     for line in rows:
         epoch = _epoch(line)
-        if epoch is not None and epoch <= last_epoch:
+        if epoch is not None and epoch + zero_based <= last_epoch:
             kept[epoch] = line if line.endswith("\n") else f"{line}\n"
     if len(kept) == len(rows):
         return 0
