@@ -28,6 +28,11 @@ class Train(msgspec.Struct, frozen=True, kw_only=True):
     expected_epoch: int | None = None  # 0-based, as stored in the checkpoint
     run_token_file: str
     settings: dict[str, Any] = {}  # over the owner's Ultralytics settings
+    mode: str = "runner"  # hook: argv is the user's own program, which loads our hook; finish: only the end is missing
+    safe_saves: bool = True
+    finish_validation: bool = True
+    epochs_override: int | None = None
+    stop_after: int | None = None  # 0-based: when this epoch is saved the next stage of the job begins
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +61,7 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
     pid1_start_time: int | None
     started_at: float
     host: str = ""
+    watched: bool = False  # a person's training: the shim only watches it, and nobody of us may end it
     version: int = 1
 
 
@@ -78,6 +84,8 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
     rusage: Usage = Usage()
     oom_kills: int | None = None  # None: nothing on this machine says so
     launch_error: str | None = None
+    watched: bool = False  # then neither code nor signal is known
+    detached: bool = False  # the watcher left; the training goes on
     version: int = 1
 
 
@@ -109,6 +117,11 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True):
     result: str | None = None
     code: int | None = None
     reason: str | None = None
+    kept: str | None = None  # of "saved": a private copy that the runner left
+    lr: dict[str, float | None] | None = None
+    updates: int | None = None  # how often the averaged weights were updated
+    text: str | None = None  # of "note"
+    stacks_signal: int | None = None  # the signal on which the training writes its stacks
     v: int = 1
 
 
@@ -151,13 +164,22 @@ def parse_beat(line: bytes) -> Beat | None:
 
 def write_launch(att_dir: Path, launch: Launch) -> None:
     """Write launch.json durably, readable by its owner only (it may hold keys). OSError if it cannot be."""
-    temporary = att_dir / "launch.json.tmp"
-    data = msgspec.json.encode(launch)
+    _write(att_dir, "launch.json", launch)
+
+
+def write_exit(att_dir: Path, record: Exit) -> None:
+    """Write exit.json durably, in place of a shim that is gone. OSError if it cannot be."""
+    _write(att_dir, "exit.json", record)
+
+
+def _write(att_dir: Path, name: str, record: Launch | Exit) -> None:
+    temporary = att_dir / f"{name}.tmp"
+    data = msgspec.json.encode(record)
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    temporary.rename(att_dir / "launch.json")
+    temporary.rename(att_dir / name)
     directory = os.open(att_dir, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)
@@ -237,6 +259,7 @@ def descendants_and_marked(att_dir: Path, shim_pid: int, pid: int) -> list[tuple
     attempt's log as standard output or error (both survive when the shim was killed and the family is torn).
     The two numbers are believed only where started.json of this boot names them with the start time that they
     have now: a number that was given to a stranger has no descendants of ours. Zombies do not count.
+    Of a watched training only what descends from it: its log is a person's, who may write more into it.
     """
     table = _process_table()
     roots = _believed(att_dir, {shim_pid, pid}, table)
@@ -245,9 +268,15 @@ def descendants_and_marked(att_dir: Path, shim_pid: int, pid: int) -> list[tuple
         family |= children
     known_shim = {shim_pid} & roots
     marker = f"{ATTEMPT_DIR_VARIABLE}={att_dir}".encode()
-    marked = {other for other in table.keys() - family if _is_marked(other, marker, att_dir)}
+    strangers = set() if _is_watched(att_dir) else table.keys() - family
+    marked = {other for other in strangers if _is_marked(other, marker, att_dir)}
     found = [(other, table[other][1]) for other in (family | marked) - known_shim - {os.getpid()}]
     return sorted(found, key=lambda item: (item[1], item[0]))
+
+
+def _is_watched(att_dir: Path) -> bool:
+    started = read_started(att_dir)
+    return started is not None and started.watched
 
 
 def _believed(att_dir: Path, pids: set[int], table: dict[int, tuple[int, int]]) -> set[int]:

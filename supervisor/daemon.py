@@ -23,13 +23,16 @@ from supervisor import __version__, config, layout
 from supervisor.clock import WallClock, current_boot
 from supervisor.config import Config
 from supervisor.core import actions, events
-from supervisor.core.model import Phase, World
+from supervisor.core.checkpoints import Saved
+from supervisor.core.model import Phase, Run, World
+from supervisor.core.views import View
+from supervisor.effects import listing, survey
 from supervisor.effects.check import JobChecker
 from supervisor.effects.compare import Comparer
 from supervisor.effects.dispatch import Dispatcher
 from supervisor.effects.examine import Examiner
 from supervisor.effects.job_files import JobFileMarker
-from supervisor.effects.ledger import Keeper
+from supervisor.effects.keeper import Keeper
 from supervisor.effects.notify import Notifier
 from supervisor.effects.prepare import Preparer
 from supervisor.engines.local import LocalEngine
@@ -211,7 +214,18 @@ class Daemon:
             socket_path=settings.server.socket,
             runs_dir=settings.server.runs_dir,
             server=lambda: self._facts(loop),
+            saved=self._saved,
+            checkpoints=self._checkpoints,
         )
+
+    def _checkpoints(self, run: Run) -> View:
+        """All checkpoints of a run. Called in a thread of the API's."""
+        return listing.checkpoints_view(run, self._settings.server.runs_dir, self._clock.now())
+
+    def _saved(self, run: Run, epoch: int | None) -> Saved:
+        """The epochs that a run can go back to. Called in a thread of the API's."""
+        directory = layout.run_directory(self._settings.server.runs_dir, run.job.project, run.name)
+        return survey.saved(run.job, directory, epoch)
 
     def _facts(self, loop: Loop) -> dict[str, object]:
         """What `status` shows beside the runs; sizes in bytes."""

@@ -6,14 +6,14 @@ import ast
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from supervisor import toml_errors
 from supervisor.errors import Problem, UserError
-from supervisor.job_rules import PATH_TRAIN_KEYS, RESERVED_TRAIN_KEYS
+from supervisor.job_rules import PATH_TRAIN_KEYS, RESERVED_TRAIN_KEYS, reserved_option
 
 _TASKS = ("detect", "segment", "semantic", "depth", "classify", "pose", "obb")
 _OTHER_MODES = ("val", "predict", "export", "track", "benchmark", "solutions", "help", "checks", "settings")
@@ -33,6 +33,8 @@ class Environment:
     python: str = ""
     conda: str = ""
     known_defaults: Mapping[str, Any] = field(default_factory=dict)
+    #: Keys of the job file that are certain already: name, project, gpus, adopt, watch.
+    decided: Mapping[str, Any] = field(default_factory=dict)
 
 
 def active_interpreter(environ: Mapping[str, str]) -> str:
@@ -75,7 +77,35 @@ def draft_from_yolo_command(argv: list[str], environment: Environment) -> str:
 
 def draft_from_args_yaml(text: str, environment: Environment) -> str:
     """Return a job file for the args.yaml that Ultralytics wrote into a run's folder. Raises UserError."""
-    return _draft(parse_flat_yaml(text), environment, "an args.yaml")
+    return draft_from_arguments(parse_flat_yaml(text), environment, "an args.yaml")
+
+
+def draft_from_arguments(arguments: Mapping[str, Any], environment: Environment, origin: str) -> str:
+    """Return a job file for the arguments of an Ultralytics training; `origin` tells a person where they are from."""
+    return _draft(arguments, environment, origin)
+
+
+def draft_from_script(family: str, command: Sequence[str], cwd: Path, environment: Environment, origin: str) -> str:
+    """Return a job file for the train.py of a family: `command` without the options that are the supervisor's."""
+    lines = [f"# Made from {_comment(origin)}", "", *_head({}, environment)]
+    lines += [f"cwd = {toml_errors.format_value(cwd)}", f"family = {toml_errors.format_value(family)}"]
+    lines += ["command = [", *(f"  {toml_errors.format_value(word)}," for word in ours_left_out(command)), "]"]
+    return "\n".join(lines) + "\n"
+
+
+def ours_left_out(command: Sequence[str]) -> list[str]:
+    """Return a script's command without project, name, device, resume and their like, which the supervisor gives."""
+    kept: list[str] = []
+    skipping = False
+    for word in command:
+        if reserved_option(word):
+            skipping = "=" not in word
+        elif not (skipping and not word.startswith("-")):
+            skipping = False
+            kept.append(word)
+        else:
+            skipping = False
+    return kept
 
 
 def command_value(text: str) -> Any:
@@ -186,6 +216,8 @@ def _draft(given: Mapping[str, Any], environment: Environment, origin: str) -> s
     ]
     ours = [key for key in given if key in RESERVED_TRAIN_KEYS and given[key] not in (None, False, "")]
     remarks = [f"# {key} was left out: {RESERVED_TRAIN_KEYS[key]}" for key in ours if key in _EXPLAINED]
+    if "adopt" in environment.decided:
+        remarks = []  # where it saves is just what stays
     if dropped:
         remarks.append(f"# left out, as they are the library's defaults: {', '.join(sorted(dropped))}")
     return "\n".join([*lines, *([""] if remarks else []), *remarks]) + "\n"
@@ -195,25 +227,39 @@ _EXPLAINED = frozenset({"resume", "save_dir", "exist_ok"})
 
 
 def _head(given: Mapping[str, Any], environment: Environment) -> Iterator[str]:
-    name = _as_name(given.get("name"))
+    decided = environment.decided
+    name = as_name(decided.get("name") or given.get("name"))
     yield f'name = "{name}"' if name else '# name = "…"  # without it, the name of this file'
-    project = _as_name(Path(str(given["project"])).name if given.get("project") else None)
+    project = as_name(decided.get("project") or (Path(str(given["project"])).name if given.get("project") else None))
     yield f'project = "{project}"' if project else '# project = "default"  # the folder below runs_dir'
     if environment.python:
-        yield f"python = {toml_errors.format_value(environment.python)}  # the active environment's"
+        yield f"python = {toml_errors.format_value(environment.python)}{_active(environment)}"
     elif environment.conda:
         yield f"conda = {toml_errors.format_value(environment.conda)}"
     else:
         yield '# python = "/…/bin/python"  # no environment was active: that of [defaults] in config.toml is taken'
-    if given.get("device") in (None, ""):
-        yield 'gpus = "auto"  # one if the server has any'
-    else:
-        yield f"gpus = {_gpu_count(given['device'])}  # was device={_comment(str(given['device']))}"
+    yield from _gpus(given, decided)
     yield "# priority = 0  # -100 to 100"
     yield '# time_limit = "3d"'
+    for key in ("adopt", "watch"):
+        if decided.get(key):
+            yield f"{key} = {toml_errors.format_value(decided[key])}"
 
 
-def _gpu_count(device: Any) -> int:
+def _active(environment: Environment) -> str:
+    return "" if "adopt" in environment.decided else "  # the active environment's"
+
+
+def _gpus(given: Mapping[str, Any], decided: Mapping[str, Any]) -> Iterator[str]:
+    if decided.get("gpus") is not None:
+        yield f"gpus = {toml_errors.format_value(decided['gpus'])}"
+    elif given.get("device") in (None, ""):
+        yield 'gpus = "auto"  # one if the server has any'
+    else:
+        yield f"gpus = {gpu_count(given['device'])}  # was device={_comment(str(given['device']))}"
+
+
+def gpu_count(device: Any) -> int:
     """Count the devices that `device=` names; which ones is the supervisor's choice."""
     if isinstance(device, list):
         return len(device)
@@ -223,7 +269,7 @@ def _gpu_count(device: Any) -> int:
     return max(1, len([part for part in text.split(",") if part.strip()]))
 
 
-def _as_name(value: Any) -> str:
+def as_name(value: Any) -> str:
     """Turn a value into a name that the contract allows; empty where nothing is left of it."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", str(value or "")).strip("-._")[:64].rstrip("-._")
 

@@ -155,14 +155,20 @@ class Journal:
                 yield event, now
 
     def history(self, run_id: str, limit: int = 1000) -> list[HistoryRow]:
-        """The newest `limit` events that concerned a run, oldest first."""
-        query = """
+        """What concerned a run, oldest first: of the reports of each epoch, and of all else, the newest `limit`.
+
+        So the reports of a long training do not push out how it began.
+        """
+        regular = "'Progressed', 'SaveSeen', 'Kept'"
+        query = f"""
+            WITH mine AS (SELECT seq, kind IN ({regular}) AS regular FROM events WHERE seq IN
+                          (SELECT seq FROM changes WHERE run = ?1 UNION SELECT seq FROM events WHERE run = ?1))
             SELECT e.seq, e.at, e.kind, e.origin, ?1, coalesce(c.phase_before, ''), coalesce(c.phase_after, ''),
                    coalesce(c.reason, ''), e.body, e.actions
-            FROM (SELECT seq FROM changes WHERE run = ?1 UNION SELECT seq FROM events WHERE run = ?1
-                  ORDER BY seq DESC LIMIT ?2) AS s
+            FROM (SELECT * FROM (SELECT seq FROM mine WHERE regular ORDER BY seq DESC LIMIT ?2)
+                  UNION SELECT * FROM (SELECT seq FROM mine WHERE NOT regular ORDER BY seq DESC LIMIT ?2)) AS s
             JOIN events AS e ON e.seq = s.seq LEFT JOIN changes AS c ON c.seq = s.seq AND c.run = ?1
-            ORDER BY e.seq"""
+            ORDER BY e.seq"""  # noqa: S608 - `regular` is a constant
         return self._history(query, (run_id, limit))
 
     def recent(self, after_seq: int = 0, limit: int = 200) -> list[HistoryRow]:

@@ -10,7 +10,9 @@ SHIM = PACKAGE / "shim.py"
 RUNNER = PACKAGE / "runner"
 TRAIN = RUNNER / "train.py"
 CHECKPOINT = RUNNER / "checkpoint.py"
+DEEP_CHECK = RUNNER / "deep_check.py"
 DESCRIBE = RUNNER / "describe.py"
+DRAW = RUNNER / "draw.py"
 FINISH_SCRIPT = RUNNER / "finish_script.py"
 INJECT = RUNNER / "inject"
 
@@ -49,9 +51,19 @@ class RunDirectory:
         return self.train / "results.csv"
 
     @property
+    def mark(self) -> Path:
+        """A random word that names this training among all others, such as for the loggers' curves."""
+        return self.root / "mark"
+
+    @property
     def good(self) -> Path:
         """The ledger: verified private copies of checkpoints."""
         return self.root / "good"
+
+    @property
+    def start(self) -> Path:
+        """The checkpoint of another run with whose weights this one begins."""
+        return self.root / "start.pt"
 
     @property
     def settings(self) -> Path:

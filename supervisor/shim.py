@@ -7,6 +7,10 @@ trainer left behind, and gives the lock back when no descendant is left. So thes
 * the lock is free and ``exit.json`` is there: the attempt is over and nothing of it runs;
 * the trainer ran one instruction of its own: ``started.json`` was durable before.
 
+Started as ``shim.py --watch PID START_TIME /abs/attempt`` it starts nothing: it watches a training that a person
+started, and never signals it. It records that it has ended (how cannot be known of a process that is no child),
+and keeps the lock until what descended from it is gone too. SIGUSR1 makes it leave a training that goes on.
+
 The starting process exits 0 once ``started.json`` is durable. Otherwise nothing was launched, one line on
 stderr says why, and the code is one of the ``STARTER_`` constants below.
 
@@ -22,7 +26,9 @@ import errno
 import fcntl
 import json
 import os
+import select
 import signal
+import stat
 import sys
 import time
 
@@ -39,6 +45,8 @@ NOT_EXECUTABLE_CODE = 126  # and for one that cannot be executed
 LOCK_PATIENCE_S = 1.0  # a daemon that probes the lock holds it (shared) for microseconds: that is no refusal
 TERMINATE_GRACE_S = 3.0
 ORPHAN_LOOK_S = 0.1
+WATCH_LOOK_S = 2.0  # how often the descendants of a watched training are counted
+LEAVE = signal.SIGUSR1  # only the daemon sends that; SIGTERM also comes when a service's control group is stopped
 RETRY_S = 2.0  # exit.json that cannot be written, orphans that even SIGKILL does not end (state D)
 LOG_LOOK_MAX_S = 5.0
 LOG_LOOK_MIN_S = 0.05
@@ -444,8 +452,11 @@ def close_others(kept: set[int]) -> None:
 class Attempt:
     """The attempt directory, locked, and what was read from it."""
 
-    def __init__(self, path: bytes) -> None:
-        """Take the lock. RefusedError if it is held, the directory launched once, or launch.json is bad."""
+    def __init__(self, path: bytes, *, writes_log: bool = True) -> None:
+        """Take the lock. RefusedError if it is held, the directory launched once, or launch.json is bad.
+
+        Without ``writes_log`` the log is somebody else's: it is neither made nor kept small.
+        """
         try:
             self.directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
@@ -458,9 +469,18 @@ class Attempt:
             self._take_lock()
             self._refuse_second_launch()  # again: only now that we hold the lock nobody else can write them
             reserve_exit_record(self.directory)
-            self.log_limit = LogLimit(self.directory, self.launch.log_max_bytes)
+            self._log_limit = LogLimit(self.directory, self.launch.log_max_bytes) if writes_log else None
         except OSError as error:
             raise RefusedError(STARTER_CANNOT_WRITE, str(error)) from error
+
+    @property
+    def files(self) -> set[int]:
+        """Return the open files that the shim needs."""
+        return {self.directory, self.lock} | ({self._log_limit.file} if self._log_limit else set())
+
+    def keep_log(self) -> float:
+        """Keep the log below its limit; return the seconds until the next look."""
+        return self._log_limit.keep() if self._log_limit else UNLIMITED_LOOK_S
 
     def _refuse_second_launch(self) -> None:
         for name in ("started.json", "exit.json"):
@@ -485,6 +505,23 @@ class Attempt:
             return False  # a file server that does not answer may come back
 
 
+def started_record(process: Trainer | Watched, *, watched: bool = False) -> dict[str, object]:
+    """Return what stands in started.json."""
+    boot_id = (read_bytes("/proc/sys/kernel/random/boot_id") or b"").decode().strip()
+    return {
+        "version": VERSION,
+        "shim_pid": os.getpid(),
+        "shim_start_time": start_time_of(os.getpid()),
+        "pid": process.pid,
+        "start_time": process.start_time,
+        "boot_id": boot_id,
+        "pid1_start_time": start_time_of(1),
+        "started_at": process.started_at,
+        "host": os.uname().nodename,
+        "watched": watched,
+    }
+
+
 class Trainer:
     """The forked child, waiting at its gate or running."""
 
@@ -506,21 +543,6 @@ class Trainer:
             raise RefusedError(STARTER_SHIM_FAILED, "/proc does not show our own child")
         self.start_time = start_time
 
-    def started_record(self) -> dict[str, object]:
-        """Return what stands in started.json."""
-        boot_id = (read_bytes("/proc/sys/kernel/random/boot_id") or b"").decode().strip()
-        return {
-            "version": VERSION,
-            "shim_pid": os.getpid(),
-            "shim_start_time": start_time_of(os.getpid()),
-            "pid": self.pid,
-            "start_time": self.start_time,
-            "boot_id": boot_id,
-            "pid1_start_time": start_time_of(1),
-            "started_at": self.started_at,
-            "host": os.uname().nodename,
-        }
-
     def give_up(self) -> None:
         """End the waiting child: its gate closes without the word."""
         os.close(self._gate)
@@ -537,13 +559,13 @@ class Trainer:
         with open(self._errors, "rb") as file:
             return file.read().decode("utf-8", "replace") or None
 
-    def wait(self, log_limit: LogLimit) -> Ended:
+    def wait(self, attempt: Attempt) -> Ended:
         """Wait for the trainer's end, reap what else ends, and keep the log small meanwhile."""
         while True:
             ended = reap_all().get(self.pid)
             if ended:
                 return ended
-            signal.sigtimedwait({signal.SIGCHLD}, log_limit.keep())
+            signal.sigtimedwait({signal.SIGCHLD}, attempt.keep_log())
 
     def exit_record(self, ended: Ended, launch_error: str | None) -> dict[str, object]:
         """Return what stands in exit.json."""
@@ -563,6 +585,118 @@ class Trainer:
         }
 
 
+class Watched:
+    """A training that a person started. It is looked at through a handle, and never signalled."""
+
+    def __init__(self, pid: int, start_time: int) -> None:
+        """Get the handle; a process that is gone already is one that has ended. RefusedError if it is hidden."""
+        self.pid = pid
+        self.start_time = start_time
+        self.started_at = time.time()
+        self._family = {(pid, start_time)}
+        self._wakes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._told_to_leave = False
+        self._handle = handle_of(pid, start_time)
+        signal.set_wakeup_fd(self._wakes[1], warn_on_full_buffer=False)
+        signal.signal(LEAVE, self._leave)
+
+    def _leave(self, _number: int, _frame: object) -> None:
+        self._told_to_leave = True
+
+    def wait(self) -> bool:
+        """Wait until the training has ended, or until told to leave; tell whether it has ended."""
+        if self._handle < 0:
+            return True
+        poll = select.poll()
+        for file in (self._handle, self._wakes[0]):
+            poll.register(file, select.POLLIN)
+        while True:
+            ready = {file for file, _ in poll.poll(WATCH_LOOK_S * 1000)}
+            if self._handle in ready:
+                return True
+            if self._told_to_leave:
+                return False
+            if self._wakes[0] in ready:
+                os.read(self._wakes[0], BLOCK_BYTES)
+            self.count()
+
+    def count(self) -> int:
+        """Return how many processes are left: the training, and what descended from it at this or an older look."""
+        table = process_table()
+        family = {pid for pid, start in self._family if pid in table and table[pid][1] == start and not is_zombie(pid)}
+        while children := {pid for pid, (parent, _) in table.items() if parent in family} - family:
+            family |= children
+        self._family = {(pid, table[pid][1]) for pid in family}
+        return len(family)
+
+    def exit_record(self, *, ended: bool) -> dict[str, object]:
+        """Return what stands in exit.json: only a parent is told how a process ended."""
+        return {
+            "version": VERSION,
+            "code": None,
+            "signal": None,
+            "signal_name": None,
+            "ended_at": time.time(),
+            "started_at": self.started_at,
+            "rusage": {"user_s": 0.0, "system_s": 0.0, "max_rss_bytes": 0},
+            "oom_kills": None,
+            "launch_error": None,
+            "watched": True,
+            "detached": not ended,
+        }
+
+
+def handle_of(pid: int, start_time: int) -> int:
+    """Return a handle on exactly that process, -1 where it has ended. RefusedError where /proc hides which it is."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return -1
+    found = start_time_of(pid)  # looked at after the handle: what it holds cannot change any more
+    if found == start_time:
+        return handle
+    if found is None and not select.select([handle], [], [], 0)[0]:
+        raise RefusedError(STARTER_SHIM_FAILED, f"process {pid} is there, but /proc does not show it")
+    os.close(handle)
+    return -1
+
+
+def is_zombie(pid: int) -> bool:
+    """Tell whether the process has ended and only waits for its parent to ask how."""
+    fields = stat_fields(pid)
+    return bool(fields) and (fields or [b""])[0] == b"Z"
+
+
+def link_log(directory: int, pid: int) -> None:
+    """Let ``log`` lead to the file that the process writes to; where it writes to none, to a line that says so."""
+    places = [place for place in map(output_of, (pid, pid), (1, 2)) if place]
+    file = next((path for path, is_file in places if is_file), None)
+    if exists(directory, "log.tmp"):
+        os.unlink("log.tmp", dir_fd=directory)  # a shim was killed here
+    if file is not None:
+        os.symlink(file, "log.tmp", dir_fd=directory)
+    else:
+        where = ", ".join(sorted({path for path, _ in places})) or "a place that may not be read"
+        text = f"This training was started by a person and writes to {where}: its output is not kept.\n"
+        with open(os.open("log.tmp", WRITE_FLAGS, FILE_MODE, dir_fd=directory), "wb") as out:
+            out.write(text.encode("utf-8", "surrogateescape"))
+    os.rename("log.tmp", "log", src_dir_fd=directory, dst_dir_fd=directory)
+
+
+def output_of(pid: int, standard: int) -> tuple[str, bool] | None:
+    """Return where a process writes to, and whether that is a file that is still there; None where it is secret."""
+    link = f"/proc/{pid}/fd/{standard}"
+    try:
+        path = os.readlink(link)
+        status = os.stat(link)
+    except OSError:
+        return None
+    try:
+        return path, stat.S_ISREG(status.st_mode) and os.path.samestat(status, os.stat(path))
+    except OSError:
+        return path, False
+
+
 def detach(attempt: Attempt, report: int) -> None:
     """Become independent of the daemon, and the parent of what the trainer will leave behind."""
     os.setsid()
@@ -570,7 +704,7 @@ def detach(attempt: Attempt, report: int) -> None:
     null = os.open("/dev/null", os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(null, standard)
-    close_others({0, 1, 2, report, attempt.directory, attempt.lock, attempt.log_limit.file})
+    close_others({0, 1, 2, report} | attempt.files)
     # A stop of the service's whole control group reaches the shim too: it stays until the trainer is gone.
     set_all_signals(signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would throw the exit status away
@@ -583,7 +717,7 @@ def begin(attempt: Attempt) -> Trainer:
     """Fork the trainer and make its start durable; it still waits. RefusedError if there is no record."""
     trainer = Trainer(attempt)
     try:
-        write_durably(attempt.directory, "started.json", trainer.started_record())
+        write_durably(attempt.directory, "started.json", started_record(trainer))
     except OSError as error:
         trainer.give_up()
         forget_start(attempt.directory)
@@ -591,10 +725,34 @@ def begin(attempt: Attempt) -> Trainer:
     return trainer
 
 
+def begin_watching(attempt: Attempt, pid: int, start_time: int) -> Watched:
+    """Get hold of a person's training and make that durable. RefusedError if there is no record."""
+    watched = Watched(pid, start_time)
+    watched.count()  # it may die the next moment, and what descends from it is only seen while it lives
+    try:
+        link_log(attempt.directory, pid)
+        write_durably(attempt.directory, "started.json", started_record(watched, watched=True))
+    except OSError as error:
+        forget_start(attempt.directory)
+        raise RefusedError(STARTER_CANNOT_WRITE, f"started.json: {error}") from error
+    return watched
+
+
+def watch(attempt: Attempt, watched: Watched) -> None:
+    """Watch to the last descendant's end, or until told to leave; the lock goes when this process does."""
+    ended = watched.wait()
+    signal.signal(LEAVE, signal.SIG_IGN)  # an end is an end; what is left holds the lock
+    record = watched.exit_record(ended=ended)
+    while not write_exit_record(attempt, record) and not attempt.is_deleted():
+        time.sleep(RETRY_S)
+    while ended and watched.count():
+        time.sleep(WATCH_LOOK_S / 4)
+
+
 def supervise(attempt: Attempt, trainer: Trainer) -> None:
     """Run the attempt to its last descendant's end; the lock goes when this process does."""
     launch_error = trainer.open_gate()
-    ended = trainer.wait(attempt.log_limit)
+    ended = trainer.wait(attempt)
     finish(attempt, trainer, trainer.exit_record(ended, launch_error))
 
 
@@ -615,7 +773,7 @@ def finish(attempt: Attempt, trainer: Trainer, record: dict[str, object]) -> Non
             look_s = orphans.look()
         except OSError:
             look_s = RETRY_S  # /proc could not be read: that is no proof that nothing is left
-        attempt.log_limit.keep()
+        attempt.keep_log()
         written = written or write_exit_record(attempt, record)
         if not look_s and (written or attempt.is_deleted()):
             return
@@ -631,17 +789,20 @@ def write_exit_record(attempt: Attempt, record: dict[str, object]) -> bool:
     return True
 
 
-def shim_process(attempt: Attempt, report: int) -> None:
+def shim_process(attempt: Attempt, report: int, person: tuple[int, int] | None) -> None:
     """Be the shim; never returns. What goes wrong before the start is told to the starting process."""
-    trainer = None
+    begun: Trainer | Watched | None = None
     try:
         detach(attempt, report)
-        trainer = begin(attempt)
+        begun = begin(attempt) if person is None else begin_watching(attempt, *person)
         tell(report, 0, "")
-        supervise(attempt, trainer)
+        if isinstance(begun, Watched):
+            watch(attempt, begun)
+        else:
+            supervise(attempt, begun)
         os._exit(0)
     except BaseException as error:  # noqa: BLE001  two processes must never go on from here
-        if trainer is None:
+        if begun is None:
             code = error.code if isinstance(error, RefusedError) else STARTER_SHIM_FAILED
             tell(report, code, str(error) if isinstance(error, RefusedError) else repr(error))
     finally:
@@ -658,8 +819,11 @@ def tell(report: int, code: int, reason: str) -> None:
         os.close(report)
 
 
-def start(path: bytes) -> None:
-    """Launch the attempt and return when its start is durable; RefusedError if nothing was launched."""
+def start(path: bytes, person: tuple[int, int] | None) -> None:
+    """Launch the attempt and return when its start is durable; RefusedError if nothing was launched.
+
+    ``person`` is (pid, start time) of a training that is only watched.
+    """
     try:
         os.close(os.pidfd_open(os.getpid()))
     except (AttributeError, OSError) as error:
@@ -667,14 +831,14 @@ def start(path: bytes) -> None:
     while (null := os.open("/dev/null", os.O_RDWR)) <= 2:
         continue  # started without standard files: what we open must not get their numbers
     os.close(null)
-    attempt = Attempt(path)
+    attempt = Attempt(path, writes_log=person is None)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # inherited as ignored it would leave no child to wait for
     answer, report = os.pipe()
     middle = os.fork()
     if middle == 0:
         if os.fork():
             os._exit(0)  # so the shim becomes a child of init, and the daemon need not reap it
-        shim_process(attempt, report)
+        shim_process(attempt, report, person)
     os.close(report)
     os.waitpid(middle, 0)
     with open(answer, "rb") as file:
@@ -685,11 +849,14 @@ def start(path: bytes) -> None:
 
 def main(arguments: list[str]) -> int:
     """Return the exit code of the starting process."""
-    if len(arguments) != 1 or not os.path.isabs(arguments[0]):
-        sys.stderr.write("shim: usage: shim.py /absolute/attempt/directory\n")
+    *options, path = arguments or [""]
+    person = tuple(int(word) for word in options[1:] if word.isdigit())
+    well_formed = not options or (options[0] == "--watch" and len(options) == 3 and len(person) == 2)
+    if not well_formed or not os.path.isabs(path):
+        sys.stderr.write("shim: usage: shim.py [--watch PID START_TIME] /absolute/attempt/directory\n")
         return STARTER_BAD_LAUNCH
     try:
-        start(os.fsencode(arguments[0]))
+        start(os.fsencode(path), (person[0], person[1]) if options else None)
     except RefusedError as error:
         sys.stderr.write("shim: " + " ".join(str(error).split()) + "\n")
         return error.code

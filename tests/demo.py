@@ -328,6 +328,15 @@ def see_the_end(demo: Demo) -> None:
 # ---- proof
 def prove(demo: Demo) -> None:
     """Everything that was promised, read from the trainer's own files."""
+    attempts = json.loads(command(demo, "show", NAME, "--json").stdout)["attempts"]
+    compared = next(
+        (attempt for attempt in attempts if "continuous" in attempt), {"findings": ["nothing was compared"]}
+    )
+    expect(
+        "the training went on where it had ended",
+        compared.get("continuous", False),
+        "; ".join(compared["findings"]) or "learning rate, losses, mAP and EMA count fit those before",
+    )
     rows = [int(float(row[0])) for row in list(csv.reader((demo.run_dir / "train" / "results.csv").open()))[1:]]
     expect("each epoch stands once in results.csv", rows == list(range(1, demo.epochs + 1)), f"epochs {rows}")
     last = look_at(demo, demo.run_dir / "train" / "weights" / "last.pt")
@@ -376,15 +385,10 @@ def messages(demo: Demo) -> list[dict[str, Any]]:
     return [{"id": record["headers"].get("webhook-id", ""), **record["body"]} for record in records]
 
 
-def draw(demo: Demo) -> Path:
-    """The loss curve with the restart marked, drawn in the trainings' environment."""
-    picture = demo.out / "curve.png"
-    marks = json.dumps([[demo.facts["saved_before"], f"killed in epoch {demo.facts['killed_in_epoch']}, resumed"]])
-    subprocess.run(
-        [demo.python, str(HERE / "draw_curve.py"), str(demo.run_dir / "train" / "results.csv"), str(picture), marks],
-        check=True,
-    )
-    return picture
+def draw(demo: Demo) -> None:
+    """The curve over both attempts with the restart marked, drawn as a user would."""
+    files = [str(demo.out / f"curve.{kind}") for kind in ("png", "svg")]
+    say("   " + command(demo, "plot", NAME, "--out", files[0], "--out", files[1]).stdout.strip())
 
 
 def summary(demo: Demo) -> None:

@@ -94,6 +94,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         action="store_true",
         help="the faults above strike a fresh training only, not a resumed one",
     )
+    add("--padding", type=int, default=0, metavar="BYTES", help="make checkpoints so much larger")
+    add("--no-best", action="store_true", help="write last.pt only")
     add("--ignore-term", action="store_true", help="SIGTERM has no effect")
     add(
         "--fork-workers",
@@ -112,8 +114,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 class Checkpoint:
     """last.pt and best.pt: a zip as torch.save writes it, with a pickle of the keys that Ultralytics stores."""
 
-    def __init__(self, folder: Path, epochs: int) -> None:
+    def __init__(self, folder: Path, epochs: int, *, padding: int = 0, no_best: bool = False) -> None:
         self.last, self.best = folder / "last.pt", folder / "best.pt"
+        self.files = (self.last,) if no_best else (self.last, self.best)
+        self.padding = padding
         self.train_args = {"task": "detect", "mode": "train", "model": "toy.yaml", "epochs": epochs}
         self.save_dir = str(folder.parent)
 
@@ -137,30 +141,32 @@ class Checkpoint:
         }
 
     def save(self, epoch: int, fitness: float, *, torn: bool) -> None:
-        """Write both in place, without fsync, as Ultralytics does."""
-        data = packed(self.content(epoch, fitness))
+        """Write them in place, without fsync, as Ultralytics does."""
+        data = packed(self.content(epoch, fitness), self.padding)
         if torn:
             self.last.write_bytes(data[: len(data) // 2])
             os.kill(os.getpid(), signal.SIGKILL)
-        self.last.write_bytes(data)
-        self.best.write_bytes(data)
+        for file in self.files:
+            file.write_bytes(data)
 
     def strip(self) -> None:
-        """Make both the final form: no epoch, no optimizer, the save directory forgotten."""
-        for file in (self.last, self.best):
+        """Make them the final form: no epoch, no optimizer, the save directory forgotten."""
+        for file in self.files:
             content = unpacked(file)
             content.update(model=content["ema"], epoch=-1, train_args=self.train_args)
             content.update(dict.fromkeys(("ema", "optimizer", "best_fitness", "stopper", "updates", "scaler")))
             file.write_bytes(packed(content))
 
 
-def packed(content: dict[str, object]) -> bytes:
-    """Return the bytes of a checkpoint file."""
+def packed(content: dict[str, object], padding: int = 0) -> bytes:
+    """Return the bytes of a checkpoint file, with so many zeros in it."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr("archive/data.pkl", pickle.dumps(content, protocol=2))
         archive.writestr("archive/byteorder", "little")
         archive.writestr("archive/data/0", bytes(range(256)) * 64)
+        if padding:
+            archive.writestr("archive/data/1", bytes(padding))
         archive.writestr("archive/version", "3\n")
     return buffer.getvalue()
 
@@ -179,7 +185,7 @@ class Training:
         self.stop_signal = 0
         self.began = time.time()
         self.weights = options.save_dir / "weights"
-        self.checkpoint = Checkpoint(self.weights, options.epochs)
+        self.checkpoint = Checkpoint(self.weights, options.epochs, padding=options.padding, no_best=options.no_best)
         self.beats = -1
         if options.beats and "YOLO_SUPERVISOR_ATTEMPT_DIR" in os.environ:
             file = Path(os.environ["YOLO_SUPERVISOR_ATTEMPT_DIR"]) / "beats.jsonl"
@@ -319,7 +325,7 @@ class Training:
         hours = (time.time() - self.began) / 3600
         say(f"\n{self.options.epochs - first} epochs completed in {hours:.3f} hours.")
         self.checkpoint.strip()
-        for file in (self.checkpoint.last, self.checkpoint.best):
+        for file in self.checkpoint.files:
             say(f"Optimizer stripped from {file}, {file.stat().st_size / 1e6:.1f}MB")
         say(f"Results saved to \x1b[1m{self.options.save_dir}\x1b[0m")
         last = self.options.epochs - 1

@@ -60,10 +60,11 @@ def _environment(*, ask: bool = False) -> Environment:
     from supervisor.drafts import Environment, active_interpreter
 
     python = active_interpreter(os.environ)
-    return Environment(Path.cwd(), python=python, known_defaults=_defaults(python) if ask and python else {})
+    return Environment(Path.cwd(), python=python, known_defaults=defaults_of(python) if ask and python else {})
 
 
-def _defaults(python: str) -> dict[str, Any]:
+def defaults_of(python: str) -> dict[str, Any]:
+    """The defaults of the Ultralytics in that environment; none where it cannot be asked."""
     from supervisor.cli.plan import interpreter_cache
     from supervisor.clock import WallClock
     from supervisor.effects.interpreters import Interpreters

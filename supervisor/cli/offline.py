@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from supervisor.cli.client import Client, Target, View, connect, run_path, settings
-from supervisor.cli.failures import NoDaemon, NoSuchRun
+from supervisor.cli.failures import NoDaemon, NoSuchRun, TryLater
 from supervisor.cli.screen import note, time_text
 
 
@@ -25,6 +25,14 @@ class Reading(Protocol):
 
     def why(self, name: str) -> View:
         """The chain of events of a run; see views.why_view."""
+        ...
+
+    def checkpoints(self, name: str) -> View:
+        """The checkpoints of a run; see listing.checkpoints_view."""
+        ...
+
+    def curve(self, name: str) -> View:
+        """Loss and metrics over all attempts of a run; see curve.view."""
         ...
 
     def status(self) -> View:
@@ -50,6 +58,14 @@ class Online:
     def why(self, name: str) -> View:
         """See Reading."""
         return self._client.get(run_path(name, "why"))
+
+    def checkpoints(self, name: str) -> View:
+        """See Reading."""
+        return self._client.get(run_path(name, "checkpoints"))
+
+    def curve(self, name: str) -> View:
+        """See Reading."""
+        return self._client.get(run_path(name, "curve"))
 
     def status(self) -> View:
         """See Reading."""
@@ -104,6 +120,27 @@ class Offline:
         with self._open() as journal:
             run = _find(journal.load(), name)
             return self._marked(views.why_view(run, journal.history(run.id), None, self.state_at()))
+
+    def checkpoints(self, name: str) -> View:
+        """See Reading. The files may be newer than the journal."""
+        from supervisor.effects.listing import checkpoints_view
+        from supervisor.errors import RetryableError
+
+        with self._open() as journal:
+            run = _find(journal.load(), name)
+        try:
+            return self._marked(checkpoints_view(run, self._runs_dir, self.state_at()))
+        except (RetryableError, OSError) as error:
+            raise TryLater(f"the checkpoints of {run.name} cannot be looked at: {error}") from error
+
+    def curve(self, name: str) -> View:
+        """See Reading. The files may be newer than the journal."""
+        from supervisor import curve_files
+
+        with self._open() as journal:
+            run = _find(journal.load(), name)
+            rows = journal.history(run.id)
+        return self._marked(curve_files.curve_view(run, self._runs_dir, rows, self.state_at()))
 
     def status(self) -> View:
         """See Reading."""

@@ -52,14 +52,22 @@ def stop_verb(target: Target, names: tuple[str, ...], *, now: bool, as_json: boo
     _give(target, names, "stop", as_json=as_json, now=now)
 
 
-@click.command("resume", epilog=examples("yolo-supervisor resume truck"))
+@click.command("resume", epilog=examples("yolo-supervisor resume truck", "yolo-supervisor resume truck --accept"))
 @names_argument
+@click.option(
+    "--accept",
+    is_flag=True,
+    help="Agree to what has changed: data set, classes, model, Ultralytics' version.",
+)
 @json_option
 @target_options
 @click.pass_obj
-def resume_verb(target: Target, names: tuple[str, ...], *, as_json: bool) -> None:
-    """Let held runs go on from their newest good checkpoint; a stop that has not happened yet is taken back."""
-    _give(target, names, "resume", as_json=as_json)
+def resume_verb(target: Target, names: tuple[str, ...], *, accept: bool, as_json: bool) -> None:
+    """Let held runs go on from their newest good checkpoint; a stop that has not happened yet is taken back.
+
+    A run that is held because its data or its trainer is not what it was goes on with --accept only.
+    """
+    _give(target, names, "resume", as_json=as_json, **({"accept": True} if accept else {}))
 
 
 @click.command("cancel", epilog=examples("yolo-supervisor cancel truck", "yolo-supervisor cancel truck --now"))

@@ -81,7 +81,9 @@ def plan(job: Job, config: Config, client: Client | None) -> View:
 
 
 def _start(job: Job, client: Client | None) -> str:
-    run = _known_run(job.name, client)
+    run = known_run(job.name, client)
+    if run is None and job.adopt:
+        return f"from what lies in {job.adopt}, in place"
     if run is None:
         return "from the beginning"
     if run["job"]["revision"] == job.revision:
@@ -91,7 +93,8 @@ def _start(job: Job, client: Client | None) -> str:
     return f"from the beginning; what {run['id']} left is set aside"
 
 
-def _known_run(name: str, client: Client | None) -> View | None:
+def known_run(name: str, client: Client | None) -> View | None:
+    """The newest run of that name, if a daemon knows one."""
     try:
         return client.get(run_path(name)) if client is not None else None
     except NoSuchRun:

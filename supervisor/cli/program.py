@@ -18,6 +18,7 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
     "Jobs": {
         "new": ("new", "Print a job file made from a yolo command or an args.yaml."),
         "submit": ("submit", "Check job files and give them to the daemon."),
+        "adopt": ("adopt", "Go on with a training that was begun without yolo-supervisor."),
         "wait": ("waiting", "Wait until a run has ended."),
     },
     "Looking": {
@@ -25,6 +26,8 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "show": ("read", "Show everything about one run."),
         "why": ("read", "Tell how a run came to where it is."),
         "logs": ("logs", "Print or follow what the training wrote."),
+        "plot": ("plot", "Draw loss and mAP over all attempts, with the restarts."),
+        "checkpoints": ("checkpoints", "List a run's checkpoints, or verify any files."),
         "status": ("read", "Show how the server stands."),
     },
     "Orders": {
@@ -32,6 +35,9 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "resume": ("orders", "Let held runs go on."),
         "cancel": ("orders", "End runs for good."),
         "retry": ("orders", "Start ended runs again."),
+        "rewind": ("lineage", "Go back to an older epoch."),
+        "extend": ("lineage", "Train a finished run on."),
+        "branch": ("lineage", "Begin a new run at an epoch of another one."),
         "priority": ("orders", "Change which runs start first."),
         "drain": ("orders", "End all trainings gracefully and start none."),
     },

@@ -116,6 +116,10 @@ def show_verb(target: Target, name: str, *, as_json: bool) -> None:
         click.echo(f"  {label:<12}{text}")
     for attempt in view["attempts"]:
         click.echo(f"  attempt {attempt['number']:<4}{_attempt_text(attempt, view['at'])}")
+        for note in attempt.get("notes", ()):
+            click.echo(f"              {note}")
+        for finding in attempt.get("findings", ()):
+            click.echo(f"              {'' if attempt.get('continuous', True) else 'a jump: '}{finding}")
     _show_commands(view)
 
 
@@ -126,9 +130,11 @@ def _facts(view: View) -> list[tuple[str, str]]:
         ("trains", _what(job)),
         ("progress", _progress_text(view)),
         ("saved", f"epoch {view['saved_epoch']}" if view["saved_epoch"] else "no epoch yet"),
+        ("kept", f"verified copy of epoch {view['kept_epoch']}" if view["kept_epoch"] else ""),
         ("metrics", "  ".join(f"{name} {value:.4g}" for name, value in view["metrics"].items())),
         ("losses", "  ".join(f"{name} {value:.4g}" for name, value in view["losses"].items())),
         ("next save", f"in about {duration_text(view['next_save_s'])}" if view["next_save_s"] is not None else ""),
+        *(("stage", _stage_text(stage)) for stage in view.get("stages", ())),
         ("failures", f"{view['failures']} in a row without progress" if view["failures"] else ""),
         ("priority", str(view["priority"])),
         ("GPUs", str(view["gpus"])),
@@ -137,8 +143,27 @@ def _facts(view: View) -> list[tuple[str, str]]:
         ("directory", view["directory"]),
         ("job file", job["file"] or "-"),
         ("older run", view["predecessor"]),
+        *(("lineage", text) for text in _lineage(view["lineage"])),
     ]
     return [(label, text) for label, text in facts if text]
+
+
+def _lineage(lineage: View) -> list[str]:
+    """Where the run comes from, and what comes from it; nothing for a run that simply began."""
+    line = [f"{one['run']} {one['how']}" for one in lineage["line"]]
+    begun = lineage["origin"] is not None or len(line) > 1
+    branches = [f"{one['run']} begins here" + _after(one["epoch"]) for one in lineage["branches"]]
+    changed = [f"other than there: {change}" for change in (lineage["origin"] or {}).get("changed", ())]
+    return [*(line if begun else ()), *changed, *branches]
+
+
+def _after(epoch: int | None) -> str:
+    return f" after epoch {epoch}" if epoch else ""
+
+
+def _stage_text(stage: View) -> str:
+    changes = ", ".join(f"{name} = {value}" for name, value in stage["args"].items())
+    return f"from epoch {stage['from_epoch']}: {changes} ({stage['state']})"
 
 
 def _what(job: View) -> str:
@@ -162,11 +187,16 @@ def _progress_text(view: View) -> str:
 
 
 def _attempt_text(attempt: View, now: float) -> str:
-    starts = {"fresh": "from the beginning", "resume": f"after epoch {attempt.get('from_epoch')}"}
+    starts = {
+        "fresh": "from the beginning",
+        "resume": f"after epoch {attempt.get('from_epoch')}",
+        "watch": "started by a person, watched",
+    }
     start = starts.get(str(attempt.get("start")), str(attempt.get("start") or ""))
     times = f"{time_text(attempt.get('started_at'), now)} to {time_text(attempt.get('ended_at'), now)}"
     pid = f"pid {attempt['pid']}" if attempt.get("pid") and not attempt.get("ended_at") else ""
-    return "  ".join(part for part in (times, start, pid, attempt["ending"]) if part)
+    smooth = "no jump" if attempt.get("continuous") and not attempt.get("findings") else ""
+    return "  ".join(part for part in (times, start, smooth, pid, attempt["ending"]) if part)
 
 
 def _show_commands(view: View) -> None:

@@ -81,7 +81,7 @@ def submit_verb(
     since_at = int(time.time()) - 1
     placed = [(one, place(one, folder)) for one in submissions]
     answers = [await_answer(client, one, path, since_at) for one, path in placed]
-    code = _tell(client, answers, as_json=as_json and not wait)
+    code = tell(client, answers, as_json=as_json and not wait)
     if wait and code == 0:
         codes = [wait_and_tell(client, answer["run"], deadline, as_json=as_json) for answer in answers]
         code = next((bad for bad in codes if bad), 0)
@@ -194,7 +194,8 @@ def await_answer(client: Client, submission: Submission, path: Path, since_at: i
         time.sleep(LOOK_EVERY_S)
 
 
-def _tell(client: Client, answers: Sequence[View], *, as_json: bool) -> int:
+def tell(client: Client, answers: Sequence[View], *, as_json: bool) -> int:
+    """Show what the daemon answered; the exit code."""
     if as_json:
         screen.show_json({"version": 1, "files": list(answers)})
     for answer in answers:

@@ -86,7 +86,7 @@ def stopping(turn: Turn, run: Run) -> None:
 
 
 def _tell_unkillable(turn: Turn, run: Run) -> None:
-    if run.attempt is not None and run.attempt.pid and run.attempt.kills == 5:
+    if run.attempt is not None and run.attempt.pid and run.attempt.kills == 5 and not run.attempt.watched:
         text = "Processes of this attempt do not end, even by SIGKILL: they hang in the kernel (state D)."
         todo = f"look at `ps -o pid,stat,wchan:32,args -g {run.attempt.shim_pid}`; a reboot may be needed"
         turn.announce(run, "unkillable", "page", f"{run.name} cannot be ended", text, todo=todo)

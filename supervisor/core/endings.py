@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from supervisor.core import events, messages
+from supervisor.core import events, messages, stages
 from supervisor.core.actions import MarkFile
 from supervisor.core.model import Phase, Run, World
 from supervisor.core.policy import (
@@ -42,6 +42,8 @@ def conclude(turn: Turn, run: Run, event: events.Examined) -> None:
         after_stop(turn, run, f"{order.reason}: {how}")
     elif event.unknown:
         hold(turn, run, f"it could not be learnt how the attempt ended: {how}", event.log_tail)
+    elif event.result == "detached":
+        queue_again(turn, run, f"{how}; nothing was ordered, so it is watched again")
     elif attempt.boot != turn.world.boot:
         queue_again(turn, run, "the machine restarted; that is not counted as a failure")
     elif run.job.train is not None and attempt.code in MAY_BE_A_MOUNT and just_booted(turn.world, turn.now):
@@ -55,12 +57,19 @@ def conclude(turn: Turn, run: Run, event: events.Examined) -> None:
 
 
 def _may_be_interrupted(run: Run) -> bool:
-    return run.interruptions < INTERRUPTIONS or run.progress.saved_epoch > run.failed_at_epoch
+    saved_some = run.progress.saved_epoch > run.failed_at_epoch
+    return run.interruptions < INTERRUPTIONS or saved_some or stages.reached(run) is not None
 
 
 def _interrupted(turn: Turn, run: Run, how: str) -> None:
-    """Somebody else asked the trainer to end. That is no failure; the wait grows while no epoch gets done."""
-    saved = run.progress.saved_epoch
+    """The trainer left because a stage begins, or because somebody else asked it to end. Neither is a failure.
+
+    In the second case the wait grows while no epoch gets done.
+    """
+    saved, stage = run.progress.saved_epoch, stages.reached(run)
+    if stage is not None:
+        queue_again(turn, run, stages.words(stage))
+        return
     count = 1 if saved > run.failed_at_epoch else run.interruptions + 1
     run = replace(run, interruptions=count, failed_at_epoch=max(saved, run.failed_at_epoch))
     delay_s = backoff_s(run.job.restart, count, run.id, run.attempts)

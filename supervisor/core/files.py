@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from supervisor.core import events
+from supervisor.core import ancestry, events
 from supervisor.core.actions import CheckJob, MarkFile
 from supervisor.core.model import FileNote, Job, Phase, Run
 from supervisor.core.orders import open_run
@@ -68,8 +68,10 @@ def accepted(turn: Turn, event: events.JobAccepted) -> None:
     known = turn.world.files.get(event.path)
     if known is None or known.revision != event.job.revision:
         return
-    problem = _taken_elsewhere(turn, event) or _too_many(turn, event.job)
     newest = turn.world.named(event.job.name)
+    problem = _taken_elsewhere(turn, event) or _too_many(turn, event.job)
+    if not problem and (newest is None or newest.phase.terminal or newest.attempts == 0):
+        problem = ancestry.branch_problem(turn.world, event.job)
     if problem:
         refuse(turn, event.path, event.job.revision, problem)
     elif newest is None:

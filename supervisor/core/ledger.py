@@ -6,15 +6,17 @@ line does not go on from it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from supervisor.core.model import Checkpoints
 
+DONE = "done_not_stripped"
+
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """One private copy in the run's folder `good`. `epoch` counts complete epochs, from 1.
+    """One private copy in the run's folder `good`. `epoch` counts complete epochs, from 1; 0 if the file does not say.
 
     `map50_95` is the metric of just this epoch, if its checkpoint holds one. `source_mtime_ns` and `source_bytes` are
     those of the file that was copied: the same file is not copied twice.
@@ -62,53 +64,100 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
         """The line that this run opened, if it did."""
         return next((line for line in self.lines if line.run == run), None)
 
+    def line_of(self, run: str) -> int:
+        """The number of the line on which this run trains: the newest one that it or an older run opened."""
+        number = run_number(run)
+        return max((line.number for line in self.lines if run_number(line.run) <= number), default=1)
 
-def usable(ledger: Ledger) -> tuple[Entry, ...]:
-    """The copies that the current line may go on from, the most epochs first; of equals the newest."""
-    by_number = {line.number: line for line in ledger.lines}
+
+def run_number(run: str) -> int:
+    """The number in a run's id (`truck@2`): the runs of one directory follow each other by it. 0 if there is none."""
+    digits = run.rpartition("@")[2]
+    return int(digits) if digits.isascii() and digits.isdigit() else 0
+
+
+def usable(ledger: Ledger, line: int | None = None) -> tuple[Entry, ...]:
+    """The copies that a line (the current one) may go on from, the most epochs first; of equals the newest.
+
+    Those whose epoch is unknown come last, and only where they are of the line itself: nobody knows whether they were
+    written before it left its parent.
+    """
+    start = ledger.line if line is None else line
+    by_number = {each.number: each for each in ledger.lines}
     limits: dict[int, float] = {}
-    number, limit = ledger.line, float("inf")
+    number, limit = start, float("inf")
     while number not in limits:  # a line whose parent is itself would be a damaged file
         limits[number] = limit
-        line = by_number.get(number)
-        if line is None:
+        each = by_number.get(number)
+        if each is None:
             break
-        number, limit = line.parent, min(limit, line.from_epoch)
-    found = [entry for entry in ledger.entries if entry.epoch <= limits.get(entry.line, 0)]
-    return tuple(sorted(found, key=lambda entry: (entry.epoch, entry.line, entry.attempt), reverse=True))
+        number, limit = each.parent, min(limit, each.from_epoch)
+    found = [
+        entry
+        for entry in ledger.entries
+        if (entry.epoch or entry.line == start) and entry.epoch <= limits.get(entry.line, -1)
+    ]
+    return tuple(sorted(found, key=_age, reverse=True))
+
+
+def _age(entry: Entry) -> tuple[int, int, int, float]:
+    return (entry.epoch, entry.line, entry.attempt, entry.kept_at)
 
 
 def keep(ledger: Ledger, policy: Checkpoints) -> tuple[Entry, ...]:
-    """The copies that stay: the newest, the best, and what the policy names. Never none of a ledger that has some."""
+    """The copies that stay. Never none of a ledger that has some, whatever the policy.
+
+    Always: the newest that the current line can go on from, one where each line began (so that one can return there),
+    and each line's newest copy of a finished training (only from it can the run be extended). By policy: the newest
+    `keep_last` epochs, the best `keep_best` of all lines, and by `keep_epochs` all, or exponential ones.
+    """
     line = usable(ledger)
     wanted = {*_newest(line, policy.keep_last), *_best(ledger.entries, policy.keep_best)}
-    for first in ledger.lines:  # where a line began can always be returned to
-        wanted.update([entry.file for entry in ledger.entries if entry.epoch == first.from_epoch][-1:])
+    wanted.update(*_beginnings(ledger), *_endings(ledger.entries))
     if policy.keep_epochs == "all":
         wanted.update(entry.file for entry in ledger.entries)
     elif policy.keep_epochs == "exponential":
         wanted.update(_exponential(line))
+    if not wanted:  # no copy is of the current line: the newest of any
+        wanted.update(entry.file for entry in sorted(ledger.entries, key=_age)[-1:])
     return tuple(entry for entry in ledger.entries if entry.file in wanted)
 
 
-def _newest(line: Iterable[Entry], count: int) -> list[str]:
-    """The newest epochs, each once."""
-    by_epoch: dict[int, str] = {}
+def _newest(line: Sequence[Entry], count: int) -> list[str]:
+    """The newest epochs, each once; each copy of unknown epoch counts as one."""
+    by_epoch: dict[int | str, str] = {}
     for entry in line:
-        by_epoch.setdefault(entry.epoch, entry.file)
+        by_epoch.setdefault(entry.epoch or entry.file, entry.file)
     return list(by_epoch.values())[: max(1, count)]
 
 
 def _best(entries: Iterable[Entry], count: int) -> list[str]:
     measured = [entry for entry in entries if entry.map50_95 is not None]
-    measured.sort(key=lambda entry: (entry.map50_95 or 0.0, entry.epoch), reverse=True)
+    measured.sort(key=lambda entry: (entry.map50_95 or 0.0, *_age(entry)), reverse=True)
     return [entry.file for entry in measured[:count]]
 
 
-def _exponential(line: Iterable[Entry]) -> list[str]:
-    """For each power of two the oldest copy that is younger than so many epochs: ever wider gaps."""
-    entries = list(line)
+def _beginnings(ledger: Ledger) -> list[list[str]]:
+    """For each line the copy that it began with."""
+    begun = [[one.file for one in usable(ledger, each.parent) if one.epoch == each.from_epoch] for each in ledger.lines]
+    return [files[:1] for files in begun]
+
+
+def _endings(entries: Iterable[Entry]) -> list[list[str]]:
+    """For each line the newest copy that holds all epochs and still the state of the optimizer."""
+    newest = {entry.line: entry.file for entry in sorted(entries, key=_age) if entry.state == DONE}
+    return [list(newest.values())]
+
+
+def _exponential(line: Sequence[Entry]) -> list[str]:
+    """For each power of two the oldest copy that is younger than so many epochs: ever wider gaps.
+
+    Of a run in epoch 100 whose every epoch was copied these are 100, 99, 97, 93, 89, 81, 65 and 1: of neighbours the
+    one is at most three times as old as the other, and there are about log2(epochs) + 2 of them. That holds although
+    each save forgets what does not fit: a copy moves from one power to the next as it grows older.
+    """
     found: dict[int, str] = {}
-    for entry in entries:
-        found[(entries[0].epoch - entry.epoch).bit_length()] = entry.file  # later ones are older
+    for entry in line:
+        if entry.epoch:
+            found[(line[0].epoch - entry.epoch).bit_length()] = entry.file  # later ones are older
     return list(found.values())

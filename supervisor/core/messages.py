@@ -33,6 +33,9 @@ def launched(turn: Turn, run: Run) -> None:
     elif attempt.start == "finish":
         text = "All epochs were done; only the final validation and the strip of the weights are repeated."
         turn.announce(run, "resumed", "info", f"{run.name} is being finished", text, facts=facts)
+    elif attempt.watched:
+        text = f"The training that a person started (process {attempt.pid}) is watched; it is resumed when it has died."
+        turn.announce(run, "started", "info", f"{run.name} is watched", text, facts=facts)
     else:
         again = "" if run.attempts == 1 else " No checkpoint was there, so it starts from the beginning."
         text = f"Attempt {attempt.number} started.{again}"
@@ -52,7 +55,9 @@ def failed_attempt(turn: Turn, run: Run, tail: tuple[str, ...]) -> None:
 def held(turn: Turn, run: Run, tail: tuple[str, ...] = (), *, by_person: bool = False) -> None:
     """The run waits for a person."""
     facts = {"saved epoch": str(run.progress.saved_epoch), "log": "\n".join(tail)}
-    todo = f"yolo-supervisor why {run.name}; then yolo-supervisor resume {run.name}"
+    resume = f"yolo-supervisor resume {run.name}"
+    agree = " --accept" if f"{resume} --accept" in run.reason else ""
+    todo = f"yolo-supervisor why {run.name}; then {resume}{agree}"
     severity = "info" if by_person else "page"
     turn.announce(run, "held", severity, f"{run.name} is held", run.reason, todo=todo, facts=facts)
 

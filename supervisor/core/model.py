@@ -196,6 +196,11 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     compared: bool = False
 
     @property
+    def watched(self) -> bool:
+        """True for a person's training that is only watched: nothing may end it."""
+        return self.start == "watch"
+
+    @property
     def over(self) -> bool:
         """True when nothing of this attempt is left and everything about its end is known."""
         return self.cleared and self.examined

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from supervisor.core import events
 from supervisor.core.actions import Terminate
 from supervisor.core.endings import after_stop, queue_again
-from supervisor.core.model import Job, Phase, Progress, Run, StopOrder, Wanted
+from supervisor.core.model import Goal, Job, Phase, Progress, Run, StopOrder, Wanted
 from supervisor.core.policy import CLEARING_S, FINAL_S, KILL_AGAIN_S, OBSERVED_S
 from supervisor.core.queue import waits_for
 from supervisor.core.turn import Turn
@@ -45,22 +45,24 @@ def stop(turn: Turn, run: Run, order: StopOrder) -> None:
         after_stop(turn, replace(run, stop=order, attempt=attempt), f"{order.reason} before the training started")
     elif run.phase in {Phase.STARTING, Phase.COOLING}:
         turn.put(replace(run, stop=order, reason=f"{run.reason}; {order.reason}"))
-    elif order.how == "save" and not _can_save(run):
-        term(
-            turn,
-            run,
-            replace(
-                order,
-                reason=f"{order.reason} (this trainer tells of no checkpoint, so it was asked to end at once)",
-            ),
-        )
     elif order.how == "save":
-        reason = f"{order.reason}: ends when the next epoch is saved"
-        turn.move(run, Phase.STOPPING, reason, within_s=OBSERVED_S, stop=order)
+        _at_next_save(turn, run, order)
     elif order.how == "term":
         term(turn, run, order)
     else:
         kill(turn, run, order)
+
+
+def _at_next_save(turn: Turn, run: Run, order: StopOrder) -> None:
+    """Wait for the next saved epoch, where one will be seen and where the training is ours to end then."""
+    if run.attempt is not None and run.attempt.watched:
+        _let_go(turn, run, order)
+    elif not _can_save(run):
+        reason = f"{order.reason} (this trainer tells of no checkpoint, so it was asked to end at once)"
+        term(turn, run, replace(order, reason=reason))
+    else:
+        reason = f"{order.reason}: ends when the next epoch is saved"
+        turn.move(run, Phase.STOPPING, reason, within_s=OBSERVED_S, stop=order)
 
 
 def _weaker(order: StopOrder, current: StopOrder) -> bool:
@@ -81,8 +83,19 @@ def _can_save(run: Run) -> bool:
     return run.job.train is not None or bool(run.job.checkpoint_files)
 
 
+def _let_go(turn: Turn, run: Run, order: StopOrder) -> None:
+    """End the watching of a person's training, whatever was ordered: the training itself is not ours to end."""
+    reason = f"{order.reason}: your training goes on; it is only not watched any more"
+    order = replace(order, how="kill" if order.how == "kill" else "term")
+    run = turn.move(run, Phase.STOPPING, reason, within_s=KILL_AGAIN_S, stop=order)
+    terminate(turn, run, order.how)
+
+
 def term(turn: Turn, run: Run, order: StopOrder) -> None:
     """Ask the trainer to end; what is left after the grace is killed. All epochs done, it may finish its last work."""
+    if run.attempt is not None and run.attempt.watched:
+        _let_go(turn, run, order)
+        return
     done = 0 < run.progress.epochs <= run.progress.saved_epoch
     grace_s = max(turn.world.policy.stop_grace_s, FINAL_S if done else 0.0)
     reason = f"{order.reason}: asked to end, {grace_s:.0f} s grace"
@@ -92,6 +105,9 @@ def term(turn: Turn, run: Run, order: StopOrder) -> None:
 
 def kill(turn: Turn, run: Run, order: StopOrder) -> None:
     """End the whole tree of the attempt; again and again until nothing is left."""
+    if run.attempt is not None and run.attempt.watched:
+        _let_go(turn, run, order)
+        return
     reason = f"{order.reason}: every process of the attempt is being killed"
     run = turn.move(run, Phase.STOPPING, reason, within_s=KILL_AGAIN_S, stop=replace(order, how="kill"))
     terminate(turn, run, "kill")
@@ -143,7 +159,15 @@ def order_retry(turn: Turn, run: Run, event: events.RetryAsked) -> None:
     if newest is None or newest.id != run.id:
         return
     job = replace(run.next_job or run.job, file="")  # an edit that no attempt took counts now
-    open_run(turn, job, f"retried by {event.by}", predecessor=run, set_aside=run.set_aside)
+    new = open_run(turn, job, f"retried by {event.by}", predecessor=run, set_aside=run.set_aside)
+    turn.put(replace(new, goal=_still_to_do(run)))
+
+
+def _still_to_do(run: Run) -> Goal | None:
+    """The goal that an ended run did not reach: its successor's. A rewind is over with the first start after it."""
+    began = run.attempt is not None and run.attempt.start not in {"", "refused"}
+    over = began if run.goal is not None and run.goal.kind == "rewind" else run.phase is Phase.SUCCEEDED
+    return None if over else run.goal
 
 
 def open_run(turn: Turn, job: Job, reason: str, *, predecessor: Run | None, set_aside: bool = False) -> Run:

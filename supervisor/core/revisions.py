@@ -30,6 +30,7 @@ _ALLOWED = {
     "done": "done",
     "checkpoints": "checkpoints",
     "stages": "stage",
+    "gpus": "gpus",  # the total batch is kept, see core/consistency.py
 }
 
 #: What Ultralytics takes from its caller on a resume (`check_resume` in engine/trainer.py, 8.4); it drops the rest.
@@ -44,7 +45,6 @@ _REASONS = {
     "owner": "the file now belongs to another user, and a run stays its owner's",
     "cwd": "the trainer's paths may depend on its folder",
     "python": "another interpreter may read the checkpoint differently",
-    "gpus": "the number of GPUs is part of the training: batch and learning rate follow from it",
     "command": "the first start is over, and resume_command continues it",
     "checkpoint_files": "the checkpoints of this run were written where the first revision said",
 }

@@ -68,6 +68,10 @@ def start_words(event: events.Prepared) -> str:
         return f"resumes after epoch {event.from_epoch} from {event.checkpoint}"
     if event.start == "finish":
         return "all epochs are done: only the trainer's own ending is repeated"
+    if event.start == "watch":
+        return "the training that a person started still runs: it is watched, and resumed when it has died"
+    if event.checkpoint:
+        return f"starts a new training with the weights in {event.checkpoint}"
     return "starts from the beginning: no checkpoint is there"
 
 
@@ -205,7 +209,7 @@ def _after_save(turn: Turn, run: Run) -> None:
         run = turn.put(replace(run, attempt=replace(attempt, compared=True)))
         key = f"{run.id}/{attempt.number}/compare"
         turn.act(Compare(key=key, run=run.id, attempt=attempt.number, job=run.job, from_epoch=attempt.from_epoch))
-    if stage is not None:
+    if stage is not None and not (attempt is not None and attempt.watched):
         orders.stop(turn, run, stages.order(stage))
 
 
@@ -226,6 +230,8 @@ def wrong_start(turn: Turn, run: Run, event: events.WrongStart) -> None:
 
 def signal_sent(turn: Turn, run: Run, event: events.SignalSent) -> None:
     """A stop signal was delivered; the end itself is another event."""
+    if run.attempt is not None and run.attempt.watched:
+        return  # only our own watcher was told
     turn.put(replace(run, reason=f"{run.reason} ({event.signal} sent to {event.count})"))
 
 

@@ -93,6 +93,7 @@ _ATTEMPT_FIELDS = {
     "Launched": ("pid", "shim_pid", "started_at"),
     "LaunchFailed": ("reason",),
     "StartConfirmed": ("from_epoch",),
+    "Compared": ("continuous", "findings"),
     "AttemptExited": ("code", "signal", "ended_at", "lost", "launch_error"),
     "Examined": ("finished", "proof", "reason", "saved_epoch", "metrics", "log_tail"),
 }
@@ -111,8 +112,9 @@ def steps(rows: Sequence[Row], *, ours: bool = False) -> list[View]:
 
 
 def _tells_something(entry: Row) -> bool:
-    """False for bookkeeping that changed nothing: deliveries and comparisons."""
-    return entry.kind not in {"Announced", "FileMarked", "Observed"} or entry.phase_before != entry.phase_after
+    """False for bookkeeping that changed nothing: deliveries, looks, and saves whose copies were kept."""
+    quiet = {"Announced", "FileMarked", "Observed", "SaveSeen"} | ({"Kept"} if entry.body.get("epoch") else set())
+    return entry.kind not in quiet or entry.phase_before != entry.phase_after
 
 
 def _step(entry: Row, *, ours: bool = False) -> View:

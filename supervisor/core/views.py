@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from supervisor.core import outlook, secrets, words
+from supervisor.core import ancestry, outlook, secrets, stages, words
 from supervisor.core.model import Job, Phase, Run, World
 from supervisor.core.story import Row, attempts_view, steps
 
@@ -156,6 +156,8 @@ def run_view(
         "commands": list(words.remedies(run)),
         "at_stake": outlook.at_stake(run, live),
         "live": _live(live) if live and run.busy else None,
+        "findings": list(run.findings),
+        "stages": stages.view(run),
         "used_s": run.used_s,
         "deadline_at": run.deadline_at,
         "stop": msgspec.to_builtins(run.stop) if run.stop else None,
@@ -163,6 +165,8 @@ def run_view(
         "job": job_view(run.job),
         "next_job": job_view(run.next_job) if run.next_job else None,
         "predecessor": run.predecessor,
+        "kept_epoch": run.kept_epoch or None,
+        "lineage": ancestry.view(world, run),
         "newest": is_newest(world, run),
     }
 

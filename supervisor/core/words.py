@@ -30,6 +30,7 @@ WAITING = {
     "disk": "free disk space",
     "mount": "a file system that is not mounted",
     "memory": "free memory",
+    "person": "the end of the training that a person started",
 }
 
 _ACTIONS = {
@@ -42,6 +43,8 @@ _ACTIONS = {
     "terminate": "end the training",
     "examine": "look at what the attempt left behind",
     "announce": "tell the channels",
+    "keep": "keep a verified copy of the checkpoint",
+    "compare": "compare the first epoch with those before the resume",
 }
 
 
@@ -99,7 +102,9 @@ def remedies(run: Run) -> tuple[str, ...]:
     """The commands that a person can give, the likeliest first; none for runs that go on by themselves."""
     verbs = {Phase.HELD: ("resume", "logs", "cancel"), Phase.FAILED: ("logs", "retry"), Phase.CANCELLED: ("retry",)}
     possible = [verb for verb in verbs.get(run.phase, ()) if verb != "logs" or run.attempts]
-    return tuple(f"yolo-supervisor {verb} {run.name}" for verb in possible)
+    accept = f"yolo-supervisor resume {run.name} --accept"
+    agree = (accept,) if run.phase is Phase.HELD and accept in run.reason else ()
+    return (*agree, *(f"yolo-supervisor {verb} {run.name}" for verb in possible))
 
 
 def sentence(kind: str, body: Body, *, ours: bool = False) -> str:
@@ -159,6 +164,7 @@ def _prepared(body: Body) -> str:
         "resume": f"the run directory is ready; it resumes after epoch {epoch} from {source}",
         "finish": f"all {epoch} epochs are there; only the trainer's own ending is missing",
         "finished": "there is nothing left to train",
+        "watch": "the training that a person started still runs: it is watched",
         "refused": "no start was found that would not lose work",
     }
     return texts.get(str(start), f"the run directory is ready ({start})") + _because(body) + notes
@@ -202,7 +208,30 @@ def _progressed(body: Body) -> str:
 
 def _signal_sent(body: Body) -> str:
     count = int(body.get("count") or 0)
+    if body.get("signal") == "LEAVE":
+        return "the watcher was told to leave; the training itself got no signal"
     return f"{body.get('signal', '?')} was sent to {count} process" + ("" if count == 1 else "es")
+
+
+def _resume_asked(body: Body) -> str:
+    return f"{_by(body)} asked it to go on" + (", and agreed to what has changed" if body.get("accept") else "")
+
+
+def _kept(body: Body) -> str:
+    if not body.get("epoch"):
+        return f"no copy of a checkpoint was kept{_because(body)}"
+    return f"a copy of epoch {body['epoch']} was verified and entered in the ledger"
+
+
+def _compared(body: Body) -> str:
+    findings = "; ".join(_one_line(finding) for finding in body.get("findings") or ())
+    if body.get("continuous", True):
+        return f"no jump after the resume: {findings or 'the first epoch fits those before'}"
+    return f"a jump after the resume: {findings}"
+
+
+def _save_seen(body: Body) -> str:
+    return f"the trainer saved epoch {body['epoch']}" if body.get("epoch") else "the trainer saved a checkpoint"
 
 
 _SENTENCES: dict[str, Callable[[Body], str]] = {
@@ -217,9 +246,11 @@ _SENTENCES: dict[str, Callable[[Body], str]] = {
     "JobRefused": lambda body: f"the job file was refused: {_one_line(body.get('problem', ''))}",
     "FileMarked": lambda body: f"the trace beside {body.get('path', '')} was left",
     "StopAsked": _stop_asked,
-    "ResumeAsked": lambda body: f"{_by(body)} asked it to go on",
+    "ResumeAsked": _resume_asked,
     "CancelAsked": _cancel_asked,
     "RetryAsked": lambda body: f"{_by(body)} asked for another run of it",
+    "RewindAsked": lambda body: f"{_by(body)} asked to go back to epoch {body.get('epoch', '?')}",
+    "ExtendAsked": lambda body: f"{_by(body)} asked for more epochs, {body.get('epochs', '?')} in all",
     "PriorityAsked": lambda body: f"{_by(body)} set its priority to {body.get('priority')}",
     "DrainAsked": _drain_asked,
     "Prepared": _prepared,
@@ -235,5 +266,9 @@ _SENTENCES: dict[str, Callable[[Body], str]] = {
     "Observed": lambda _: "the processes on this machine were compared with the records",
     "StartConfirmed": _confirmed,
     "Progressed": _progressed,
+    "WrongStart": lambda body: f"the trainer's own log says that it starts from the wrong place{_because(body)}",
+    "SaveSeen": _save_seen,
+    "Kept": _kept,
+    "Compared": _compared,
     "Poisoned": lambda body: f"the supervisor has a bug; it held this run: {_one_line(body.get('error', ''))}",
 }

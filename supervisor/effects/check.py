@@ -22,7 +22,7 @@ from supervisor.core.placeholders import expand
 from supervisor.core.variables import SYSTEM_PATH
 from supervisor.effects import conda
 from supervisor.effects.interpreters import Interpreters
-from supervisor.effects.train_arguments import Surroundings, argument_problems, locate
+from supervisor.effects.train_arguments import Surroundings, argument_problems, locate, stage_problems
 from supervisor.errors import Problem, UserError
 from supervisor.toml_errors import shown
 from supervisor.units import format_size
@@ -135,7 +135,7 @@ class JobChecker:
         run_dir = layout.run_directory(self._runs_dir, job.project, job.name).root
         around = Surroundings.of(job, run_dir, known, allow_download=self._config.jobs.allow_download)
         train, missing = locate(job, around)
-        problems = (*argument_problems(job, known), *missing)
+        problems = (*argument_problems(job, known), *stage_problems(job, known), *missing)
         if problems:
             raise UserError(problems=problems)
         return msgspec.structs.replace(job, train=train, trainer_version=known.ultralytics or "")

@@ -167,7 +167,14 @@ def failure(action: actions.Action, reason: str, now: float) -> events.Event:  #
         case actions.Keep():
             return events.Kept(at=now, origin="effects", run=action.run, attempt=action.attempt, reason=reason)
         case actions.Compare():
-            return events.Compared(at=now, origin="effects", run=action.run, attempt=action.attempt, continuous=True)
+            return events.Compared(
+                at=now,
+                origin="effects",
+                run=action.run,
+                attempt=action.attempt,
+                continuous=True,
+                findings=(f"the epochs could not be compared: {reason}",),
+            )
         case actions.CheckJob():
             return events.JobRefused(
                 at=now, origin="effects", path=action.path, revision=action.revision, problem=reason

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +16,7 @@ from supervisor.core.events import Event, Examined
 from supervisor.core.model import Job
 from supervisor.core.plain_text import clean_lines
 from supervisor.effects import checkpoints
+from supervisor.trainers.results_csv import read_table
 
 TAIL_BYTES = 64 * 1024
 CHUNK_BYTES = 1024 * 1024
@@ -37,12 +38,12 @@ class Examiner:
         run_dir = layout.run_directory(self._runs_dir, job.project, job.name)
         attempt_dir = run_dir.attempt(action.attempt)
         beats = read_beats(attempt_dir.beats)
-        finished, proof = (
-            _train_proof(beats, action) if job.train is not None else _command_proof(job, action, attempt_dir)
-        )
+        trainer = trainers.trainer_for(job)
+        found = checkpoints.look(trainer.checkpoints(job, run_dir)) if job.train is None or not beats else []
         exit_record = attempt_files.read_exit(attempt_dir.root)
+        watched = exit_record.watched if exit_record is not None else _was_watched(attempt_dir)
+        finished, proof = _watched_proof(found) if watched else _proof(action, beats, found, run_dir)
         tail = log_tail(attempt_dir.log)
-        found = checkpoints.look(trainers.trainer_for(job).checkpoints(job, run_dir)) if not beats else []
         examined = Examined(
             at=self._now(),
             origin="examine",
@@ -50,9 +51,9 @@ class Examiner:
             attempt=action.attempt,
             finished=finished,
             proof=proof,
-            result=_end(beats).result or "",
+            result="detached" if exit_record is not None and exit_record.detached else _end(beats).result or "",
             reason=_reason(action, _end(beats), exit_record, tail),
-            saved_epoch=_saved_epoch(beats, found),
+            saved_epoch=_last_row(trainer.tables(job, run_dir)) if watched and finished else _saved_epoch(beats, found),
             epochs=max((beat.epochs or 0 for beat in beats), default=0),
             metrics=_metrics(beats),
             log_tail=tail,
@@ -73,6 +74,29 @@ def read_beats(path: Path) -> list[Beat]:
 def _end(beats: list[Beat]) -> Beat:
     """The end record; an empty one where the trainer had no time to write it."""
     return next((beat for beat in reversed(beats) if beat.kind == "end"), Beat(kind="end", at=0.0))
+
+
+def _proof(
+    action: Examine, beats: list[Beat], found: list[Checkpoint], run_dir: layout.RunDirectory
+) -> tuple[bool, str]:
+    """The runner's end record, else the end state of the family's own files, else the tests of the job."""
+    job = action.job
+    if job.train is not None:
+        return _train_proof(beats, action)
+    proof = trainers.trainer_for(job).proof_of_end(job, run_dir, action.code, action.signal, found)
+    return _command_proof(job, action, run_dir.attempt(action.attempt)) if proof is None else proof
+
+
+def _was_watched(attempt_dir: layout.AttemptDirectory) -> bool:
+    """A watcher that was killed left no record of the end."""
+    started = attempt_files.read_started(attempt_dir.root)
+    return started is not None and started.watched
+
+
+def _watched_proof(found: list[Checkpoint]) -> tuple[bool, str]:
+    """Nobody was told how a person's training ended: its own end state decides."""
+    finished = any(Path(one.path).name == "last.pt" and one.state == "finished" for one in found)
+    return finished, "finished: the trainer stripped last.pt at its own end" if finished else ""
 
 
 def _train_proof(beats: list[Beat], action: Examine) -> tuple[bool, str]:
@@ -123,6 +147,8 @@ def _chunks(file: BinaryIO) -> Iterator[bytes]:
 
 def _reason(action: Examine, end: Beat, exit_record: attempt_files.Exit | None, tail: tuple[str, ...]) -> str:
     """How it ended, in one line: the exit, and the trainer's own word or its last line."""
+    if exit_record is not None and exit_record.detached:
+        return "the training goes on; it is only not watched any more"
     if exit_record is not None and exit_record.launch_error:
         return f"the program could not be started: {exit_record.launch_error}"
     if action.signal is not None:
@@ -133,6 +159,12 @@ def _reason(action: Examine, end: Beat, exit_record: attempt_files.Exit | None, 
     how = "its end was not seen" if action.code is None else f"exit code {action.code}"
     word = end.reason or (tail[-1] if tail and action.code else "")
     return f"{how}: {word}" if word else how
+
+
+def _last_row(tables: Sequence[Path]) -> int:
+    """The newest epoch in a table of epochs: a finished checkpoint tells none."""
+    newest = [read_table(path).newest for path in tables if path.is_file()]
+    return max((row.epoch for row in newest if row is not None), default=0)
 
 
 def _saved_epoch(beats: list[Beat], found: list[Checkpoint]) -> int:

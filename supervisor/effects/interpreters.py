@@ -45,6 +45,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     datasets_dir: str = ""
     settings: dict[str, Any] = {}
     amp_check_weights: str | None = None
+    resume_keys: tuple[str, ...] = ()
     site_packages: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     missing_reasons: dict[str, str] = {}

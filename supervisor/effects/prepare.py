@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import socket
 import threading
@@ -16,7 +17,7 @@ from supervisor.attempt_files import descendants_and_marked, is_same_boot, lock_
 from supervisor.clock import current_boot
 from supervisor.core import events
 from supervisor.core.actions import Prepare
-from supervisor.effects import checkpoints, consistency, start_point
+from supervisor.effects import adoption, checkpoints, consistency, start_point
 from supervisor.errors import PermanentError, RetryableError
 from supervisor.units import format_size
 
@@ -86,6 +87,10 @@ class Preparer:
         _refuse_symlinks(self._runs_dir, run_dir.root)
         _fence(run_dir, action)
         notes = self._furnish(run_dir, action)
+        met = adoption.meet(action, run_dir, self._runs_dir)
+        if met is not None:
+            return (msgspec.structs.replace(met, at=self._now()),)
+        action = adoption.in_place(action)
         choice = start_point.choose_start(action, run_dir, self._runs_dir)
         choice = consistency.check(action, run_dir, choice)
         if choice.start in {"resume", "finish"}:
@@ -109,6 +114,8 @@ class Preparer:
             _write(run_dir.job, source)
         run_dir.attempt(action.attempt).root.mkdir(parents=True, exist_ok=True)
         _copy_settings(run_dir)
+        if not run_dir.mark.exists():
+            _write(run_dir.mark, secrets.token_hex(8).encode())
         return notes
 
 
@@ -134,7 +141,8 @@ def _fence(run_dir: layout.RunDirectory, action: Prepare) -> None:
     if run_dir.attempt(action.attempt).started.exists():
         raise PermanentError(f"{run_dir.attempt(action.attempt).root} was used before: was the journal lost?")
     for folder in sorted((run_dir.root / "attempts").glob("*")):
-        if not lock_is_free(folder) or _has_survivors(folder):
+        survives = _has_survivors(folder) and not adoption.goes_on(folder, action.job)
+        if survives or not lock_is_free(folder):
             raise RetryableError(f"attempt {folder.name} still has processes", 2.0)
     token = Token(
         token=action.token,
@@ -176,17 +184,19 @@ def _write(path: Path, data: bytes) -> None:
 
 def _set_older_aside(run_dir: layout.RunDirectory) -> str:
     """Another job takes the name of an ended one: what that left is kept in a folder of its own."""
-    ours = {run_dir.job.name, run_dir.token.name, run_dir.settings.name, "attempts"}
+    ours = {run_dir.job.name, run_dir.token.name, run_dir.settings.name, run_dir.mark.name, "attempts"}
     left = [path for path in run_dir.root.iterdir() if path.name not in ours and not path.name.startswith("before-")]
-    left = [path for path in left if not path.is_dir() or any(path.iterdir())]
+    left = [path for path in left if path.is_symlink() or not path.is_dir() or any(path.iterdir())]
     if not left:
         return ""
     number = 1
     while (target := run_dir.root / f"before-{number}").exists():
         number += 1
     target.mkdir()
-    for path in left:
+    for path in (*left, *(mark for mark in [run_dir.mark] if mark.exists())):
         path.rename(target / path.name)
+    for final in (run_dir.root / "attempts").glob("*/final.pt"):  # an old training's last save is none of the new one's
+        final.rename(target / f"final-{final.parent.name}.pt")
     return target.name
 
 

@@ -46,7 +46,7 @@ class Surroundings:
 
 def argument_problems(job: Job, known: Description) -> Iterator[Problem]:
     """Find unknown names and wrong types in [train]. A library that tells no names is not judged by them."""
-    who = f"Ultralytics {known.ultralytics or ''}".strip() + f" in {job.python}"
+    who = _who(job, known)
     for key, value in (job.train or {}).items():
         argument = known.train_args.get(key)
         if argument is None and known.train_args:
@@ -55,8 +55,36 @@ def argument_problems(job: Job, known: Description) -> Iterator[Problem]:
             expected = f"an argument known to {who}"
             yield Problem("unknown argument", key=f"train.{key}", expected=expected, got=f"`{key}`", hint=hint)
         elif argument is not None and not _fits(value, argument):
-            expected = f"{_kinds(argument)} ({who}; its default is {format_value(argument.default)})"
-            yield Problem("wrong value", key=f"train.{key}", expected=expected, got=shown(value))
+            yield _wrong_type(f"train.{key}", value, argument, who)
+
+
+def stage_problems(job: Job, known: Description) -> Iterator[Problem]:
+    """Find what this version would drop at the resume that begins a stage, and stages that are never reached."""
+    who = _who(job, known)
+    default = known.train_args.get("epochs", TrainArgument()).default
+    epochs = job.epochs or default
+    for place, stage in enumerate(job.stages):
+        if isinstance(epochs, int) and stage.from_epoch > epochs:
+            expected = f"an epoch up to {epochs}" + ("" if job.epochs else f", the default of {who}")
+            key = f"stage.{place}.from_epoch"
+            yield Problem("this stage is never reached", key=key, expected=expected, got=str(stage.from_epoch))
+        for name, value in stage.args.items():
+            argument = known.train_args.get(name)
+            if known.resume_keys and name not in known.resume_keys:
+                allowed = f"one of {', '.join(known.resume_keys)}, which is what {who} takes at a resume"
+                wrong = "this version cannot change this in a stage: it drops it at a resume"
+                yield Problem(wrong, key=f"stage.{place}.{name}", expected=allowed, got=f"`{name}`")
+            elif argument is not None and not _fits(value, argument):
+                yield _wrong_type(f"stage.{place}.{name}", value, argument, who)
+
+
+def _who(job: Job, known: Description) -> str:
+    return f"Ultralytics {known.ultralytics or ''}".strip() + f" in {job.python}"
+
+
+def _wrong_type(key: str, value: Any, argument: TrainArgument, who: str) -> Problem:
+    expected = f"{_kinds(argument)} ({who}; its default is {format_value(argument.default)})"
+    return Problem("wrong value", key=key, expected=expected, got=shown(value))
 
 
 def _kinds(argument: TrainArgument) -> str:

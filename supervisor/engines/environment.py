@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 
-from supervisor import layout
+from supervisor import layout, trainers
 from supervisor.core.actions import Launch
+from supervisor.core.loggers import logger_environment
 from supervisor.core.variables import SYSTEM_PATH, passed_on
 
 MARKER_PREFIX = "YOLO_SUPERVISOR_"
@@ -33,6 +35,9 @@ def build(
     if not allow_download:
         env["YOLO_OFFLINE"] = "1"
     env.update({name: value for name, value in job.env.items() if not name.startswith(MARKER_PREFIX)})
+    if job.train is not None:
+        env.update(logger_environment(job.trainer_version, _line(run_dir), env))
+    env.update(trainers.trainer_for(job).environment(job, env))
     env.update(
         YOLO_SUPERVISOR_RUN=action.run,
         YOLO_SUPERVISOR_ATTEMPT=str(action.attempt),
@@ -40,6 +45,14 @@ def build(
         YOLO_SUPERVISOR_ATTEMPT_DIR=str(run_dir.attempt(action.attempt).root),
     )
     return env
+
+
+def _line(run_dir: layout.RunDirectory) -> str:
+    """What names the curve of this training among all others: its folder's name, and the mark made when it began."""
+    try:
+        return f"{run_dir.root.name} {run_dir.mark.read_text(encoding='utf-8')}"
+    except FileNotFoundError:  # prepared by an older version
+        return f"{run_dir.root.name} {socket.gethostname()} {run_dir.root}"
 
 
 def _interpreter(python: Path) -> dict[str, str]:

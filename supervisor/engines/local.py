@@ -10,13 +10,14 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from supervisor import attempt_files, layout, trainers
 from supervisor.core import events
 from supervisor.core.actions import Launch, Terminate
-from supervisor.core.model import Boot
+from supervisor.core.model import Boot, Watch
 from supervisor.engines import environment
 from supervisor.errors import PermanentError, RetryableError
 
@@ -71,7 +72,7 @@ class LocalEngine:
             self._write_launch(action, run_dir, attempt_dir)
         except OSError as error:
             return self._lacking(action, str(error), "disk")
-        code, message = self._start_shim(attempt_dir)
+        code, message = self._start_shim(attempt_dir, action.job.watch if action.start == "watch" else None)
         if code in NOT_NOW:
             return self._lacking(action, message, NOT_NOW[code])
         if code not in {0, LAUNCHED_BEFORE}:
@@ -89,6 +90,9 @@ class LocalEngine:
         )
 
     def _write_launch(self, action: Launch, run_dir: layout.RunDirectory, attempt_dir: layout.AttemptDirectory) -> None:
+        if action.start == "watch":
+            _write_watch(action, run_dir, attempt_dir)
+            return
         job = action.job
         argv, train = trainers.trainer_for(job).launch_spec(
             job,
@@ -110,13 +114,14 @@ class LocalEngine:
             cwd=job.cwd or str(run_dir.root),
             umask=UMASK,
             log_max_bytes=job.log_max_bytes,
-            train=None if train is None else msgspec.convert({**train, "settings": job.settings}, attempt_files.Train),
+            train=None if train is None else _train_section(train, action),
         )
         attempt_dir.root.mkdir(parents=True, exist_ok=True)
         attempt_files.write_launch(attempt_dir.root, launch)
 
-    def _start_shim(self, attempt_dir: layout.AttemptDirectory) -> tuple[int, str]:
-        argv = [sys.executable, "-I", "-S", "-E", str(layout.SHIM), str(attempt_dir.root)]
+    def _start_shim(self, attempt_dir: layout.AttemptDirectory, watch: Watch | None) -> tuple[int, str]:
+        options = [] if watch is None else ["--watch", str(watch.pid), str(watch.start_time)]
+        argv = [sys.executable, "-I", "-S", "-E", str(layout.SHIM), *options, str(attempt_dir.root)]
         try:
             done = subprocess.run(
                 argv,
@@ -140,20 +145,69 @@ class LocalEngine:
         started = attempt_files.read_started(attempt_dir)
         if started is None or not attempt_files.is_same_boot(started):
             return (self._sent(action, 0),)
+        if started.watched:
+            return (self._sent(action, _let_go(attempt_dir, started, self._now()), "LEAVE"),)
         if action.how == "term":
             sent = attempt_files.signal_process(started.pid, started.start_time, signal.SIGTERM)
             return (self._sent(action, int(sent)),)
         return (self._sent(action, kill_tree(attempt_dir, started)),)
 
-    def _sent(self, action: Terminate, count: int) -> events.SignalSent:
-        name = "SIGTERM" if action.how == "term" else "SIGKILL"
+    def _sent(self, action: Terminate, count: int, name: str = "") -> events.SignalSent:
+        name = name or ("SIGTERM" if action.how == "term" else "SIGKILL")
         return events.SignalSent(
             at=self._now(), origin="engine", run=action.run, attempt=action.attempt, signal=name, count=count
         )
 
 
+def _train_section(train: dict[str, Any], action: Launch) -> attempt_files.Train:
+    override = action.epochs_override or None
+    return msgspec.convert({**train, "settings": action.job.settings, "epochs_override": override}, attempt_files.Train)
+
+
+def _write_watch(action: Launch, run_dir: layout.RunDirectory, attempt_dir: layout.AttemptDirectory) -> None:
+    """Write the launch.json of a watcher: nothing is executed, and nothing of the person's environment is kept."""
+    watch = action.job.watch
+    if watch is None:
+        raise PermanentError("the job names no process to watch")
+    launch = attempt_files.Launch(
+        run=action.run,
+        attempt=action.attempt,
+        token=action.token,
+        argv=(str(layout.SHIM), "--watch", str(watch.pid), str(watch.start_time)),
+        env={attempt_files.ATTEMPT_DIR_VARIABLE: str(attempt_dir.root)},
+        cwd=str(run_dir.root),
+        umask=UMASK,
+        log_max_bytes=0,
+    )
+    attempt_dir.root.mkdir(parents=True, exist_ok=True)
+    attempt_files.write_launch(attempt_dir.root, launch)
+
+
+def _let_go(attempt_dir: Path, started: attempt_files.Started, now: float) -> int:
+    """Have the watcher leave a person's training that goes on; how many were told. Nothing else gets a signal, ever.
+
+    A training that has ended needs no order: its watcher leaves when nothing is left of it. Where the watcher was
+    killed, its record is made for it, so that the order is carried out all the same.
+    """
+    if attempt_files.process_start_time(started.pid) != started.start_time:
+        return 0
+    if not attempt_files.lock_is_free(attempt_dir):
+        return int(attempt_files.signal_process(started.shim_pid, started.shim_start_time, signal.SIGUSR1))
+    if attempt_files.read_exit(attempt_dir) is None:
+        left = attempt_files.Exit(
+            code=None, signal=None, ended_at=now, started_at=started.started_at, watched=True, detached=True
+        )
+        attempt_files.write_exit(attempt_dir, left)
+    return 0
+
+
 def kill_tree(attempt_dir: Path, started: attempt_files.Started) -> int:
-    """SIGKILL every process of an attempt but its shim; how many. Rounds, because a dying tree may still fork."""
+    """SIGKILL every process of an attempt but its shim; how many. Rounds, because a dying tree may still fork.
+
+    Of a watched training nothing, whoever asks.
+    """
+    if started.watched:
+        return 0
     killed: set[tuple[int, int]] = set()
     for _ in range(10):
         found = set(attempt_files.descendants_and_marked(attempt_dir, started.shim_pid, started.pid)) - killed

@@ -284,6 +284,7 @@ def on_fit_epoch_end(session: Session, trainer: Any) -> None:
         return
     session.stop.set_writing(False)
     session.stop_if_due()
+    session.stop_for_next_stage(trainer.epoch)
 
 
 def _enter_final(session: Session) -> None:

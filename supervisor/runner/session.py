@@ -202,6 +202,12 @@ class Session:
             self.leave("finished", FINISHED, reason, **fields)
         self.leave("stopped", STOPPED, f"stopped by signal {self.stop.signal_number} in phase {self.phase}")
 
+    def stop_for_next_stage(self, epoch: int) -> None:
+        """Leave with code 75 if the job plans other arguments after this epoch (0-based), which is saved."""
+        last = self.plan.get("stop_after")
+        if last is not None and epoch >= last:
+            self.leave("stopped", STOPPED, f"epoch {epoch + 1} is saved: the next stage of the job begins")
+
     def check_fence(self) -> None:
         """Leave with code 76 if the run directory now belongs to another attempt.
 

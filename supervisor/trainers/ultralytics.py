@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from supervisor import layout
+from supervisor.core import stages
 from supervisor.core.checkpoints import Checkpoint
 from supervisor.core.model import Job
 from supervisor.errors import PermanentError
@@ -35,6 +36,7 @@ class UltralyticsTrainer:
         if going_on and not checkpoint:
             raise PermanentError(f"a start by {start} needs a checkpoint")
         weights = {} if going_on or not checkpoint else {"model": checkpoint}  # a branch that starts anew
+        last = stages.last_epoch_before(job, from_epoch)
         section = {
             "mode": "runner",
             "args": {**(job.train_after(from_epoch) or {}), **weights},
@@ -44,6 +46,7 @@ class UltralyticsTrainer:
             "expected_epoch": from_epoch - 1 if going_on else None,
             "run_token_file": str(run_dir.token),
             "safe_saves": job.checkpoints.hook,
+            "stop_after": None if last is None else last - 1,
         }
         return [job.python, str(layout.TRAIN), str(attempt_dir.root)], section
 

@@ -12,15 +12,19 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from supervisor import curve_files
 from supervisor.clock import Clock
 from supervisor.core import secrets, story, views
+from supervisor.core.checkpoints import Saved
 from supervisor.core.events import DrainAsked, Event
 from supervisor.core.model import Run, World
+from supervisor.errors import RetryableError
 from supervisor.layout import run_directory
 from supervisor.web import orders
 from supervisor.web.orders import Order, Peer, RefusedOrder
@@ -59,7 +63,11 @@ class LiveBoard(Protocol):
 
 @dataclass(frozen=True)
 class Parts:
-    """What the API needs of the daemon. `history` opens a reader; `server` adds facts to the status."""
+    """What the API needs of the daemon. `history` opens a reader; `server` adds facts to the status.
+
+    `saved` looks for the epochs that a run can go back to; at one epoch closely, where one is given. `checkpoints`
+    lists all that a run has.
+    """
 
     world: Callable[[], World]
     put: Callable[[Event], None]
@@ -69,6 +77,8 @@ class Parts:
     clock: Clock
     runs_dir: Path
     server: Callable[[], Mapping[str, Any]] = dict
+    saved: Callable[[Run, int | None], Saved] = lambda _run, _epoch: Saved()
+    checkpoints: Callable[[Run], Mapping[str, Any]] = lambda _run: {}
 
 
 class JsonResponse(Response):
@@ -95,6 +105,9 @@ class Api:
             Route("/v1/runs", self.runs),
             Route("/v1/runs/{name}", self.run),
             Route("/v1/runs/{name}/why", self.why),
+            Route("/v1/runs/{name}/curve", self.curve),
+            Route("/v1/runs/{name}/checkpoints", self.checkpoints),
+            Route("/v1/runs/{name}/saved", self.saved),
             Route("/v1/runs/{name}/{verb}", self.order, methods=["POST"]),
             Route("/v1/events", self.events),
             Route("/v1/config", self.config),
@@ -132,6 +145,28 @@ class Api:
         run = self._find(parts.world(), request)
         live = parts.board.snapshot().get(run.id)
         return JsonResponse(views.why_view(run, self._history(run), live, parts.clock.now()))
+
+    async def curve(self, request: Request) -> Response:
+        """GET /v1/runs/{name}/curve: read from the files of all attempts, beside the requests of others."""
+        parts = self._parts
+        run = self._find(parts.world(), request)
+        rows = self._history(run)
+        try:
+            view = await run_in_threadpool(curve_files.curve_view, run, parts.runs_dir, rows, parts.clock.now())
+        except OSError as error:
+            raise HTTPException(503, f"the files of {run.name} cannot be read just now: {error}") from None
+        return JsonResponse(view)
+
+    async def checkpoints(self, request: Request) -> Response:
+        """GET /v1/runs/{name}/checkpoints: the ledger and the trainer's own files, looked at beside other requests."""
+        run = self._find(self._parts.world(), request)
+        return JsonResponse(await self._looked_at(run, self._parts.checkpoints, run))
+
+    async def saved(self, request: Request) -> Response:
+        """GET /v1/runs/{name}/saved[?epoch=N]: the epochs that can be gone back to; of N it is certain."""
+        run = self._find(self._parts.world(), request)
+        found = await self._saved(run, _whole_number(request, "epoch", 0) or None)
+        return JsonResponse({"version": views.VERSION, "epochs": found.epochs, "stripped": found.stripped})
 
     async def events(self, request: Request) -> Response:
         """GET /v1/events?after=SEQ&limit=N: the newest ones without `after`."""
@@ -172,6 +207,8 @@ class Api:
         run = self._find(world, request)
         orders.check_permission(peer, run.job.owner, run.name)
         orders.check_order(verb, world, run, order)
+        if verb in orders.NEED_A_CHECKPOINT:
+            await self._check_saved(verb, run, order)
         live, now = parts.board.snapshot().get(run.id), parts.clock.now()
         parts.put(orders.order_event(verb, run, order, peer.by, now))
         after = await self._until(lambda: orders.outcome(verb, parts.world(), run, order))
@@ -180,6 +217,19 @@ class Api:
         text = orders.what_next(verb, run, after, live, now)
         view = self._run_view(parts.world(), after)
         return JsonResponse({"version": views.VERSION, "done": True, "next": text, "run": view})
+
+    async def _check_saved(self, verb: str, run: Run, order: Order) -> None:
+        orders.check_saved(verb, run, order, await self._saved(run, order.epoch))
+
+    async def _saved(self, run: Run, epoch: int | None) -> Saved:
+        return await self._looked_at(run, self._parts.saved, run, epoch)
+
+    async def _looked_at(self, run: Run, look: Callable[..., T], *arguments: object) -> T:
+        """Look at the run's checkpoints, beside the requests of others."""
+        try:
+            return await run_in_threadpool(look, *arguments)
+        except (RetryableError, OSError) as error:
+            raise RefusedOrder(503, f"the checkpoints of {run.name} cannot be looked at now: {error}") from error
 
     async def drain(self, request: Request) -> Response:
         """POST /v1/drain."""

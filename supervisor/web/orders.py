@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from supervisor.core import events, outlook, words
+from supervisor.core import ancestry, events, outlook, words
+from supervisor.core.checkpoints import Saved, knows_its_end
 from supervisor.core.model import Phase, Run, Wanted, World
 
 LOWEST, HIGHEST = -100, 100  # the contract's range of priorities
@@ -29,11 +30,17 @@ class Peer(NamedTuple):
 
 
 class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The body of an order. `now`: at once; `off`: take a drain back."""
+    """The body of an order. `now`: at once; `off`: take a drain back; `accept`: agree to what has changed.
+
+    `epoch`: go back to it; `epochs`: train on until so many are done.
+    """
 
     now: bool = False
     off: bool = False
+    accept: bool = False
     priority: int | None = None
+    epoch: int | None = None
+    epochs: int | None = None
 
 
 class RefusedOrder(Exception):  # noqa: N818 - an answer, not a failure of ours
@@ -106,9 +113,60 @@ def _check_retry(world: World, run: Run, _order: Order) -> None:
     if not run.phase.terminal:
         hint = f"`resume {run.name}` lets it go on" if run.phase is Phase.HELD else "it goes on by itself"
         raise RefusedOrder(409, f"{run.name} is {run.phase.value}, only ended runs are retried; {hint}")
+    _check_newest(world, run)
+
+
+def _check_rewind(world: World, run: Run, order: Order) -> None:
+    _check_newest(world, run)
+    if order.epoch is None or order.epoch < 1:
+        raise RefusedOrder(422, f"epoch: expected a whole number from 1 on, got {order.epoch}")
+    if not knows_its_end(run.job):
+        raise RefusedOrder(409, f"{run.name} is a command of its own kind: how it goes back is not known")
+    if run.busy or not (run.phase.terminal or run.phase is Phase.HELD):
+        raise RefusedOrder(409, f"{run.name} is {run.phase.value}; stop it first: `stop {run.name}`")
+    if run.set_aside or not run.attempts:
+        raise RefusedOrder(409, f"{run.name} has not trained yet")
+    total = run.progress.epochs or run.job.epochs or 0
+    if 0 < total <= order.epoch:
+        hint = f"`extend {run.name} --epochs N` trains on after the last one"
+        raise RefusedOrder(409, f"{run.name} has {total} epochs: nothing is left after epoch {order.epoch}; {hint}")
+
+
+def _check_extend(world: World, run: Run, order: Order) -> None:
+    _check_newest(world, run)
+    if order.epochs is None or order.epochs < 1:
+        raise RefusedOrder(422, f"epochs: expected a whole number from 1 on, got {order.epochs}")
+    if run.phase is not Phase.SUCCEEDED:
+        hint = _again(run) if run.phase.terminal else "edit epochs in its job file before it starts, or let it finish"
+        raise RefusedOrder(409, f"{run.name} is {run.phase.value}, only finished runs are extended; {hint}")
+    if run.job.train is None:
+        raise RefusedOrder(409, f"{run.name} is no run with [train]: how its epochs are raised is not known")
+    if "time" in run.job.train:
+        raise RefusedOrder(409, f"{run.name} has a budget of time, not of epochs (train.time)")
+    trained = run.progress.saved_epoch
+    if order.epochs <= trained:
+        raise RefusedOrder(409, f"{run.name} has {trained} epochs already; give --epochs more than that")
+
+
+def _check_newest(world: World, run: Run) -> None:
     newest = world.named(run.name)
     if newest is not None and newest.id != run.id:
         raise RefusedOrder(409, f"{run.id} is not the newest run of this name, {newest.id} is ({newest.phase.value})")
+
+
+def check_saved(verb: str, run: Run, order: Order, saved: Saved) -> None:
+    """Raise RefusedOrder where no checkpoint is there that the order could begin with."""
+    stripped = " and ".join(saved.stripped)
+    weights = (
+        f"; {stripped} can be used as weights only (`branch {run.name} NEW.toml --from-weights`)" if stripped else ""
+    )
+    if verb == "extend" and not saved.epochs:
+        hint = "submit a new training with model = best.pt instead"
+        reason = f"{run.name} cannot be extended: no checkpoint with the optimizer's state is left"
+        raise RefusedOrder(409, f"{reason}{weights}; {hint}")
+    if verb == "rewind" and order.epoch not in saved.epochs:
+        there = f"there are {', '.join(map(str, saved.epochs))}" if saved.epochs else "there is none of any epoch"
+        raise RefusedOrder(409, f"{run.name} has no verified checkpoint of epoch {order.epoch}; {there}{weights}")
 
 
 def _check_priority(_world: World, run: Run, order: Order) -> None:
@@ -131,27 +189,35 @@ _CHECKS: dict[str, Callable[[World, Run, Order], None]] = {
     "cancel": _check_cancel,
     "resume": _check_resume,
     "retry": _check_retry,
+    "rewind": _check_rewind,
+    "extend": _check_extend,
     "priority": _check_priority,
 }
 VERBS = tuple(_CHECKS)
+NEED_A_CHECKPOINT = frozenset({"rewind", "extend"})
+_NEW_RUN = NEED_A_CHECKPOINT | {"retry"}
 
 
 def order_event(verb: str, run: Run, order: Order, by: str, at: float) -> events.Event:
     """The fact that a person ordered this."""
-    if verb == "stop":
-        return events.StopAsked(at=at, origin="api", run=run.id, by=by, at_once=order.now)
-    if verb == "cancel":
-        return events.CancelAsked(at=at, origin="api", run=run.id, by=by, at_once=order.now)
-    if verb == "resume":
-        return events.ResumeAsked(at=at, origin="api", run=run.id, by=by)
-    if verb == "retry":
-        return events.RetryAsked(at=at, origin="api", run=run.id, by=by)
-    return events.PriorityAsked(at=at, origin="api", run=run.id, by=by, priority=order.priority or 0)
+    kind, fields = _EVENTS[verb]
+    return kind(at=at, origin="api", run=run.id, by=by, **fields(order))
+
+
+_EVENTS: dict[str, tuple[Callable[..., events.Event], Callable[[Order], dict[str, object]]]] = {
+    "stop": (events.StopAsked, lambda order: {"at_once": order.now}),
+    "cancel": (events.CancelAsked, lambda order: {"at_once": order.now}),
+    "resume": (events.ResumeAsked, lambda order: {"accept": order.accept}),
+    "retry": (events.RetryAsked, lambda _: {}),
+    "rewind": (events.RewindAsked, lambda order: {"epoch": order.epoch or 0}),
+    "extend": (events.ExtendAsked, lambda order: {"epochs": order.epochs or 0}),
+    "priority": (events.PriorityAsked, lambda order: {"priority": order.priority or 0}),
+}
 
 
 def outcome(verb: str, world: World, run: Run, order: Order) -> Run | None:
     """The run that shows the effect of the order, or None while none does. `run` stood before it."""
-    if verb == "retry":
+    if verb in _NEW_RUN:
         newest = world.named(run.name)
         return newest if newest is not None and newest.id != run.id else None
     after = world.run(run.id)
@@ -179,10 +245,21 @@ def what_next(verb: str, before: Run, after: Run, live: outlook.Live | None, now
         return f"{name} has priority {after.priority}; it counts when places are given"
     if verb in {"stop", "cancel"}:
         return _ending(before, after, live, now)
+    agreed = "; what has changed around it is accepted" if after.accepted else ""
     if after.phase is Phase.QUEUED:
         waits = f", waiting for {words.waiting(after.waiting_for)}" if after.waiting_for else ""
-        return f"{after.id} is QUEUED{waits}"
-    return f"{after.id} is {after.phase.value}: {after.reason}"
+        return f"{after.id} is QUEUED{waits}{agreed}{_consequence(verb, before, after)}"
+    return f"{after.id} is {after.phase.value}: {after.reason}{agreed}{_consequence(verb, before, after)}"
+
+
+def _consequence(verb: str, before: Run, after: Run) -> str:
+    """What going back, or on, means for what was trained."""
+    if verb == "rewind" and after.goal is not None:
+        return f"; what was trained after epoch {after.goal.epoch} is kept in the run's directory"
+    if verb == "extend" and after.goal is not None:
+        done, total = before.progress.saved_epoch, before.progress.epochs or before.progress.saved_epoch
+        return f"; {ancestry.schedule_words(before.job.train or {}, done, total, after.goal.epochs)}"
+    return ""
 
 
 def _ending(before: Run, after: Run, live: outlook.Live | None, now: float) -> str:
@@ -191,11 +268,15 @@ def _ending(before: Run, after: Run, live: outlook.Live | None, now: float) -> s
         hint = f"; `resume {name}` lets it go on" if after.phase is Phase.HELD else ""
         ended_unsaved = before.busy and after.progress.saved_epoch <= outlook.saved_epoch(before, live)
         lost = f"; {loss(before, live)}" if ended_unsaved else ""  # so fast that nobody saw it ending
+        if before.busy and before.attempt is not None and before.attempt.watched:
+            lost = "; your training goes on; it is only not watched any more"
         return f"{name} is {after.phase.value}{lost}{hint}"
     if order.how == "save":
         return f"{name} stops when the next epoch is saved{_when(live, now)}; `resume {name}` takes that back"
     if after.phase is not Phase.STOPPING:
         return f"{name} will be {order.then.value} before its training starts, or as soon as it can be ended"
+    if after.attempt is not None and after.attempt.watched:
+        return f"{name}: your training goes on; it is only not watched any more"
     how = "is asked to end" if order.how == "term" else "and every process of its tree are being ended now"
     return f"{name} {how}; {loss(before, live)}"
 

@@ -17,8 +17,9 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from supervisor.clock import Clock
+from supervisor.core.checkpoints import Saved
 from supervisor.core.events import Event
-from supervisor.core.model import World
+from supervisor.core.model import Run, World
 from supervisor.errors import UserError
 from supervisor.web.api import Api, History, LiveBoard, Parts
 from supervisor.web.orders import Peer
@@ -143,9 +144,11 @@ class ApiServer:
         socket_path: Path,
         runs_dir: Path,
         server: Callable[[], Mapping[str, Any]] = dict,
+        saved: Callable[[Run, int | None], Saved] = lambda _run, _epoch: Saved(),
+        checkpoints: Callable[[Run], Mapping[str, Any]] = lambda _run: {},
     ) -> None:
-        """`history` opens a read-only journal for one request; `server` adds facts to the status."""
-        parts = Parts(world, put, board, history, config_view, clock, runs_dir, server)
+        """`history` opens a read-only journal for one request; for `server`, `saved`, `checkpoints` see Parts."""
+        parts = Parts(world, put, board, history, config_view, clock, runs_dir, server, saved, checkpoints)
         self._application = Api(parts).application()
         self._path = socket_path
         self._ready = threading.Event()

@@ -289,6 +289,17 @@ def test_sigterm_ends_at_the_next_batch_with_last_pt_untouched(lab):
     assert (end_of(beats)["result"], end_of(beats)["code"]) == ("stopped", 75)
 
 
+def test_it_leaves_by_itself_where_the_next_stage_begins(lab):
+    """Exit code 75 right after the planned epoch is saved: no batch of the next one is trained with old arguments."""
+    lab.launch(args=lab.arguments(epochs=4), stop_after=1)
+    code, beats, _log = lab.run()
+    assert code == 75
+    assert [beat["epoch"] for beat in beats if beat["kind"] == "epoch"] == [0, 1]
+    assert not [beat for beat in beats if beat["kind"] == "batch" and beat["epoch"] > 1]
+    assert inspect(str(lab.last))["epoch"] == 1
+    assert end_of(beats)["result"] == "stopped"
+
+
 def test_sigterm_while_the_library_finishes_lets_it_finish(lab):
     """After the last save a stop would only make a finished run look cut."""
     lab.launch()

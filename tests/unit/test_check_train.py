@@ -143,3 +143,33 @@ def test_data_sets_are_found(machine):
     (machine.root / "datasets/flowers").mkdir()
     assert accepted(checker, data_job(machine, "flowers")).train["data"] == f"{machine.root}/datasets/flowers"
     assert "not on this machine" in refused(checker, data_job(machine, "trees"))
+
+
+STAGE = 'model = "yolo11s.yaml"\ndata = "{root}/data.yaml"\n{epochs}\n[[stage]]\nfrom_epoch = {begin}\n{change}\n'
+
+
+def stage_job(machine, change, begin=2, epochs="epochs = 3"):
+    """A job with one stage."""
+    return machine.text(STAGE.format(root=machine.root, epochs=epochs, begin=begin, change=change))
+
+
+def test_a_stage_changes_only_what_this_version_takes_at_a_resume(machine):
+    """What the installed version drops would change nothing: refused with its name and what it does take."""
+    machine.describe_as({**DESCRIPTION, "ultralytics": "8.3.74", "resume_keys": ["batch", "imgsz"]})
+    checker = machine.checker(gpu_count=0)
+    assert accepted(checker, stage_job(machine, "imgsz = 320")).stages[0].args == {"imgsz": 320}
+    text = refused(checker, stage_job(machine, "freeze = 3"))
+    for word in ("line 9, stage.0.freeze", "one of batch, imgsz", "Ultralytics 8.3.74", "drops it at a resume"):
+        assert word in text
+    assert "expected a number" in refused(checker, stage_job(machine, 'batch = "many"'))
+    machine.describe_as(DESCRIPTION)  # a version that does not tell is not judged
+    accepted(machine.checker(gpu_count=0), stage_job(machine, "freeze = 3"))
+
+
+def test_a_stage_that_is_never_reached_is_refused(machine):
+    """Also where the number of epochs is the version's own default."""
+    checker = machine.checker(gpu_count=0)
+    assert "expected an epoch up to 3" in refused(checker, stage_job(machine, "freeze = 3", begin=4))
+    text = refused(checker, stage_job(machine, "freeze = 3", begin=101, epochs=""))
+    assert "expected an epoch up to 100, the default of Ultralytics 8.4.190" in text
+    accepted(checker, stage_job(machine, "freeze = 3", begin=100, epochs=""))

@@ -119,11 +119,9 @@ def test_the_jobs_interpreter_replaces_the_default_one():
     [
         ("gpu = { min = 1 }", "gpu"),
         ('backup = ["nas"]', "backup"),
-        ("checkpoints = { keep_last = 3 }", "checkpoints"),
+        ('checkpoints = { snapshot_every = "10m" }', "checkpoints.snapshot_every"),
         ('publish = { to = "/x" }', "publish"),
-        ("stage = [{ from_epoch = 5 }]", "stage"),
         ('run_as = "me"', "run_as"),
-        ('family = "yolov5"', "family"),
         ('limits = { memory = "1GiB" }', "limits.memory"),
         ("limits = { pids = 5 }", "limits.pids"),
         ('restart = { hang_after = "auto" }', "restart.hang_after"),

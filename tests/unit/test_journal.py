@@ -121,6 +121,17 @@ def test_the_history_is_cut_at_its_old_end(writer):
     assert [row.body["priority"] for row in writer.journal.history("a@1", limit=3)] == [17, 18, 19]
 
 
+def test_reports_of_epochs_do_not_push_out_how_it_began(writer):
+    """However many epochs were reported, the start of the run and its other events stay in its history."""
+    writer.submit("a")
+    writer.tell(events.Prepared(at=1.0, run="a@1", attempt=1, start="fresh", answers="a@1/1/prepare-1"))
+    for epoch in range(1, 20):
+        writer.tell(events.Kept(at=1.0, run="a@1", attempt=1, epoch=epoch, file=f"epoch{epoch}.pt"))
+    rows = writer.journal.history("a@1", limit=3)
+    assert [row.kind for row in rows] == ["JobAccepted", "Prepared", "Kept", "Kept", "Kept"]
+    assert rows[-1].body["epoch"] == 19
+
+
 def test_recent_pages_through_everything(writer):
     """Page by page after the last seq that was seen, nothing is missed, even where one event changes many runs."""
     for name in "abcdefgh":

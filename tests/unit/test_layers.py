@@ -15,6 +15,7 @@ FILES = sorted(path for path in ROOT.rglob("*.py") if "__pycache__" not in path.
 SHARED = {
     "errors",
     "attempt_files",
+    "curve_files",
     "clock",
     "layout",
     "config",
@@ -38,13 +39,25 @@ ALLOWED = {
     "layout": (set(), "paths are known without anything else"),
     "errors": (set(), "everybody raises them"),
     "units": ({"errors"}, "sizes and durations are words"),
+    "curve_files": ({"attempt_files", "layout", "trainers", "core"}, "reading a curve: files of the run, and words of its trainer"),
     "attempt_files": (set(), "the format shared with shims that may be weeks older"),
 }  # fmt: skip
 
 # The command line may be loaded anywhere and must start quickly: what of the daemon it needs, it imports in functions.
 CLI_ENTRY = {"__init__", "program", "failures", "client"}  # loaded for every verb; a verb's own module only for it
 CLI_LIGHT = {"cli", "errors", "units", "toml_errors", "layout", "config", "core", "trainers"}
-CLI_LATE = {"jobspec", "job_rules", "journal", "drafts", "daemon", "effects", "gpu_count", "attempt_files", "clock"}
+CLI_LATE = {
+    "jobspec",
+    "job_rules",
+    "journal",
+    "drafts",
+    "daemon",
+    "effects",
+    "gpu_count",
+    "attempt_files",
+    "curve_files",
+    "clock",
+}
 
 # Libraries that must not come into the daemon, or only where they are used.
 FORBIDDEN = {

@@ -33,7 +33,7 @@ def checkpoint(path: Path, epoch: int, *, epochs: int = 8, stripped: bool = Fals
     """A checkpoint as Ultralytics writes it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     toy = Checkpoint(path.parent, epochs)
-    toy.last = toy.best = path
+    toy.files = (path,)
     toy.save(epoch, 0.5, torn=False)
     if stripped:
         path.write_bytes(packed({**unpacked(path), "epoch": -1, "model": "m", "ema": None, "optimizer": None}))

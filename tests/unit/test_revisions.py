@@ -76,6 +76,22 @@ def test_train_arguments_that_a_resume_takes():
     assert refused == []
 
 
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (1, 0), (0, 1)])
+def test_the_devices_may_change(before, after):
+    """A training moves between GPUs, and to the CPU and back: the checkpoint fits them all, the total batch is kept."""
+    old = job(OLD)
+    moved = (msgspec.structs.replace(old, gpus=before), msgspec.structs.replace(old, gpus=after))
+    assert resume_differences(*moved) == (["gpus"], [])
+
+
+def test_the_plan_of_stages_may_change():
+    """Stages are resumes with other arguments: a new one, another epoch, other values take effect when they are due."""
+    stage = "[[stage]]\nfrom_epoch = 2\nimgsz = 320\n"
+    assert differences(OLD + stage) == (["stage"], [])
+    assert differences(OLD + stage.replace("320", "352"), OLD + stage) == (["stage"], [])
+    assert differences(OLD, OLD + stage) == (["stage"], [])
+
+
 def test_epochs_are_refused_with_the_reason():
     """Who raises the number of epochs of a live run is told why that cannot work."""
     _, (problem,) = resume_differences(job(OLD), job(OLD.replace("epochs = 3", "epochs = 30")))

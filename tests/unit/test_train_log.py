@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.core.events import Progressed, StartConfirmed
+from supervisor.core.events import Progressed, SaveSeen, StartConfirmed
 from supervisor.core.model import Attempt, Job, Phase, Progress, Run, World
 from supervisor.core.plain_text import clean_lines, frames
 from supervisor.layout import run_directory
@@ -36,6 +36,7 @@ class Room:
     def __init__(self, tmp_path, **job):
         self.clock = VirtualClock()
         self.events = []
+        self.saves = []
         self.board = Board()
         self.directory = run_directory(tmp_path / "runs", "default", "truck")
         self.attempt = self.directory.attempt(1)
@@ -85,11 +86,18 @@ class Room:
         os.utime(path, (self.clock.time, self.clock.time))
 
     def poll(self, after_s=0.25):
-        """Let time pass and the source look; return what it told."""
+        """Let time pass and the source look; return what it told. Saves, which have times of their own, go apart."""
         self.clock.time += after_s
         self.source.poll()
         told, self.events[:] = list(self.events), []
-        return told
+        self.saves += [event for event in told if isinstance(event, SaveSeen)]
+        return [event for event in told if not isinstance(event, SaveSeen)]
+
+    def saved(self, after_s=0.25):
+        """Let time pass; return the saves that were told, as (epoch, path)."""
+        self.saves.clear()
+        self.poll(after_s)
+        return [(event.epoch, event.path) for event in self.saves]
 
     @property
     def live(self):
@@ -271,6 +279,75 @@ def test_runs_that_are_not_alive_are_not_followed(room):
     room.run = Run(id="truck@1", job=room.run.job, phase=Phase.COOLING, created_at=0.0, phase_since=0.0)
     assert room.poll() == []
     assert room.board.snapshot() == {}
+
+
+# ---- saves
+def test_each_save_is_told_once(room):
+    """One event for a save, with its epoch from 1; none for what was told, and none for a resume."""
+    room.beat("resumed", from_epoch=2, checkpoint="/last.pt", save_dir="/runs/train")
+    assert room.saved() == []
+    room.beat("saved", epoch=3, path="/last.pt", best=True)
+    room.poll()
+    assert room.saves == [SaveSeen(at=room.clock.time, origin="train_log", run="truck@1", attempt=1, epoch=4)]
+    assert room.saved(20.0) == []
+
+
+def test_fast_saves_are_told_every_ten_seconds(room):
+    """Four epochs a second for 30 s: the first at once, then the newest of each ten seconds, none of them lost for good."""
+    told = []
+    for epoch in range(120):
+        room.beat("saved", epoch=epoch, path="/last.pt")
+        told += room.saved(0.25)
+    assert told == [(1, ""), (41, ""), (81, "")]
+    assert room.saved(9.5) == [(120, "")]
+    assert room.saved(60.0) == []
+
+
+def test_a_kept_copy_and_the_last_epoch_do_not_wait(room):
+    """A private copy of the runner is told at once with its path, and the save of the last epoch too."""
+    room.beat("fresh", save_dir="/runs/train", epochs=5)
+    room.beat("saved", epoch=1, path="/last.pt")
+    assert room.saved() == [(2, "")]
+    room.beat("saved", epoch=2, path="/last.pt")
+    room.beat("saved", epoch=3, path="/last.pt", kept="/runs/attempts/1/final.pt")
+    assert room.saved() == [(4, "/runs/attempts/1/final.pt")]
+    room.beat("saved", epoch=4, path="/last.pt")
+    assert room.saved() == [(5, "")]
+    assert room.saved(60.0) == []
+
+
+def test_a_restarted_daemon_tells_the_newest_save_once(room):
+    """Nobody knows whether it was copied before the old daemon died."""
+    for epoch in range(3):
+        room.beat("saved", epoch=epoch, path="/last.pt")
+        room.saved(10.0)
+    room.restart()
+    assert room.saved() == [(3, "")]
+    assert room.saved(60.0) == []
+
+
+def test_the_save_of_a_command_is_told_after_its_quiet_time(tmp_path):
+    """Without records: when the file was left alone for two seconds; also where nobody says which epoch it holds."""
+    room = Room(tmp_path, command=("x",), checkpoint_files=("{run_dir}/out/*.pt",))
+    assert room.saved(5.0) == []
+    room.write("out/last.pt", b"new")
+    assert room.saved(2.5) == []
+    assert room.saved(2.5) == [(0, "")]
+    assert room.saved(60.0) == []
+    room.write("out/last.pt", b"newer")
+    assert room.saved(0.5) + room.saved(2.5) == [(0, "")]
+    room.restart(progress=Progress(saved_epoch=4, epoch=4))
+    assert room.saved() == [(4, "")]
+
+
+def test_a_hooked_command_tells_each_save_once(tmp_path):
+    """The hook's record tells the save; the file that changed with it is the same one."""
+    room = Room(tmp_path, command=("x",), checkpoint_files=("{run_dir}/out/*.pt",))
+    room.poll(5.0)
+    room.write("out/last.pt", b"new")
+    room.beat("saved", epoch=0, path="/last.pt")
+    assert room.saved(2.5) == [(1, "")]
+    assert [room.saved(5.0) for _ in range(5)] == [[]] * 5
 
 
 # ---- command jobs

@@ -250,6 +250,15 @@ def test_unknown_kinds_are_named():
         ),
         ("StartConfirmed", {"from_epoch": 4}, "goes on after epoch 4"),
         ("SignalSent", {"signal": "SIGKILL", "count": 3}, "SIGKILL was sent to 3 processes"),
+        ("ResumeAsked", {"by": "ann", "accept": True}, "ann asked it to go on, and agreed to what has changed"),
+        ("RewindAsked", {"by": "ann", "epoch": 4}, "ann asked to go back to epoch 4"),
+        ("ExtendAsked", {"by": "ann", "epochs": 150}, "ann asked for more epochs, 150 in all"),
+        ("SaveSeen", {"epoch": 4}, "the trainer saved epoch 4"),
+        ("Kept", {"epoch": 4, "file": "/g"}, "a copy of epoch 4 was verified and entered in the ledger"),
+        ("Kept", {"epoch": 0, "reason": "the disk is full"}, "no copy of a checkpoint was kept: the disk is full"),
+        ("Compared", {"continuous": True}, "no jump after the resume: the first epoch fits those before"),
+        ("Compared", {"continuous": False, "findings": ["a", "b"]}, "a jump after the resume: a; b"),
+        ("WrongStart", {"reason": "epoch 1"}, "starts from the wrong place: epoch 1"),
     ],
 )
 def test_sentences(kind, body, part):
@@ -268,6 +277,17 @@ def test_progress_reports_in_a_row_are_one_step():
 def test_deliveries_are_left_out_of_the_story():
     """Bookkeeping that changed nothing is not told."""
     assert story.steps([a_row("Announced"), a_row("Observed"), a_row("FileMarked")]) == []
+    kept, failed = a_row("Kept", {"epoch": 3}), a_row("Kept", {"reason": "the disk is full"})
+    assert [step["what"] for step in story.steps([a_row("SaveSeen", {"epoch": 3}), kept, failed])] == [
+        "no copy of a checkpoint was kept: the disk is full",
+    ]
+
+
+def test_an_attempt_shows_whether_it_went_on_smoothly():
+    """The comparison after a resume is part of the attempt."""
+    rows = [a_row("Compared", {"attempt": 2, "continuous": False, "findings": ["a jump"]})]
+    [attempt] = story.attempts_view(None, rows)
+    assert (attempt["continuous"], attempt["findings"]) == (False, ["a jump"])
 
 
 def test_attempts_are_gathered_from_the_history():

@@ -8,8 +8,10 @@ import threading
 from pathlib import Path
 
 from supervisor.core import events
+from supervisor.core.checkpoints import Saved
 from supervisor.core.model import Boot, Job, Policy, World
 from supervisor.core.step import step
+from supervisor.effects import listing
 from supervisor.journal import Entry, Journal
 from supervisor.sources.course import Live
 from supervisor.web.server import ApiServer
@@ -59,6 +61,7 @@ class FakeDaemon:
             folder.mkdir()
         self.journal = Journal.open(self.journal_path)
         self.world, self.deaf, self.waiting = World(), False, []
+        self.saved = lambda _run, _epoch: Saved()
         self.lock = threading.Lock()
         self.socket_path = root / "socket"
         self.api = self.make_api()
@@ -77,6 +80,8 @@ class FakeDaemon:
             socket_path=self.socket_path,
             runs_dir=self.runs_dir,
             server=lambda: {"pid": 7, "version": "0.0.0"},
+            saved=lambda run, epoch: self.saved(run, epoch),  # noqa: PLW0108 - a test may change it
+            checkpoints=lambda run: listing.checkpoints_view(run, self.runs_dir, self.clock.now()),
         )
 
     def make(self):

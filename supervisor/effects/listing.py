@@ -1,0 +1,123 @@
+"""All checkpoints of one run as plain data: those in the ledger, the trainer's own, and the one to go on from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from supervisor import layout
+from supervisor.core.checkpoints import Checkpoint, Choice, choose
+from supervisor.core.ledger import Entry, Ledger, usable
+from supervisor.core.model import Run
+from supervisor.core.views import VERSION, View
+from supervisor.effects import checkpoints, ledger, survey
+
+
+def checkpoints_view(run: Run, runs_dir: Path, now: float) -> View:
+    """What `checkpoints NAME` shows. Epochs count from 1, None where nobody knows; times are Unix seconds.
+
+    The trainer's own files are looked into (not searched for NaN); copies are as they were proven when they were
+    entered. Raises RetryableError where that cannot be done now, OSError where the folder cannot be read.
+    """
+    run_dir = layout.run_directory(runs_dir, run.job.project, run.name)
+    kept = ledger.read(run_dir)
+    looked = survey.of_run(run.job, run_dir, kept)
+    own = checkpoints.survey([Path(one.path) for one in looked.candidates if not one.kept])
+    choice = _choice(run, [looked.judge(one) for one in (*own, *_as_found(run_dir, kept))], hooked=looked.hooked)
+    chosen = choice.checkpoint.path if choice.checkpoint is not None else ""
+    rows = [
+        *(_kept_row(run_dir, kept, entry) for entry in reversed(kept.entries)),
+        *(_own_row(run_dir, one) for one in own),
+    ]
+    return {
+        "version": VERSION,
+        "at": now,
+        "name": run.name,
+        "id": run.id,
+        "directory": str(run_dir.root),
+        "line": kept.line,
+        "lines": msgspec.to_builtins(kept.lines),
+        "next_start": None if run.phase.terminal else _start(choice),
+        "kept": {"count": len(kept.entries), "bytes": sum(entry.size_bytes for entry in kept.entries)},
+        "checkpoints": [{**row, "next": row["path"] == chosen and not run.phase.terminal} for row in rows],
+    }
+
+
+def _choice(run: Run, found: Sequence[Checkpoint], *, hooked: bool) -> Choice:
+    """The start by what was found. The real one looks closer before it takes a file."""
+    fresh = not run.progress.saved_epoch
+    return choose(run.job, found, scratch_allowed=fresh, hooked=hooked)
+
+
+def _as_found(run_dir: layout.RunDirectory, kept: Ledger) -> list[Checkpoint]:
+    """The copies that the present line may use, as a look would find them."""
+    return [
+        Checkpoint(
+            path=str(ledger.path_of(run_dir, entry)),
+            state=entry.state,
+            epoch=entry.epoch - 1 if entry.epoch else None,
+            epochs=entry.epochs,
+            size_bytes=entry.size_bytes,
+            mtime_ns=entry.source_mtime_ns,
+            kept=True,
+        )
+        for entry in usable(kept)
+    ]
+
+
+def _start(choice: Choice) -> dict[str, Any]:
+    best = choice.checkpoint
+    return {
+        "kind": choice.start,
+        "path": best.path if best is not None else None,
+        "epoch": (best.done_epochs or None) if best is not None else None,
+        "reason": choice.reason,
+    }
+
+
+def _kept_row(run_dir: layout.RunDirectory, kept: Ledger, entry: Entry) -> dict[str, Any]:
+    path = ledger.path_of(run_dir, entry)
+    return {
+        "where": "ledger",
+        "path": str(path),
+        "file": str(path.relative_to(run_dir.root)),
+        "state": entry.state,
+        "epoch": entry.epoch or None,
+        "epochs": entry.epochs,
+        "map50_95": entry.map50_95,
+        "size_bytes": entry.size_bytes,
+        "sha256": entry.sha256,
+        "attempt": entry.attempt,
+        "run": entry.run,
+        "line": entry.line,
+        "usable": entry in usable(kept),
+        "kept_at": entry.kept_at,
+        "trainer_version": entry.trainer_version or None,
+        "reason": None,
+    }
+
+
+def _own_row(run_dir: layout.RunDirectory, found: Checkpoint) -> dict[str, Any]:
+    path = Path(found.path)
+    inside = path.is_relative_to(run_dir.root)
+    return {
+        "where": "runner" if path in ledger.finals(run_dir) else "trainer",
+        "path": found.path,
+        "file": str(path.relative_to(run_dir.root)) if inside else found.path,
+        "state": found.state,
+        "epoch": found.done_epochs or None,
+        "epochs": found.epochs,
+        "map50_95": found.map50_95,
+        "size_bytes": found.size_bytes,
+        "sha256": None,
+        "attempt": None,
+        "run": None,
+        "line": None,
+        "usable": None,
+        "kept_at": None,
+        "trainer_version": found.version,
+        "reason": found.reason or None,
+    }
