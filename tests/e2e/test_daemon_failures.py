@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 
 import pytest
@@ -55,7 +56,7 @@ def test_a_torn_last_checkpoint_is_replaced_by_the_best_one_and_kept(server):
 
 
 def kill_and_damage(server, name, *files, epoch=3, keep=None):
-    """While no daemon looks: kill the training behind `epoch` and cut these checkpoints in two."""
+    """While no daemon looks: kill the training behind `epoch` and cut these checkpoints and all copies in two."""
     server.wait_saved(name, epoch)
     server.end(signal.SIGKILL)
     attempt = server.attempt(name)
@@ -64,8 +65,7 @@ def kill_and_damage(server, name, *files, epoch=3, keep=None):
         (weights / keep).write_bytes((weights / "last.pt").read_bytes())
     os.kill(attempt.pid, signal.SIGKILL)
     attempt.json("exit.json")
-    for file in files:
-        path = weights / file
+    for path in (*(weights / file for file in files), *(server.run_dir(name) / "good").glob("*.pt")):
         path.write_bytes(path.read_bytes()[:1000])
     server.start()
 
@@ -114,6 +114,7 @@ def test_checkpoints_that_vanished_are_no_reason_to_begin_anew(server):
     server.wait_saved("truck", 2)
     server.end(signal.SIGKILL)
     (server.run_dir("truck") / "train").rename(server.run_dir("truck") / "elsewhere")
+    shutil.rmtree(server.run_dir("truck") / "good", ignore_errors=True)
     os.kill(server.attempt("truck").pid, signal.SIGKILL)
     server.start()
     assert "not mounted" in server.wait("truck", "HELD")["reason"]

@@ -50,7 +50,7 @@ def test_families_a_script_that_cannot_resume_is_resumed(fuse):
     """SIGKILL in a later epoch; the same command again goes on behind the saved one, into the same folder."""
     drop(fuse, "fuse", "custom", fuse.folder, "train_dual.py")
     first = fuse.attempt("fuse", 1)
-    first.wait_for_beat("batch", SLOW_S, epoch=2)
+    first.wait_for_beat("saved", SLOW_S, epoch=1)
     assert kill(first, 0.0, begun=batches_begun)
     saved = max(beat["epoch"] for beat in first.beats("saved"))
     finished(fuse, "fuse")
