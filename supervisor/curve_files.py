@@ -12,7 +12,7 @@ import msgspec
 
 from supervisor import attempt_files, layout
 from supervisor.attempt_files import Beat
-from supervisor.core.curve import Curve, Point, Rows, Trace, join, view
+from supervisor.core.curve import Curve, Point, Rows, Trace, join, of_run, ordered_ends, view
 from supervisor.core.model import Job, Run
 from supervisor.core.numbers import NAME_MAX_CHARACTERS, VALUES_MAX
 from supervisor.core.story import Row, attempts_view
@@ -42,19 +42,28 @@ def read_curve(job: Job, run_dir: RunDirectory, known: Sequence[Mapping[str, Any
 
 
 def curve_view(run: Run, runs_dir: Path, history: Sequence[Row], now: float) -> dict[str, Any]:
-    """The curve of a run as plain data; see curve.view. Raises as `read_curve`."""
+    """The curve of a run as plain data; see curve.view. Raises as `read_curve`.
+
+    It ends with the run: what later runs trained in the same directory is theirs. `history` is that of the run and of
+    its ancestors, oldest first.
+    """
     run_dir = layout.run_directory(runs_dir, run.job.project, run.name)
-    curve = read_curve(run.job, run_dir, attempts_view(run.attempt, history))
+    traces = read_traces(run_dir, attempts_view(run.attempt, history), ordered_ends(history))
+    last = run.attempts if run.phase.terminal else None
+    curve = join(*of_run(traces, read_rows(run.job, run_dir), last))
     epochs = run.progress.epochs or run.job.epochs
     return view(curve, name=run.name, run=run.id, phase=run.phase.value, epochs=epochs, now=now)
 
 
-def read_traces(run_dir: RunDirectory, known: Sequence[Mapping[str, Any]] = ()) -> list[Trace]:
-    """What each attempt left, the oldest first."""
+def read_traces(
+    run_dir: RunDirectory, known: Sequence[Mapping[str, Any]] = (), ordered: Mapping[int, str] | None = None
+) -> list[Trace]:
+    """What each attempt left, the oldest first. `ordered`: which of them were ended by whose order."""
     folders = (run_dir.root / "attempts").glob("*/")
     numbers = sorted(int(folder.name) for folder in folders if folder.name.isdigit())
     told = {attempt["number"]: attempt for attempt in known}
-    return [_with_known(_trace(run_dir.attempt(number), number), told.get(number, {})) for number in numbers]
+    traces = [_trace(run_dir.attempt(number), number, (ordered or {}).get(number, "")) for number in numbers]
+    return [_with_known(trace, told.get(trace.number, {})) for trace in traces]
 
 
 def _with_known(trace: Trace, told: Mapping[str, Any]) -> Trace:
@@ -69,7 +78,7 @@ def _with_known(trace: Trace, told: Mapping[str, Any]) -> Trace:
     )
 
 
-def _trace(attempt: AttemptDirectory, number: int) -> Trace:
+def _trace(attempt: AttemptDirectory, number: int, order: str) -> Trace:
     try:
         status = attempt.beats.stat()
     except FileNotFoundError:
@@ -83,9 +92,10 @@ def _trace(attempt: AttemptDirectory, number: int) -> Trace:
         run=_run_of(attempt),
         start="" if first is None else "resume" if first.kind == "resumed" else "fresh",
         from_epoch=0 if first is None or first.from_epoch is None else first.from_epoch + 1,
-        ending=_ending(attempt, beats),
+        ending=_ending(attempt, beats, order),
         began_at=first.at if first is not None else None,
         saved_at=saves[-1] if saves else None,
+        launched=attempt.launch.exists(),
         points=tuple(_point(beat, number) for beat in beats if beat.kind == "epoch" and beat.epoch is not None),
     )
 
@@ -151,8 +161,8 @@ def _run_of(attempt: AttemptDirectory) -> str:
         return ""
 
 
-def _ending(attempt: AttemptDirectory, beats: Sequence[Beat]) -> str:
-    """How an attempt ended, in a few words; empty while it runs."""
+def _ending(attempt: AttemptDirectory, beats: Sequence[Beat], order: str) -> str:
+    """How an attempt ended, in a few words; empty while it runs. `order`: whose order to end it stood then."""
     try:
         end = attempt_files.read_exit(attempt.root)
     except ValueError:
@@ -164,9 +174,10 @@ def _ending(attempt: AttemptDirectory, beats: Sequence[Beat]) -> str:
     if end.code is None and end.signal is None:
         return "ended; nobody saw how"
     if end.signal is not None:
-        return f"killed by {end.signal_name or f'signal {end.signal}'}"
+        return order or f"killed by {end.signal_name or f'signal {end.signal}'}"
     result = next((beat.result for beat in reversed(beats) if beat.kind == "end"), None)
     ours = _FAREWELL.get(end.code or 0) if result is not None else None
+    ours = order or ours if ours == "stopped" else ours
     return ours or ("finished" if result == "finished" else f"exit code {end.code}")
 
 

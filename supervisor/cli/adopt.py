@@ -14,6 +14,7 @@ from supervisor.cli import screen
 from supervisor.cli.client import Client, Target, View, connect, target_options
 from supervisor.cli.examples import examples
 from supervisor.cli.failures import BadInput, Failure, NoDaemon, Refused
+from supervisor.cli.interpreter import must_start
 
 if TYPE_CHECKING:
     from supervisor.config import Config
@@ -135,7 +136,8 @@ def _propose(target: Target, client: Client | None, wishes: Wishes) -> Proposal:
     from supervisor.errors import RetryableError
 
     config = configuration(target, client)
-    training = _training(wishes.pid) if wishes.pid is not None else None
+    _check_interpreter(wishes, config)
+    training = _training(wishes) if wishes.pid is not None else None
     told = wishes.folder or wishes.saves_to
     path = _folder_of(training) if training is not None and not told else Path(told or "")
     try:
@@ -158,16 +160,29 @@ def _name(found: RunFolder) -> str:
     return drafts.as_name(found.options.get("name")) or drafts.as_name(found.path.name) or "adopted"
 
 
-def _training(pid: int) -> Training:
+def _check_interpreter(wishes: Wishes, config: Config) -> None:
+    """Raise BadInput where no interpreter is named anywhere, or the named one does not run."""
+    from supervisor import drafts
+
+    if wishes.python:
+        must_start(str(Path(wishes.python).expanduser().absolute()))
+    known = wishes.conda or wishes.pid or config.defaults.python or config.defaults.conda
+    if not (wishes.python or known or drafts.active_interpreter(os.environ)):
+        hint = "give --python FILE or --conda NAME, or activate the environment first"
+        raise BadInput(f"no environment is active, and nobody says which Python the training needs\n  fix: {hint}")
+
+
+def _training(wishes: Wishes) -> Training:
     from supervisor.effects import live_trainings
 
+    pid = wishes.pid or 0
     training = live_trainings.read(pid)
     if training is None:
         raise BadInput(f"there is no process {pid}, or it may not be looked at")
     if _OURS in training.env:
         raise Refused(f"process {pid} is of {training.env[_OURS]}: it is supervised already")
-    if not training.trains:
-        hint = "give the number of the process that trains, as `ps` shows it"
+    if not (wishes.saves_to or training.trains or live_trainings.shows_itself(training)):
+        hint = "give the number of the process that trains, as `ps` shows it; say where it saves with --dir DIR"
         raise BadInput(f"process {pid} does not look like a training: {' '.join(training.argv)[:200]}\n  fix: {hint}")
     return training
 
@@ -297,9 +312,9 @@ def _script(found: RunFolder, training: Training | None, wishes: Wishes, cwd: Pa
     from supervisor import drafts
     from supervisor.effects import run_folders
 
-    if training is not None and not wishes.script:
-        words = list(training.words)
-        place = next(place for place, word in enumerate(words) if word.endswith(".py"))
+    words = list(training.words) if training is not None and not wishes.script else []
+    place = next((place for place, word in enumerate(words) if word.endswith(".py")), None)
+    if place is not None:
         words[place] = str(cwd / words[place])
         braces = [word.replace("{", "{{").replace("}", "}}") for word in drafts.ours_left_out(words)]
         return Path(words[place]), ["{python}", *braces]

@@ -101,7 +101,12 @@ def verify_verb(
     Exit code 0: every file is whole and sane (resumable, finished, done_not_stripped or weights_only); 1: one is not.
     """
     interpreter = _interpreter(python) if deep else None
-    files = list(dict.fromkeys(_files(paths)))
+    try:
+        files = list(dict.fromkeys(_files(paths)))
+    except BadInput:
+        if as_json:
+            screen.show_json({"version": 1, "ok": False, "files": []})
+        raise
     results = [_verify(file, not quick, interpreter, modules) for file in _with_progress(files)]
     if as_json:
         ok = all(_is_sound(result) for result in results)
@@ -143,7 +148,7 @@ def _with_progress(files: Sequence[Path]) -> Iterator[Path]:
     shown = len(files) > 1 and sys.stderr.isatty()
     for number, file in enumerate(files, start=1):
         if shown:
-            line = screen.cut(f"{number}/{len(files)}  {file}", screen.width() - 1)
+            line = screen.cut(f"{number}/{len(files)}  {screen.escaped(str(file))}", screen.width() - 1)
             click.echo(f"\r\x1b[K{line}", nl=False, err=True)
         yield file
     if shown:
@@ -184,11 +189,13 @@ def _as_data(result: Result) -> dict[str, Any]:
 
 def _show(results: Sequence[Result], *, deep: bool) -> None:
     headers = ["FILE", "STATE", "EPOCH", "SIZE", "TRAINER", *(["DEEP"] if deep else []), "WHAT IT IS"]
-    screen.show_table(headers, [_row(result, deep=deep) for result in results])
+    rows = [_row(result, deep=deep) for result in results]
+    shortened = screen.show_table(headers, rows, whole_in_pipes=True)
     bad = sum(not _is_sound(result) for result in results)
-    for result in results:  # what the table has no room for
-        if not _is_sound(result) or result[0].doubts:
-            click.echo(f"{result[0].path}: {result[0].state}: {_reason(*result)}")
+    for place, result in enumerate(results):  # what the table has no room for
+        path = screen.escaped(result[0].path)
+        if (place in shortened or rows[place][0] != path) and (not _is_sound(result) or result[0].doubts):
+            click.echo(f"{path}: {result[0].state}: {_reason(*result)}")
     if len(results) > 1:
         screen.note(
             f"{len(results)} files, {bad or 'none'} of them not sound" if bad else f"{len(results)} files, all sound"
@@ -210,12 +217,9 @@ def _row(result: Result, *, deep: bool) -> list[str]:
 
 
 def _short(path: str) -> str:
-    """A path whose end is seen on a terminal; the whole path everywhere else."""
-    shown = path
-    while screen.on_terminal() and screen.cut(shown, _NAME_WIDTH) != shown:
-        path = path[1:]
-        shown = f"…{path}"
-    return shown
+    """A path whose end is seen on a terminal; the whole path everywhere else. Always on one line."""
+    path = screen.escaped(path)
+    return screen.end_of(path, _NAME_WIDTH) if screen.on_terminal() else path
 
 
 def _deep_word(deep: Deep | None) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -14,6 +16,8 @@ from supervisor.cli.examples import examples
 from supervisor.cli.failures import BadInput, Refused
 from supervisor.cli.submit import Submission, await_answer, place, tell
 from supervisor.toml_errors import format_value
+
+ENDED = {"SUCCEEDED", "FAILED", "CANCELLED"}
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 name_argument = click.argument("name", metavar="NAME", shell_complete=complete_run)
@@ -53,22 +57,7 @@ def extend_verb(target: Target, name: str, epochs: int, *, as_json: bool) -> Non
     The trainer stretches its schedule over all epochs: the learning rate jumps up where it had ended, and the curve is
     not that of a training that was planned so long.
     """
-    client = connect(target)
-    view = client.get(run_path(name))
-    words = _schedule(view, epochs)
-    if words:
-        screen.note(words)
-    _tell(client.post(run_path(name, "extend"), epochs=epochs), as_json=as_json)
-
-
-def _schedule(view: View, epochs: int) -> str:
-    """What happens to the learning rate, said before it is ordered."""
-    from supervisor.core.ancestry import schedule_words
-
-    done, train = view["saved_epoch"], view["job"]["train"]
-    if view["phase"] != "SUCCEEDED" or train is None or not 0 < done < epochs:
-        return ""  # the daemon says why not
-    return schedule_words(train, done, view["epochs"] or done, epochs)
+    _tell(connect(target).post(run_path(name, "extend"), epochs=epochs), as_json=as_json)
 
 
 @click.command(
@@ -96,9 +85,13 @@ def branch_verb(ctx: click.Context, name: str, file: str, at: int | None, *, fro
     _check_epoch(client, name, at, from_weights=from_weights)
     line = f"start_from = {{ run = {format_value(name)}, " + (f"epoch = {at}, " if at else "")
     submission = _with_first_line(file, f"{line}weights = {str(from_weights).lower()} }}\n", client)
+    _check_name(client, submission)
     folder = Path(client.get("/v1/config")["config"]["jobs"]["folder"])
     since_at = int(time.time()) - 1
-    answer = await_answer(client, submission, place(submission, folder), since_at)
+    path = place(submission, folder)
+    answer = await_answer(client, submission, path, since_at)
+    if answer["state"] == "refused":
+        _take_back(client, submission, path)
     code = tell(client, [answer], as_json=as_json)
     if code == 0 and not as_json:
         click.echo(_origin_words(client.get(run_path(answer["run"]))["lineage"]["origin"]))
@@ -109,12 +102,46 @@ def _check_epoch(client: Client, name: str, at: int | None, *, from_weights: boo
     """Refuse an epoch that is not there before anything is submitted. Raises Refused."""
     found = client.get(run_path(name, "saved"), **({"epoch": at} if at else {}))
     stripped = " and ".join(found["stripped"])
+    if at is None and found["epochs"] and not from_weights:
+        _check_something_is_left(client, name, found["epochs"])
     if at in found["epochs"] or (at is None and (found["epochs"] or (from_weights and stripped))):
         return
     there = f"there are {', '.join(map(str, found['epochs']))}" if found["epochs"] else "there is none of any epoch"
     what = f"of epoch {at}" if at else "to go on from"
     weights = f"; {stripped} can be used as weights only (--from-weights without --at)" if stripped else ""
     raise Refused(f"{name} has no verified checkpoint {what}; {there}{weights}")
+
+
+def _check_something_is_left(client: Client, name: str, found: Sequence[int]) -> None:
+    """Raise BadInput where each checkpoint is of the last epoch. A budget of time has no last epoch."""
+    run = client.get(run_path(name))
+    end = run["epochs"] if "time" not in (run["job"]["train"] or {}) else None
+    if end is not None and min(found) >= end:
+        hint = "--from-weights starts a new training from the weights, where every key counts"
+        raise BadInput(f"all {end} epochs of {name} are trained: nothing is left to go on with\n  fix: {hint}")
+
+
+def _check_name(client: Client, submission: Submission) -> None:
+    """Refuse the name of a live run before its job file is written over; the same branch again does no harm."""
+    run = _live_run(client, submission.name)
+    if run is None or run["job"]["revision"] == submission.revision:
+        return
+    hint = f'write name = "…" into {submission.file}, or `cancel {submission.name}` first'
+    raise Refused(f"{run['id']} is {run['phase']}, and a name is of one run at a time\n  fix: {hint}")
+
+
+def _take_back(client: Client, submission: Submission, path: Path) -> None:
+    """Remove the refused file, if it is still the one that was written and no live run has its name."""
+    with contextlib.suppress(FileNotFoundError):
+        if _live_run(client, submission.name) is None and path.read_bytes() == submission.data:
+            path.unlink()
+
+
+def _live_run(client: Client, name: str) -> View | None:
+    from supervisor.cli.plan import known_run
+
+    run = known_run(name, client)
+    return None if run is None or run["phase"] in ENDED else run
 
 
 def _with_first_line(file: str, line: str, client: Client) -> Submission:

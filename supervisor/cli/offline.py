@@ -136,10 +136,12 @@ class Offline:
     def curve(self, name: str) -> View:
         """See Reading. The files may be newer than the journal."""
         from supervisor import curve_files
+        from supervisor.core.ancestry import ancestors
 
         with self._open() as journal:
-            run = _find(journal.load(), name)
-            rows = journal.history(run.id)
+            world = journal.load()
+            run = _find(world, name)
+            rows = [row for one in ancestors(world, run) for row in journal.history(one.id)]
         return self._marked(curve_files.curve_view(run, self._runs_dir, rows, self.state_at()))
 
     def status(self) -> View:

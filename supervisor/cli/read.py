@@ -14,6 +14,7 @@ from supervisor.cli.examples import examples
 from supervisor.cli.failures import NoDaemon
 from supervisor.cli.offline import Reading, reading
 from supervisor.cli.screen import duration_text, phase_text, time_text
+from supervisor.core.placeholders import expand
 from supervisor.units import format_size
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
@@ -169,7 +170,7 @@ def _stage_text(stage: View) -> str:
 def _what(job: View) -> str:
     train = job["train"]
     if train is None:
-        return shlex.join(job["command"])
+        return shlex.join(expand(word, {"python": job["python"] or "{python}"}) for word in job["command"])
     return f"{train.get('model')} on {train.get('data')}"
 
 
@@ -192,6 +193,8 @@ def _attempt_text(attempt: View, now: float) -> str:
         "resume": f"after epoch {attempt.get('from_epoch')}",
         "watch": "started by a person, watched",
     }
+    if attempt.get("start") == "refused" and not attempt.get("started_at"):
+        return "not launched: no start was found that would not lose work"
     start = starts.get(str(attempt.get("start")), str(attempt.get("start") or ""))
     times = f"{time_text(attempt.get('started_at'), now)} to {time_text(attempt.get('ended_at'), now)}"
     pid = f"pid {attempt['pid']}" if attempt.get("pid") and not attempt.get("ended_at") else ""

@@ -15,8 +15,8 @@ import click
 WIDTH = 80
 MOST_RICH_ROWS = 100  # rich needs about a second for a thousand rows
 _NAME_WIDTH = 24
-_LEAST_LAST = 12
-_GAP = 2
+LEAST_LAST = 12  # columns of the last column of a table
+GAP = 2  # between two columns
 _COLOURS = {
     "RUNNING": "green",
     "STARTING": "green",
@@ -68,23 +68,33 @@ def phase_text(phase: str) -> str:
     return click.style(phase, fg=_COLOURS.get(phase), bold=phase in {"FAILED", "HELD"}) if colourful() else phase
 
 
-def show_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write rows below their headers, within the width of the terminal: the last column is cut to what is left."""
+def show_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, whole_in_pipes: bool = False) -> set[int]:
+    """Write rows below their headers; the last column is cut to what is left of the width. Which rows were cut there.
+
+    `whole_in_pipes`: nothing is cut where no terminal is.
+    """
     if on_terminal():
         rows = [[cut(row[0], _NAME_WIDTH), *row[1:]] for row in rows]
     table = [list(headers), *[[_flat(cell) for cell in row] for row in rows]]
-    widths = [max(_columns(row[place]) for row in table) for place in range(len(headers) - 1)]
-    left = max(_LEAST_LAST, width() - sum(widths) - _GAP * len(widths))
+    widths = [max(columns(row[place]) for row in table) for place in range(len(headers) - 1)]
+    left = room_left(widths) if on_terminal() or not whole_in_pipes else sys.maxsize
+    shortened = {place for place, row in enumerate(table[1:]) if columns(row[-1]) > left}
     table = [[*row[:-1], cut(row[-1], left)] for row in table]
     if on_terminal() and len(rows) <= MOST_RICH_ROWS:
         _rich_table(table, [*widths, left])
     else:
         click.echo("\n".join(aligned(table, widths)))
+    return shortened
+
+
+def room_left(widths: Sequence[int]) -> int:
+    """Columns that are left to the last column of a table, beside others of these widths; it never gets fewer."""
+    return max(LEAST_LAST, width() - sum(widths) - GAP * len(widths))
 
 
 def aligned(table: Sequence[Sequence[str]], widths: Sequence[int]) -> list[str]:
     """Lines in plain text; `widths` are those of all columns but the last one."""
-    gap = " " * _GAP
+    gap = " " * GAP
     return [
         gap.join([*[_padded(cell, size) for cell, size in zip(row, widths, strict=False)], row[-1]]).rstrip()
         for row in table
@@ -96,7 +106,7 @@ def _rich_table(table: Sequence[Sequence[str]], widths: Sequence[int]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold" if colourful() else "")
+    shown = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold" if colourful() else "")
     for header, size in zip(table[0], widths, strict=True):
         shown.add_column(header, width=size, no_wrap=True)
     for row in table[1:]:
@@ -112,7 +122,7 @@ def _flat(text: str) -> str:
     return " ".join(text.split())
 
 
-def _columns(text: str) -> int:
+def columns(text: str) -> int:
     """Columns on a terminal: East Asian characters take two."""
     if text.isascii():
         return len(text)
@@ -120,20 +130,35 @@ def _columns(text: str) -> int:
 
 
 def _padded(text: str, size: int) -> str:
-    return text + " " * (size - _columns(text))
+    return text + " " * (size - columns(text))
+
+
+def escaped(text: str) -> str:
+    r"""A name on one line, whatever is in it: a line end as \n, other control characters and broken bytes likewise."""
+    safe = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in safe)
 
 
 def cut(text: str, size: int) -> str:
     """The text, or as much of it as fits into `size` columns with a mark that something is missing."""
-    if _columns(text) <= size:
+    if columns(text) <= size:
         return text
     kept, used = "", 0
     for character in text:
-        used += _columns(character)
+        used += columns(character)
         if used > size - 1:
             break
         kept += character
     return kept + "…"
+
+
+def end_of(text: str, size: int) -> str:
+    """The text, or as much of its end as fits into `size` columns: of a path it says more than the beginning."""
+    shown = text
+    while columns(shown) > size and text:
+        text = text[1:]
+        shown = f"…{text}"
+    return shown
 
 
 def time_text(at: float | None, now: float | None = None) -> str:

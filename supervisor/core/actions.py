@@ -38,8 +38,8 @@ class Prepare(Action, frozen=True, kw_only=True, tag=True):
 
     `scratch_allowed`: the run never had a checkpoint that was proven good, so a start from scratch loses nothing.
     `set_aside`: what an older run left under this name is moved aside, not continued. `goal`: what this run on an
-    older run's directory is for. `accepted`: a person agreed to what has changed around the run. `gpus`: how many the
-    attempt before had. `origin`: project/name of the run that the job's start_from names.
+    older run's directory is for. `accepted`: the digest of the differences that a person agreed to. `gpus`: how many
+    the attempt before had. `origin`: project/name of the run that the job's start_from names.
     """
 
     attempt: int
@@ -48,7 +48,7 @@ class Prepare(Action, frozen=True, kw_only=True, tag=True):
     scratch_allowed: bool
     set_aside: bool = False
     goal: Goal | None = None
-    accepted: bool = False
+    accepted: str = ""
     gpus: int = 0
     origin: str = ""
 

@@ -121,8 +121,11 @@ def how(run: Run) -> str:
 
 # ---- more epochs
 def schedule_words(train: Mapping[str, Any], done: int, before: int, epochs: int) -> str:
-    """What more epochs do to the learning rate: the schedule is stretched, so that it jumps up where it had ended."""
-    old, new = (_factor(train, done, total) for total in (before, epochs))
+    """What more epochs do to the learning rate: the schedule is stretched, so that it jumps up where it had ended.
+
+    The schedule counts epochs from 0: the last one was trained at `done` - 1, the next one is at `done`.
+    """
+    old, new = _factor(train, done - 1, before), _factor(train, done, epochs)
     return (
         f"the learning-rate curve changes: the schedule of {before} epochs is stretched to {epochs}, so that after "
         f"epoch {done} the learning rate jumps from {old:.1%} of lr0 to {new:.1%}, and the losses with it"
@@ -130,7 +133,7 @@ def schedule_words(train: Mapping[str, Any], done: int, before: int, epochs: int
 
 
 def _factor(train: Mapping[str, Any], epoch: int, epochs: int) -> float:
-    """The learning rate after so many epochs as a fraction of lr0: Ultralytics' linear or cosine schedule."""
+    """The learning rate in an epoch (from 0) as a fraction of lr0: Ultralytics' linear or cosine schedule."""
     final = train.get("lrf", DEFAULT_LRF)
     final = float(final) if isinstance(final, int | float) else DEFAULT_LRF
     part = min(1.0, epoch / max(1, epochs))

@@ -13,13 +13,15 @@ held (a person must agree)
     gone or rewritten, another model: it would be another training under the old name. imgsz or batch without an edit
     of the job file: nobody asked for it. Ultralytics' version: how it resumes changes with it.
 
-Nothing is compared with what could not be looked at.
+Data that is not there at all is no difference: its disk is waited for (`lost`). Nothing is compared with what could
+not be looked at.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 from typing import Any, Literal
 
@@ -120,17 +122,23 @@ def compare(old: Fingerprint, new: Fingerprint) -> tuple[Difference, ...]:
     return tuple(found)
 
 
+def digest(held: Sequence[Difference]) -> str:
+    """A short name of just these differences, for a person's agreement to them; nothing for none."""
+    return hashlib.sha256("\n".join(one.text for one in held).encode()).hexdigest()[:16] if held else ""
+
+
 def lost(old: Fingerprint, new: Fingerprint) -> str:
-    """What of the data is not there at all any more, as if a disk were not mounted; or nothing."""
+    """What of the data is not there at all, as if a disk were not mounted: its file, a folder, a whole split."""
     if old.data is None or new.data is None:
         return ""
     missing = [path for path in new.data.missing if path not in old.data.missing]
     if missing:
         return f"{missing[0]} is not there"
+    nothing = None if new.data.sha256 else Split()  # a folder per split: without a file that no longer names it
     for name in ("train", "val"):
-        had, has = old.data.splits.get(name), new.data.splits.get(name)
+        had, has = old.data.splits.get(name), new.data.splits.get(name, nothing)
         if had is not None and had.images and has is not None and not has.images and not has.partial:
-            return f"{', '.join(has.sources)} held {had.images} images and holds none"
+            return f"{', '.join(has.sources or had.sources)} held {had.images} images and holds none"
     return ""
 
 

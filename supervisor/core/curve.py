@@ -9,6 +9,7 @@ import msgspec
 from msgspec.structs import replace
 
 from supervisor.core import outlook
+from supervisor.core.story import Row
 
 VERSION = 1
 
@@ -33,6 +34,7 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
     """What the files of one attempt tell. `start` is fresh, resume, or empty where it never came to its first batch.
 
     `ending` says in a few words how it ended; empty while it runs. `saved_at`: when a checkpoint was last reported.
+    `launched` is False where the preparation found no start: nothing was tried then.
     """
 
     number: int
@@ -42,6 +44,7 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
     ending: str = ""
     began_at: float | None = None
     saved_at: float | None = None
+    launched: bool = True
     points: tuple[Point, ...] = ()
 
 
@@ -71,6 +74,48 @@ class Rows(msgspec.Struct, frozen=True, kw_only=True):
     written_at: float = 0.0
 
 
+# ---- of one run
+def of_run(traces: Sequence[Trace], rows: Rows, last: int | None) -> tuple[list[Trace], Rows]:
+    """What belongs to the line of a run whose last attempt was `last`; None for one that may have more.
+
+    Attempts of later runs are left out, with the epochs of the table that they trained anew, and so are older
+    trainings whose name was given to a new job.
+    """
+    own = [trace for trace in traces if last is None or trace.number <= last]
+    began = max((place for place in range(len(own)) if _is_new_training(own[: place + 1])), default=0)
+    end = min((trace.from_epoch for trace in traces[len(own) :] if trace.start), default=None)
+    return own[began:], rows if end is None else _up_to(rows, end)
+
+
+def _is_new_training(traces: Sequence[Trace]) -> bool:
+    """True if the last of these began anew as another run: what was saved before was then set aside for it."""
+    trace = traces[-1]
+    return trace.start == "fresh" and bool(trace.run) and all(one.run not in {"", trace.run} for one in traces[:-1])
+
+
+def _up_to(rows: Rows, epoch: int) -> Rows:
+    kept = {number: row for number, row in rows.points.items() if number <= epoch}
+    return Rows(points=kept, newest=min(rows.newest, epoch), written_at=rows.written_at)
+
+
+_ORDERS = {"StopAsked": "stopped", "CancelAsked": "cancelled", "DrainAsked": "drained"}
+
+
+def ordered_ends(history: Sequence[Row]) -> dict[int, str]:
+    """Which attempts ended while a person's order to end them stood, as `stopped by ann`."""
+    found: dict[int, str] = {}
+    order = ""
+    for row in history:
+        if row.kind in _ORDERS:
+            order = "" if row.body.get("off") else f"{_ORDERS[row.kind]} by {row.body.get('by') or 'somebody'}"
+        elif row.kind in {"ResumeAsked", "Prepared"}:
+            order = ""
+        elif row.kind == "AttemptExited" and order:
+            found[row.body["attempt"]] = order
+    return found
+
+
+# ---- one line
 def join(traces: Sequence[Trace], rows: Rows | None = None) -> Curve:
     """The line through these attempts, the oldest first. What an attempt reported wins over the trainer's table."""
     line: dict[int, Point] = {}
@@ -92,7 +137,7 @@ def _restart(traces: Sequence[Trace], lost: Sequence[int]) -> Restart:
     """The mark of the last of these attempts."""
     trace, older = traces[-1], traces[:-1]
     before = next((one for one in reversed(older) if one.start), older[-1])
-    idle = sum(one.number > before.number for one in older)
+    idle = sum(one.launched and one.number > before.number for one in older)
     then = [f"{idle} more {'try' if idle == 1 else 'tries'} before the first batch"] if idle else []
     how = _how(trace, before, lost)
     reason = ", ".join([part for part in (before.ending, *then) if part] + [how])

@@ -121,7 +121,7 @@ class StopAsked(RunEvent, frozen=True, kw_only=True, tag=True):
 
 
 class ResumeAsked(RunEvent, frozen=True, kw_only=True, tag=True):
-    """A person wants a held run to go on; `accept`: although its data or its versions have changed."""
+    """A person wants a held run to go on; `accept`: with the differences that it is held for."""
 
     by: str
     accept: bool = False
@@ -176,7 +176,7 @@ class Prepared(AttemptEvent, frozen=True, kw_only=True, tag=True):
     `start` is fresh, resume (from `checkpoint`, whose last complete epoch is `from_epoch`, counted from 1), finish
     (all epochs done, only the trainer's own ending is missing), finished (nothing left to do) or refused.
     `epochs_override`: the number of epochs that the trainer must write into its copy of the checkpoint first.
-    `kept_epoch`: the newest verified epoch in the ledger.
+    `kept_epoch`: the newest verified epoch in the ledger. `differences`: a digest of what a person must agree to.
     """
 
     start: str
@@ -186,6 +186,7 @@ class Prepared(AttemptEvent, frozen=True, kw_only=True, tag=True):
     reason: str = ""
     epochs_override: int = 0
     kept_epoch: int = 0
+    differences: str = ""
 
 
 class PrepareFailed(AttemptEvent, frozen=True, kw_only=True, tag=True):
@@ -198,13 +199,15 @@ class PrepareFailed(AttemptEvent, frozen=True, kw_only=True, tag=True):
 class Kept(RunEvent, frozen=True, kw_only=True, tag=True):
     """The newest checkpoint was copied, verified and entered in the ledger; or, `epoch` 0, it was not.
 
-    `epoch` counts from 1; `file` is the private copy. `reason` says why nothing was kept.
+    `epoch` counts from 1; `file` is the private copy. `reason` says why nothing was kept; `fault` names what is wrong
+    with the file or the disk (torn, poisoned, no room …), and is empty where nothing is.
     """
 
     attempt: int
     epoch: int = 0
     file: str = ""
     reason: str = ""
+    fault: str = ""
 
 
 class Compared(AttemptEvent, frozen=True, kw_only=True, tag=True):

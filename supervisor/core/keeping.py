@@ -1,4 +1,7 @@
-"""Private copies of checkpoints: when one is ordered, and what is known of them. At most one is under way per run."""
+"""Private copies of checkpoints: when one is ordered, and what is known of them. At most one is under way per run.
+
+That copies fail is told once: a run without new copies would lose epochs at its next torn file.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,9 @@ from supervisor.core import events
 from supervisor.core.actions import Keep
 from supervisor.core.model import Run
 from supervisor.core.turn import Turn
+
+TOLD_AFTER = 3  # failures in a row; a single one may be a save that came in between
+POISONED = "poisoned"
 
 
 def save_seen(turn: Turn, run: Run, event: events.SaveSeen) -> None:
@@ -31,9 +37,26 @@ def order_keep(turn: Turn, run: Run, path: str = "") -> Run:
 
 def kept(turn: Turn, run: Run, event: events.Kept) -> None:
     """A copy stands in the ledger, or could not be made; a save that came meanwhile is copied now."""
-    run = replace(run, kept_epoch=event.epoch or run.kept_epoch)
+    run = _counted(turn, replace(run, kept_epoch=event.epoch or run.kept_epoch), event)
     if event.answers == run.keeping:
         run = replace(run, keeping="")
     run = turn.put(run)
     if run.keep_again and not run.keeping:
         order_keep(turn, run)
+
+
+def _counted(turn: Turn, run: Run, event: events.Kept) -> Run:
+    """Count failures in a row, and tell people once: of NaN or Inf at once, of others after TOLD_AFTER of them."""
+    if event.epoch or event.file:
+        return replace(run, unkept=0, told_unkept="")
+    if not event.fault:
+        return run
+    run = replace(run, unkept=run.unkept + 1)
+    poisoned = event.fault == POISONED
+    if run.told_unkept == POISONED or not (poisoned or (run.unkept >= TOLD_AFTER and not run.told_unkept)):
+        return run
+    title = "NaN or Inf in its checkpoint" if poisoned else f"the last {run.unkept} saves could not be copied"
+    last = f"the newest verified copy is of epoch {run.kept_epoch}" if run.kept_epoch else "there is no verified copy"
+    text = f"{event.reason}; {last}; nothing was ended"
+    turn.announce(run, "copies", "notice", f"{run.name}: {title}", text)
+    return replace(run, told_unkept=event.fault)

@@ -107,19 +107,19 @@ def _age(entry: Entry) -> tuple[int, int, int, float]:
 def keep(ledger: Ledger, policy: Checkpoints) -> tuple[Entry, ...]:
     """The copies that stay. Never none of a ledger that has some, whatever the policy.
 
-    Always: the newest that the current line can go on from, one where each line began (so that one can return there),
-    and each line's newest copy of a finished training (only from it can the run be extended). By policy: the newest
-    `keep_last` epochs, the best `keep_best` of all lines, and by `keep_epochs` all, or exponential ones.
+    Always: the newest that the current line can go on from, each line's newest copy and one where it began (so that one
+    can return there), and each line's newest copy of a finished training (only from it can the run be extended). By
+    policy: the newest `keep_last` epochs, the best `keep_best` of all lines, and by `keep_epochs` all, or exponential
+    ones.
     """
     line = usable(ledger)
     wanted = {*_newest(line, policy.keep_last), *_best(ledger.entries, policy.keep_best)}
-    wanted.update(*_beginnings(ledger), *_endings(ledger.entries))
+    wanted.update(*_beginnings(ledger), _newest_of_lines(ledger.entries))
+    wanted.update(_newest_of_lines(entry for entry in ledger.entries if entry.state == DONE))
     if policy.keep_epochs == "all":
         wanted.update(entry.file for entry in ledger.entries)
     elif policy.keep_epochs == "exponential":
         wanted.update(_exponential(line))
-    if not wanted:  # no copy is of the current line: the newest of any
-        wanted.update(entry.file for entry in sorted(ledger.entries, key=_age)[-1:])
     return tuple(entry for entry in ledger.entries if entry.file in wanted)
 
 
@@ -143,10 +143,9 @@ def _beginnings(ledger: Ledger) -> list[list[str]]:
     return [files[:1] for files in begun]
 
 
-def _endings(entries: Iterable[Entry]) -> list[list[str]]:
-    """For each line the newest copy that holds all epochs and still the state of the optimizer."""
-    newest = {entry.line: entry.file for entry in sorted(entries, key=_age) if entry.state == DONE}
-    return [list(newest.values())]
+def _newest_of_lines(entries: Iterable[Entry]) -> list[str]:
+    """The newest of these copies of each line."""
+    return list({entry.line: entry.file for entry in sorted(entries, key=_age)}.values())
 
 
 def _exponential(line: Sequence[Entry]) -> list[str]:

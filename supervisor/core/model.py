@@ -225,7 +225,11 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """One submission's life until a terminal phase."""
+    """One submission's life until a terminal phase.
+
+    `differences` is the digest of what has changed around it and a person must agree to, `accepted` of what one agreed
+    to. `fall_backs` counts resumes from older checkpoints since `peak_epoch`, the highest epoch saved before them.
+    """
 
     id: str
     job: Job
@@ -242,6 +246,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     progress: Progress = Progress()
     failures: int = 0
     failed_at_epoch: int = 0
+    fall_backs: int = 0
+    peak_epoch: int = 0
     used_s: float = 0.0
     stop: StopOrder | None = None
     next_job: Job | None = None
@@ -250,11 +256,14 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     interruptions: int = 0
     told_waiting: str = ""
     goal: Goal | None = None
-    accepted: bool = False
+    differences: str = ""
+    accepted: str = ""
     kept_epoch: int = 0
     keeping: str = ""
     keep_again: bool = False
     keeps: int = 0
+    unkept: int = 0
+    told_unkept: str = ""
     findings: tuple[str, ...] = ()
 
     @property

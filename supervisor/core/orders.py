@@ -128,7 +128,8 @@ def terminate(turn: Turn, run: Run, how: str) -> None:
 
 def order_resume(turn: Turn, run: Run, event: events.ResumeAsked) -> None:
     """`resume NAME`: a held run goes on; a stop that has not happened yet is taken back."""
-    run = replace(run, wanted=Wanted.UP, failures=0, interruptions=0, stop=None, accepted=event.accept)
+    accepted = run.differences if event.accept else ""
+    run = replace(run, wanted=Wanted.UP, failures=0, interruptions=0, stop=None, accepted=accepted)
     attempt = run.attempt
     if run.phase is Phase.STOPPING:
         turn.move(run, Phase.RUNNING, f"{event.by} took the stop back", within_s=OBSERVED_S)

@@ -17,6 +17,7 @@ ORPHANED_S = 5.0  # a shim ends what its trainer left within seconds; where it w
 KILL_AGAIN_S = 30.0
 STOPPED_FROM_OUTSIDE = 75
 INTERRUPTIONS = 10  # stops from outside in a row without a saved epoch; further ones count as failures
+FALL_BACKS = 3  # resumes from older checkpoints whose epochs count as progress once more, until a new epoch is saved
 FINAL_S = 900.0  # the final validation and the strip may take so long (contract: 15 min for validation, save and end)
 REBOOT_START_GAP_S = 30.0
 AFTER_BOOT_S = 600.0

@@ -36,7 +36,7 @@ _ALLOWED = {
 #: What Ultralytics takes from its caller on a resume (`check_resume` in engine/trainer.py, 8.4); it drops the rest.
 ALLOWED_TRAIN_KEYS = frozenset({
     "imgsz", "batch", "close_mosaic", "save_period", "workers", "cache", "patience", "time", "freeze", "val",
-    "plots", "data",
+    "plots", "data", "channels_last", "distill_model",
 })  # fmt: skip
 
 _NEW_RUN = "give the job another name to train anew; cancel this run first if it is not wanted any more"

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from supervisor.core import endings, events, keeping, lineage, messages, orders, stages
 from supervisor.core.actions import Compare, Examine, Launch
 from supervisor.core.model import Attempt, Phase, Progress, Run, StopOrder
-from supervisor.core.policy import CLEARING_S, EXAMINING_S, OBSERVED_S, ORPHANED_S, STARTING_S
+from supervisor.core.policy import CLEARING_S, EXAMINING_S, FALL_BACKS, OBSERVED_S, ORPHANED_S, STARTING_S
 from supervisor.core.turn import Turn
 
 Handler = Callable[[Turn, Run, Any], None]
@@ -36,12 +36,11 @@ def prepared(turn: Turn, run: Run, event: events.Prepared) -> None:
     if lost > 0:
         notes = "; ".join((f"{lost} saved epochs are lost", *event.notes))
     run = replace(
-        run,
+        _behind(run, event),
         attempt=attempt,
         set_aside=still_aside,
-        progress=_behind(run.progress, event),
         kept_epoch=event.kept_epoch or run.kept_epoch,
-        accepted=run.accepted and event.start == "refused",
+        differences=event.differences,
     )
     if event.start == "finished":
         endings.finish(turn, run, Phase.SUCCEEDED, event.reason)
@@ -55,11 +54,28 @@ def prepared(turn: Turn, run: Run, event: events.Prepared) -> None:
         launch(turn, run, f"{start_words(event)}{'; ' + notes if notes else ''}")
 
 
-def _behind(progress: Progress, event: events.Prepared) -> Progress:
-    """A resume from an older checkpoint saves its epochs anew: a stop must not wait beyond them."""
-    if event.start != "resume" or not 0 < event.from_epoch < progress.saved_epoch:
-        return progress
-    return replace(progress, saved_epoch=event.from_epoch)
+def _behind(run: Run, event: events.Prepared) -> Run:
+    """What is resumed is saved. From an older checkpoint epochs are saved anew: a stop must not wait beyond them.
+
+    They are progress once more, but not for ever: a save may be torn each time.
+    """
+    saved, epoch = run.progress.saved_epoch, event.from_epoch
+    if event.start == "resume" and epoch > saved:
+        begun_by_others = saved == 0 and (run.job.start_from is not None or bool(run.job.adopt))
+        since = epoch if begun_by_others else run.failed_at_epoch
+        return replace(run, progress=replace(run.progress, saved_epoch=epoch), failed_at_epoch=since)
+    if event.start != "resume" or not 0 < epoch < saved:
+        return run
+    count = run.fall_backs if saved <= run.peak_epoch else 0
+    run = replace(run, progress=replace(run.progress, saved_epoch=epoch))
+    if count >= FALL_BACKS:
+        return run
+    return replace(
+        run,
+        failed_at_epoch=min(epoch, run.failed_at_epoch),
+        fall_backs=count + 1,
+        peak_epoch=max(saved, run.peak_epoch),
+    )
 
 
 def start_words(event: events.Prepared) -> str:
@@ -124,7 +140,7 @@ def launched(turn: Turn, run: Run, event: events.Launched) -> None:
         return
     attempt = replace(run.attempt, pid=event.pid, shim_pid=event.shim_pid, boot=event.boot, started_at=event.started_at)
     order = run.stop
-    run = replace(run, told_waiting="")
+    run = replace(run, told_waiting="", accepted="")
     run = turn.move(run, Phase.RUNNING, run.reason, within_s=running_within_s(turn, run), attempt=attempt)
     messages.launched(turn, run)
     if order is not None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from supervisor.core import words
-from supervisor.core.model import Attempt
+from supervisor.core.model import Attempt, Phase
 from supervisor.core.secrets import hide
 
 VERSION = 1
@@ -99,11 +99,18 @@ _ATTEMPT_FIELDS = {
 }
 
 
+_OVER = frozenset(phase.value for phase in Phase if phase.terminal)
+
+
 def steps(rows: Sequence[Row], *, ours: bool = False) -> list[View]:
     """The chain of events in words; progress reports in a row are told as one."""
     told: list[View] = []
+    over = False
     for entry in rows:
         step = _step(entry, ours=ours)
+        over = over or entry.phase_after in _OVER
+        if over and entry.kind == "Kept":
+            continue  # the look for a last save comes after the end, and mostly finds that there is none
         if told and entry.kind == "Progressed" and not entry.actions and told[-1]["kind"] == "Progressed":
             told[-1] = {**step, "count": told[-1]["count"] + 1, "since_at": told[-1]["since_at"]}
         elif _tells_something(entry):

@@ -226,7 +226,8 @@ def _kept(body: Body) -> str:
 def _compared(body: Body) -> str:
     findings = "; ".join(_one_line(finding) for finding in body.get("findings") or ())
     if body.get("continuous", True):
-        return f"no jump after the resume: {findings or 'the first epoch fits those before'}"
+        fits = "no jump after the resume: the first epoch fits those before"
+        return f"after the resume: {findings}" if findings else fits
     return f"a jump after the resume: {findings}"
 
 

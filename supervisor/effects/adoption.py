@@ -28,10 +28,11 @@ def meet(
     waited for. Raises PermanentError where the folder cannot be this run's, RetryableError where /proc hides who it is.
     """
     job = action.job
+    place = Path(job.adopt) if job.adopt else run_dir.train  # a link of ours, if the job was edited since
+    if (job.adopt or place.is_symlink()) and not place.is_dir():
+        return _failed(action, f"{os.path.realpath(place)} is not there", "mount")
     if not job.adopt:
         return None
-    if not Path(job.adopt).is_dir():
-        return _failed(action, f"{job.adopt} is not there", "mount")
     link(run_dir, job, runs_dir)
     if job.watch is not None and lives(job.watch):
         if action.goal is not None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from supervisor import layout, trainers
 from supervisor.core import events
 from supervisor.core.actions import Prepare
-from supervisor.core.checkpoints import GOES_ON, Checkpoint, Choice, choose_epoch
+from supervisor.core.checkpoints import GOES_ON, Candidate, Checkpoint, Choice, choose_epoch
 from supervisor.core.ledger import Entry, Ledger, usable
 from supervisor.core.model import Job, StartFrom
 from supervisor.effects import checkpoints, ledger, survey
@@ -68,7 +68,10 @@ def _choose(action: Prepare, source: layout.RunDirectory, kept: Ledger, start: S
     """Copies come before the files of a trainer that may be writing them, and those of the named line before others."""
     look = survey.of_run(action.job, source, Ledger())
     look.candidates = [*survey.copies(source, _entries(kept, start)), *look.candidates]
-    choice = look.choose(_pick_newest) if start.epoch is None else _first_of(look, start.epoch)
+    if start.epoch is not None:
+        choice = _first_of(look, start.epoch)
+    else:
+        choice = look.choose(_pick_newest) if start.weights else _newest_before_the_end(look)
     stripped = sorted((one for one in look.found if one.state == "finished" and not one.kept), key=lambda one: one.name)
     return _with_weights(choice, stripped, start) if start.weights else _resumable(choice, stripped)
 
@@ -80,11 +83,42 @@ def _entries(kept: Ledger, start: StartFrom) -> Sequence[Entry]:
     return line if start.epoch is None else [*line, *others]
 
 
-def _pick_newest(found: Sequence[Checkpoint]) -> Choice:
-    whole = [one for one in found if one.state in GOES_ON]
+def _pick_newest(found: Sequence[Checkpoint], states: frozenset[str] = GOES_ON) -> Choice:
+    whole = [one for one in found if one.state in states]
     if not whole:
         return Choice("refused", reason="no checkpoint with the optimizer's state is there")
     return Choice("resume", max(whole, key=lambda one: (one.done_epochs, one.kept)))
+
+
+def _newest_before_the_end(look: survey.Survey) -> Choice:
+    """The one with the most epochs of those after which something is left to train.
+
+    Unlike a run that goes on by itself, a branch is not over because the other run is finished: files that say so
+    end no search here.
+    """
+
+    def pick(found: Sequence[Checkpoint]) -> Choice:
+        return _pick_newest(found, frozenset({"resumable"}))
+
+    unclaimed = survey.Survey(look.job, [one for one in look.candidates if one.epoch is None], look.judge)
+    best = unclaimed.choose(pick)
+    look.found += unclaimed.found
+    claimed = sorted((one for one in look.candidates if one.epoch is not None), key=_promise, reverse=True)
+    for candidate in claimed:
+        if best.checkpoint is not None and _promise(candidate)[0] <= best.checkpoint.done_epochs:
+            break
+        alone = survey.Survey(look.job, [candidate], look.judge)
+        best = max(best, alone.choose(pick), key=_epochs_in)
+        look.found += alone.found
+    return best if best.checkpoint is not None else _pick_newest(look.found)
+
+
+def _promise(candidate: Candidate) -> tuple[int, bool]:
+    return candidate.epoch or 0, candidate.kept
+
+
+def _epochs_in(choice: Choice) -> int:
+    return -1 if choice.checkpoint is None else choice.checkpoint.done_epochs
 
 
 def _first_of(look: survey.Survey, epoch: int) -> Choice:
@@ -134,17 +168,21 @@ def _bring(found: Checkpoint, staged: Path, kept: Ledger, job: Job) -> None:
 
 
 def bring_table(action: Prepare, run_dir: layout.RunDirectory, staged: Path) -> None:
-    """Give a branch that is resumed the other run's table of epochs; what is too much in it is cut later."""
+    """Give a branch that is resumed the other run's table of epochs, up to that of the checkpoint."""
     if staged.name != STAGED or not action.origin:
         return
     project, _, name = action.origin.partition("/")
     source = layout.run_directory(run_dir.root.parents[1], project, name)
     trainer = trainers.trainer_for(action.job)
     pairs = zip(trainer.tables(action.job, source), trainer.tables(action.job, run_dir), strict=True)
+    aside = run_dir.attempt(action.attempt).aside
     for theirs, ours in pairs:
         if not ours.exists():
             with contextlib.suppress(FileNotFoundError):
-                _copy_whole(theirs, ours, run_dir.attempt(action.attempt).aside)
+                _copy_whole(theirs, ours, aside)
+    [found] = checkpoints.look([staged])
+    if found.state in GOES_ON:  # told to nobody: no row of this run is cut
+        trainer.make_ready(action.job, run_dir, from_epoch=found.done_epochs, aside=aside)
 
 
 def _copy_whole(source: Path, target: Path, aside: Path) -> None:

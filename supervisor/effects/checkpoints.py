@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -24,7 +25,11 @@ from supervisor.errors import RetryableError
 CHECK_TIMEOUT_S = 120.0  # CRC of a 228 MB file takes 0.1 s; a network file system may take a minute
 DEEP_TIMEOUT_S = 300.0  # a cold import of torch and the trainer from a slow disk takes up to a minute
 SLOWEST_BYTES_PER_S = 20_000_000  # a busy network file system; large files get so much more time
+TIMES_UNTIL_TORN = 3  # a busy machine is not busy for ever; 30 s lie between the tries of `look`
 
+#: How a child ends that went beyond its limits; 71 is OUT_OF_MEMORY of runner/checkpoint.py.
+_LIMITS = {-signal.SIGXCPU: "time", 71: "memory"}
+_times_beyond: Counter[tuple[str, int, int]] = Counter()
 _PASSED_TO_DEEP = ("YOLO_CONFIG_DIR", "XDG_CONFIG_HOME", "LD_LIBRARY_PATH")
 _DEEP_EXIT_CODES = frozenset({0, 1, 65})
 
@@ -65,10 +70,30 @@ def survey(paths: Sequence[Path], *, finite: bool = False) -> list[Checkpoint]:
     lost = paths[len(found) :]  # the child answers in order; it may have died on one of them
     if len(paths) > 1:  # each of the others gets a child of its own
         return found + [checkpoint for path in lost for checkpoint in survey([path], finite=finite)]
-    if lost and exit_code != -signal.SIGXCPU:  # the machine's trouble, not the file's
+    if lost and exit_code not in _LIMITS:  # the machine's trouble, not the file's
         raise RetryableError(f"{lost[0]} could not be looked at: the child ended with {exit_code}", 30.0)
-    reason = "its metadata could not be read within the limit of time"
-    return found + [Checkpoint(path=str(path), state="torn", reason=reason) for path in lost]
+    return found + [_beyond_limits(path, _LIMITS[exit_code]) for path in lost]
+
+
+def _beyond_limits(path: Path, limit: str) -> Checkpoint:
+    """What is known of a file over which a child went beyond its limits: the machine may have been busy.
+
+    Nothing, until that has happened again and again with the same content.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        return Checkpoint(path=str(path), state="unknown", reason=str(error))
+    key = (str(path), status.st_size, status.st_mtime_ns)
+    _times_beyond[key] += 1
+    state = "unknown" if _times_beyond[key] < TIMES_UNTIL_TORN else "torn"
+    return Checkpoint(
+        path=str(path),
+        state=state,
+        size_bytes=status.st_size,
+        mtime_ns=status.st_mtime_ns,
+        reason=f"its metadata could not be read within the limit of {limit}",
+    )
 
 
 def _look(paths: Sequence[Path], finite: bool) -> tuple[list[Checkpoint], int]:

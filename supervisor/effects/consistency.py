@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import msgspec
 from supervisor import layout
 from supervisor.core import events, stages
 from supervisor.core.actions import Prepare
-from supervisor.core.consistency import Difference, Fingerprint, compare, lost
+from supervisor.core.consistency import Difference, Fingerprint, compare, digest, lost
 from supervisor.core.model import Job
 from supervisor.core.variables import SYSTEM_PATH, passed_on
 from supervisor.effects import checkpoints
@@ -43,9 +43,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     version: int = 1
 
 
-def check(action: Prepare, run_dir: layout.RunDirectory, choice: events.Prepared) -> events.Prepared:
+def check(
+    action: Prepare, run_dir: layout.RunDirectory, choice: events.Prepared
+) -> events.Prepared | events.PrepareFailed:
     """Return the start that was chosen with what has changed since the first one in its notes; or refused for that.
 
+    What the run trained on and is not there at all is waited for: no person's agreement brings a disk back.
     Raises OSError where the record cannot be written, RetryableError where it cannot be read.
     """
     if choice.start not in {"fresh", "watch", "resume"} or not is_followed(action.job):
@@ -59,15 +62,14 @@ def check(action: Prepare, run_dir: layout.RunDirectory, choice: events.Prepared
         _write(run_dir, action, record, new, new)
         return _with_notes(choice, action, run_dir, _at_first(action.job, new))
     old = _older(record, action, run_dir)
-    gone = lost(old[0], new) if old is not None else ""
-    if gone and not action.accepted:
-        return _refused(choice, f"what it trains on is not there: {gone}; is a disk not mounted?")
+    if old is not None and (gone := lost(old[0], new)):
+        reason = f"what it trains on is not there: {gone}; is a disk not mounted?"
+        return _failed(action, reason, "mount")
     reference, last = old if old is not None else (_from_checkpoint(action, choice, new), None)
     found = compare(reference, new)
-    held = [one.text for one in found if one.kind == "held"]
-    if held and not action.accepted:
-        way = f"`yolo-supervisor resume {action.job.name} --accept` goes on with it as it is now"
-        return _refused(choice, f"what it trains is not what it was: {'; '.join(held)}; {way}")
+    held = [one for one in found if one.kind == "held"]
+    if held and action.accepted != digest(held):
+        return _refused(choice, action.job, held)
     _write(run_dir, action, record, new if held else _completed(reference, new), new)
     return _with_notes(choice, action, run_dir, [*_said(found, reference, last), *_stage(action, choice, last, new)])
 
@@ -78,8 +80,19 @@ def is_followed(job: Job) -> bool:
 
 
 # ---- what is compared, and what is said
-def _refused(choice: events.Prepared, reason: str) -> events.Prepared:
-    return msgspec.structs.replace(choice, start="refused", checkpoint="", from_epoch=0, reason=reason)
+def _failed(action: Prepare, reason: str, waiting_for: str) -> events.PrepareFailed:
+    return events.PrepareFailed(
+        at=0.0, origin="prepare", run=action.run, attempt=action.attempt, reason=reason, waiting_for=waiting_for
+    )
+
+
+def _refused(choice: events.Prepared, job: Job, held: Sequence[Difference]) -> events.Prepared:
+    way = f"`yolo-supervisor resume {job.name} --accept` goes on with it as it is now"
+    reason = f"what it trains is not what it was: {'; '.join(one.text for one in held)}; {way}"
+    differences = digest(held)
+    return msgspec.structs.replace(
+        choice, start="refused", checkpoint="", from_epoch=0, reason=reason, differences=differences
+    )
 
 
 def _at_first(job: Job, new: Fingerprint) -> list[str]:

@@ -21,7 +21,7 @@ log = logging.getLogger("yolo-supervisor")
 Handler = Callable[[actions.Action], tuple[events.Event, ...]]
 Put = Callable[[events.Event], None]
 
-LANES = {"kill": 1, "process": 1, "check": 2, "disk": 2, "copies": 1, "files": 1, "network": 2}
+LANES = {"kill": 1, "process": 1, "check": 2, "disk": 2, "copies": 2, "files": 1, "network": 2}
 LANE_OF: dict[type[actions.Action], str] = {
     actions.Terminate: "kill",
     actions.Launch: "process",
@@ -165,7 +165,9 @@ def failure(action: actions.Action, reason: str, now: float) -> events.Event:  #
                 reason=reason,
             )
         case actions.Keep():
-            return events.Kept(at=now, origin="effects", run=action.run, attempt=action.attempt, reason=reason)
+            return events.Kept(
+                at=now, origin="effects", run=action.run, attempt=action.attempt, reason=reason, fault="failed"
+            )
         case actions.Compare():
             return events.Compared(
                 at=now,

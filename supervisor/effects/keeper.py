@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -11,7 +12,8 @@ from supervisor import layout
 from supervisor.core.actions import Keep
 from supervisor.core.events import Event, Kept
 from supervisor.effects import ledger
-from supervisor.effects.ledger import Taken
+from supervisor.effects.ledger import Maker, Taken
+from supervisor.effects.private_copy import NoRoomError
 from supervisor.errors import RetryableError
 from supervisor.trainers import trainer_for
 
@@ -31,7 +33,11 @@ class Keeper:
         self._now = now
 
     def __call__(self, action: Keep) -> tuple[Event, ...]:
-        """See the module. Again does no harm: the same file is entered once. Raises as ledger.enter."""
+        """See the module. Again does no harm: the same file is entered once.
+
+        Raises RetryableError where the file is being written or another copy of the run is under way, and where there
+        is no room for the last save, which does not come again.
+        """
         run_dir = layout.run_directory(self._runs_dir, action.job.project, action.job.name)
         with ledger.exclusive(run_dir):
             if not _is_ours(run_dir, action.token):
@@ -48,20 +54,22 @@ class Keeper:
             epoch=entry.epoch if entry is not None else 0,
             file=entry.file if entry is not None else "",
             reason=taken.reason,
+            fault=taken.fault,
         )
 
     def _keep(self, run_dir: layout.RunDirectory, action: Keep) -> Taken:
         """The private copy of the last save if the runner left one, else what the trainer wrote last."""
-        final = ledger.enter_finals(run_dir, action.job, self._now()).get(action.attempt, Taken(None))
+        maker = Maker(action.run, action.attempt, action.job, self._now())
+        final = ledger.take_final(run_dir, maker)
         if final.entry is not None:
             return final
         source = next(iter(trainer_for(action.job).checkpoints(action.job, run_dir)), None)
         if source is None:
-            return Taken(None, final.reason or "no checkpoint is there")
+            return replace(final, reason=final.reason or "no checkpoint is there")
         self._demand_quiet(source, run_dir.attempt(action.attempt))
-        maker = ledger.Maker(action.run, action.attempt, action.job, self._now())
-        taken = ledger.take(run_dir, source, maker)
-        return Taken(taken.entry, "; ".join(filter(None, (final.reason, taken.reason))))
+        taken = _take(run_dir, source, maker)
+        reason = "; ".join(filter(None, (final.reason, taken.reason)))
+        return replace(taken, reason=reason, fault=taken.fault or final.fault)
 
     def _demand_quiet(self, source: Path, attempt: layout.AttemptDirectory) -> None:
         if attempt.beats.exists():
@@ -72,6 +80,16 @@ class Keeper:
             return
         if 0 <= age_s < QUIET_S:
             raise RetryableError(f"{source} was written {age_s:.1f} s ago", QUIET_S - age_s)
+
+
+def _take(run_dir: layout.RunDirectory, source: Path, maker: Maker) -> Taken:
+    """As ledger.take. A disk in trouble is told and not waited for: the next save has an order of its own."""
+    try:
+        return ledger.take(run_dir, source, maker)
+    except NoRoomError as error:
+        return Taken(None, str(error), "no room")
+    except OSError as error:
+        return Taken(None, f"{source} could not be copied: {error.strerror or error}", "disk")
 
 
 def _is_ours(run_dir: layout.RunDirectory, token: int) -> bool:

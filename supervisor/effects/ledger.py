@@ -8,20 +8,20 @@ or it lacks a whole file, which is then looked at and entered again.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import threading
-from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from supervisor import attempt_files, layout
-from supervisor.core.checkpoints import GOES_ON, TORCH_SUFFIXES, Checkpoint, knows_its_end
-from supervisor.core.ledger import Entry, Ledger, Line, keep
+from supervisor.core.checkpoints import BAD, GOES_ON, TORCH_SUFFIXES, Checkpoint, knows_its_end
+from supervisor.core.ledger import Entry, Ledger, Line, keep, usable
 from supervisor.core.model import Checkpoints, Job
 from supervisor.core.outlook import map50_95
 from supervisor.effects import checkpoints
@@ -33,21 +33,24 @@ from supervisor.trainers.results_csv import read_table
 RECORD = "ledger.json"
 RECORD_BEFORE = "ledger.before.json"  # what lines there are cannot be seen in the files
 INCOMING = ".incoming-"
-LOCK_S = 60.0
+ASIDE = "aside"  # files with a name of ours that are not whole, for study
+LOCK_S = 1.0  # a copy that hangs on its disk must not hold up the threads that copies and starts share
 BUSY_AGAIN_S = 2.0
 
 _OURS = re.compile(r"(?P<kind>epoch|save)(?P<number>\d{1,9})-attempt(?P<attempt>\d{1,9})(?:\.\w{1,16})?", re.ASCII)
 _SUFFIX = re.compile(r"\.\w{1,16}", re.ASCII)
 _SAVES = "save"
-_locks: defaultdict[Path, threading.RLock] = defaultdict(threading.RLock)
+_locks: dict[Path, threading.RLock] = {}
+_looking_up = threading.Lock()  # or two threads could make a lock each
 
 
 @dataclass(frozen=True)
 class Taken:
-    """What became of a source: its entry; or none, and why."""
+    """What became of a source: its entry; or none, and why. `fault`: what is wrong with the file or the disk."""
 
     entry: Entry | None
     reason: str = ""
+    fault: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,8 @@ def exclusive(run_dir: layout.RunDirectory) -> Iterator[None]:
     One daemon writes a run directory (the fence token sees to that), so a lock in its memory is enough, and a crash
     leaves none behind.
     """
-    lock = _locks[run_dir.root]
+    with _looking_up:
+        lock = _locks.setdefault(run_dir.root, threading.RLock())
     if not lock.acquire(timeout=LOCK_S):
         raise RetryableError(f"another copy into {run_dir.good} is under way", BUSY_AGAIN_S)
     try:
@@ -202,22 +206,23 @@ def verify_entry(run_dir: layout.RunDirectory, entry: Entry) -> bool:
 # ---- writing
 def write(run_dir: layout.RunDirectory, ledger: Ledger) -> None:
     """Make the record durable: whole or not at all. OSError where it cannot be; then the old one stands."""
-    good = run_dir.good
-    temporary, old = good / f".{RECORD}.tmp", good / f".{RECORD_BEFORE}.tmp"
+    before, _ = _decoded(run_dir.good / RECORD)
+    if before is not None:  # a damaged one would replace the only good one
+        _write_file(run_dir.good / RECORD_BEFORE, before)
+    _write_file(run_dir.good / RECORD, ledger)
+    checkpoints.sync(run_dir.good)
+
+
+def _write_file(path: Path, ledger: Ledger) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644), "wb") as file:
             file.write(msgspec.json.encode(ledger))
             file.flush()
             os.fsync(file.fileno())
-        old.unlink(missing_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            old.hardlink_to(good / RECORD)
-            old.replace(good / RECORD_BEFORE)
-        temporary.replace(good / RECORD)
-        checkpoints.sync(good)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-        old.unlink(missing_ok=True)
 
 
 def open_line(run_dir: layout.RunDirectory, line: Line) -> None:
@@ -234,21 +239,37 @@ def enter(  # noqa: PLR0917 - all that an entry says of its origin
 ) -> Entry | None:
     """Copy a checkpoint into the ledger, verified, unless it is there already; None if it is not whole.
 
-    It goes on the line on which `run` trains. The file is removed if it is an attempt's private final copy.
-    Raises RetryableError where the file is being written or the disk is full, OSError where it cannot be read.
+    It goes on the line on which `run` trains. The file is removed if it is an attempt's private final copy, or, where
+    that is not whole, moved into the attempt's folder `aside`. Raises RetryableError where the file is being written,
+    NoRoomError where the disk is (nearly) full, OSError where it cannot be read.
     """
     with exclusive(run_dir):
         return take(run_dir, source, Maker(run, attempt, job, now)).entry
 
 
-def enter_finals(run_dir: layout.RunDirectory, job: Job, now: float) -> dict[int, Taken]:
-    """Enter what runners left as private copies of their last save; by attempt. Raises as `enter`."""
+def enter_finals(run_dir: layout.RunDirectory, job: Job, now: float) -> list[str]:
+    """Enter what the runners of all attempts left as private copies of their last save; what was wrong with them.
+
+    Raises RetryableError as `enter`.
+    """
     with exclusive(run_dir):
-        found = {int(path.parent.name): path for path in finals(run_dir)}
-        return {
-            attempt: take(run_dir, path, Maker(run_of(run_dir, attempt), attempt, job, now))
-            for attempt, path in sorted(found.items())
-        }
+        attempts = sorted(int(path.parent.name) for path in finals(run_dir))
+        taken = [take_final(run_dir, Maker(run_of(run_dir, number), number, job, now)) for number in attempts]
+        return [one.reason for one in taken if one.reason]
+
+
+def take_final(run_dir: layout.RunDirectory, maker: Maker) -> Taken:
+    """As `take`, the private copy that the attempt's runner left of its last save, if it did.
+
+    One that cannot be read is told and left where it is. Raises as `take` where the disk is full.
+    """
+    final = run_dir.attempt(maker.attempt).final
+    try:
+        return take(run_dir, final, maker) if final.exists() else Taken(None)
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        return Taken(None, f"{final} could not be copied: {error.strerror or error}", "unreadable")
 
 
 def finals(run_dir: layout.RunDirectory) -> list[Path]:
@@ -263,15 +284,25 @@ def take(run_dir: layout.RunDirectory, source: Path, maker: Maker) -> Taken:
     ledger, note = _swept(run_dir)
     try:
         status = source.stat()
-        known = next((one for one in ledger.entries if _is_copy_of(one, status)), None)
-        if known is None:
-            known, problem = _copy_in(run_dir, ledger, source, maker)
-            note = "; ".join(filter(None, (note, problem)))
+        known = next((one for one in _of_line(ledger, maker) if _is_copy_of(one, status)), None)
+        taken = Taken(known) if known is not None else _copy_in(run_dir, ledger, source, maker)
     except FileNotFoundError as error:
         return Taken(None, f"{source} is not there ({error.strerror or error})")
-    if known is not None and source in finals(run_dir):
-        source.unlink(missing_ok=True)
-    return Taken(known, note)
+    if source in finals(run_dir):
+        _finish_with(source, taken)
+    return replace(taken, reason="; ".join(filter(None, (note, taken.reason))))
+
+
+def _of_line(ledger: Ledger, maker: Maker) -> tuple[Entry, ...]:
+    """The copies that stand for a save of this run: those of a line that it left do not help it."""
+    return usable(ledger, ledger.line_of(maker.run))
+
+
+def _finish_with(final: Path, taken: Taken) -> None:
+    if taken.entry is not None:
+        final.unlink(missing_ok=True)
+    else:
+        checkpoints.set_aside(final, layout.AttemptDirectory(final.parent).aside)
 
 
 def _is_copy_of(entry: Entry, status: os.stat_result) -> bool:
@@ -279,32 +310,33 @@ def _is_copy_of(entry: Entry, status: os.stat_result) -> bool:
 
 
 def _swept(run_dir: layout.RunDirectory) -> tuple[Ledger, str]:
-    """The ledger, put right on disk: leftovers of a crash are entered if they are whole, else removed."""
+    """The ledger, put right on disk: files of ours that no record names are entered if they can be, else put aside."""
     ledger, problem = _read(run_dir)
     for path in run_dir.good.glob(f"{INCOMING}*"):
         path.unlink(missing_ok=True)
     if ledger != _recorded(run_dir)[0] or problem:
         write(run_dir, ledger)
     for name in _present(run_dir) - {entry.file for entry in ledger.entries}:
-        (run_dir.good / name).unlink(missing_ok=True)
+        checkpoints.set_aside(run_dir.good / name, run_dir.good / ASIDE)
     return ledger, problem
 
 
-def _copy_in(run_dir: layout.RunDirectory, ledger: Ledger, source: Path, maker: Maker) -> tuple[Entry | None, str]:
-    """Copy, look into the copy, and enter it: its entry; or none, and why."""
+def _copy_in(run_dir: layout.RunDirectory, ledger: Ledger, source: Path, maker: Maker) -> Taken:
+    """Copy, look into the copy, and enter it."""
     suffix = source.suffix if _SUFFIX.fullmatch(source.suffix) else ""
     incoming = run_dir.good / f"{INCOMING}{maker.attempt}{suffix}"
     try:
         copied = private_copy(source, incoming)
-        twin = next((one for one in ledger.entries if one.sha256 == copied.sha256), None)
+        twin = next((one for one in _of_line(ledger, maker) if one.sha256 == copied.sha256), None)
         if twin is not None:
-            return twin, ""
+            return Taken(twin)
         checkpoint = checkpoints.look([incoming], finite=True)[0]
         if not _is_whole(checkpoint, knows_end=knows_its_end(maker.job)):
-            return None, f"{source.name} is {checkpoint.state}: {checkpoint.reason}"
+            fault = checkpoint.state if checkpoint.state in BAD else ""
+            return Taken(None, f"{source.name} is {checkpoint.state}: {checkpoint.reason}", fault)
         entry = _new_entry(run_dir, ledger, maker, checkpoint, copied)
         _store(run_dir, ledger, entry, incoming, maker.job.checkpoints)
-        return entry, ""
+        return Taken(entry)
     finally:
         incoming.unlink(missing_ok=True)
 

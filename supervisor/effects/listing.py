@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from supervisor import layout
-from supervisor.core.checkpoints import Checkpoint, Choice, choose
+from supervisor.core.checkpoints import WHOLE, Candidate, Checkpoint, Choice, choose
 from supervisor.core.ledger import Entry, Ledger, usable
 from supervisor.core.model import Run
 from supervisor.core.views import VERSION, View
 from supervisor.effects import checkpoints, ledger, survey
 
+#: State of the older files of a run that saves every epoch under a name of its own: a look reads every byte.
+NOT_LOOKED_AT = "not looked at"
+NEWEST = 5
+_CURRENT = frozenset({"last.pt", "best.pt", "final.pt"})
+
 
 def checkpoints_view(run: Run, runs_dir: Path, now: float) -> View:
     """What `checkpoints NAME` shows. Epochs count from 1, None where nobody knows; times are Unix seconds.
 
-    The trainer's own files are looked into (not searched for NaN); copies are as they were proven when they were
-    entered. Raises RetryableError where that cannot be done now, OSError where the folder cannot be read.
+    Of the trainer's own files the newest are looked into (not searched for NaN); copies are as they were proven when
+    they were entered. Raises RetryableError where that cannot be done now, OSError where the folder cannot be read.
     """
     run_dir = layout.run_directory(runs_dir, run.job.project, run.name)
     kept = ledger.read(run_dir)
     looked = survey.of_run(run.job, run_dir, kept)
-    own = checkpoints.survey([Path(one.path) for one in looked.candidates if not one.kept])
-    choice = _choice(run, [looked.judge(one) for one in (*own, *_as_found(run_dir, kept))], hooked=looked.hooked)
+    copies = _as_found(run_dir, kept)
+    own = _own(run_dir, [one for one in looked.candidates if not one.kept], copies)
+    seen = [one for one in own if one.state != NOT_LOOKED_AT]
+    choice = _choice(run, [looked.judge(one) for one in (*seen, *copies)], hooked=looked.hooked)
     chosen = choice.checkpoint.path if choice.checkpoint is not None else ""
     rows = [
         *(_kept_row(run_dir, kept, entry) for entry in reversed(kept.entries)),
@@ -46,6 +55,60 @@ def checkpoints_view(run: Run, runs_dir: Path, now: float) -> View:
     }
 
 
+# ---- looking
+class _Looks:
+    """What was found in one run's files. One look at a time; a file that did not change is looked at once."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[Path, int, int], Checkpoint] = {}
+        self._one_at_a_time = threading.Lock()
+
+    def at(self, paths: Sequence[Path]) -> dict[Path, Checkpoint]:
+        """Look at files, and forget all others. Raises as checkpoints.survey."""
+        with self._one_at_a_time:
+            known = {path: self._found[key] for path in paths if (key := _key(path)) in self._found}
+            new = checkpoints.survey([path for path in paths if path not in known])
+            found = known | {Path(one.path): one for one in new}
+            lasting = (one for one in found.values() if one.state not in {"unknown", "missing"})
+            self._found = {(Path(one.path), one.size_bytes, one.mtime_ns): one for one in lasting}
+        return found
+
+
+@lru_cache(maxsize=256)
+def _looks(_root: Path) -> _Looks:
+    """The looks at the run in this folder."""
+    return _Looks()
+
+
+def _key(path: Path) -> tuple[Path, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return path, status.st_size, status.st_mtime_ns
+
+
+def _own(run_dir: layout.RunDirectory, own: Sequence[Candidate], copies: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """The run's own files: a look at the newest, and at older ones only where nothing newer can be gone on from."""
+    paths = [Path(one.path) for one in own]
+    always = {path for path in paths if path.name in _CURRENT}
+    numbered = [
+        Path(one.path) for one in sorted(own, key=lambda one: -(one.epoch or 0)) if Path(one.path) not in always
+    ]
+    looks, count = _looks(run_dir.root), NEWEST
+    found = looks.at([*always, *numbered[:count]])
+    while count < len(numbered) and not any(one.state in WHOLE for one in (*found.values(), *copies)):
+        count += NEWEST
+        found = looks.at([*always, *numbered[:count]])
+    return [found.get(path) or _unseen(path) for path in paths]
+
+
+def _unseen(path: Path) -> Checkpoint:
+    _path, size_bytes, mtime_ns = _key(path) or (path, 0, 0)
+    return Checkpoint(path=str(path), state=NOT_LOOKED_AT, size_bytes=size_bytes, mtime_ns=mtime_ns)
+
+
+# ---- what is shown
 def _choice(run: Run, found: Sequence[Checkpoint], *, hooked: bool) -> Choice:
     """The start by what was found. The real one looks closer before it takes a file."""
     fresh = not run.progress.saved_epoch

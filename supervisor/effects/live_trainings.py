@@ -44,9 +44,14 @@ class Training:
         return time.time() - age_s
 
     @property
+    def is_python(self) -> bool:
+        """True for an interpreter with whatever it runs."""
+        return bool(self.argv) and Path(self.argv[0]).name.startswith(("python", "pypy"))
+
+    @property
     def words(self) -> tuple[str, ...]:
         """The command without the interpreter: `yolo …`, `train.py …` or `-m torch.distributed.run …`."""
-        if not self.argv or not Path(self.argv[0]).name.startswith(("python", "pypy")):
+        if not self.is_python:
             return self.argv
         place = next((place for place, word in enumerate(self.argv[1:], 1) if word == "-m" or word[:1] != "-"), 1)
         return self.argv[place:]
@@ -96,6 +101,8 @@ def sign_of_writing(training: Training, folder: Path) -> str:
     for path in _open_for_writing(training.pid):
         if path.startswith(below):
             return f"writes {path}"
+    if training.is_python and (said := _from_log(training)) is not None and os.path.realpath(said) + os.sep == below:
+        return f"says so in {training.log}"
     if not training.trains:
         return ""
     if (training.cwd + os.sep).startswith(below):
@@ -104,6 +111,11 @@ def sign_of_writing(training: Training, folder: Path) -> str:
         if place is not None and os.path.realpath(place) + os.sep == below:
             return f"was told to: {' '.join(training.words)[:200]}"
     return ""
+
+
+def shows_itself(training: Training) -> bool:
+    """True for a training whatever its script is called: it holds a file of a run's folder, or its log names one."""
+    return _from_files(training) is not None or _from_log(training) is not None
 
 
 def folders_of(training: Training) -> list[Path]:

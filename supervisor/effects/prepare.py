@@ -92,7 +92,10 @@ class Preparer:
             return (msgspec.structs.replace(met, at=self._now()),)
         action = adoption.in_place(action)
         choice = start_point.choose_start(action, run_dir, self._runs_dir)
-        choice = consistency.check(action, run_dir, choice)
+        checked = consistency.check(action, run_dir, choice)
+        if isinstance(checked, events.PrepareFailed):
+            return (msgspec.structs.replace(checked, at=self._now()),)
+        choice = checked
         if choice.start in {"resume", "finish"}:
             choice = start_point.bring_into_place(choice, run_dir, action)
         return (msgspec.structs.replace(choice, at=self._now(), notes=(*notes, *choice.notes)),)
@@ -187,16 +190,18 @@ def _set_older_aside(run_dir: layout.RunDirectory) -> str:
     ours = {run_dir.job.name, run_dir.token.name, run_dir.settings.name, run_dir.mark.name, "attempts"}
     left = [path for path in run_dir.root.iterdir() if path.name not in ours and not path.name.startswith("before-")]
     left = [path for path in left if path.is_symlink() or not path.is_dir() or any(path.iterdir())]
-    if not left:
+    # An attempt's folder stays, it launches once; an old training's last save and its place are none of the new one's.
+    told = [path for name in ("final.pt", "beats.jsonl") for path in (run_dir.root / "attempts").glob(f"*/{name}")]
+    if not left and not told:
         return ""
     number = 1
     while (target := run_dir.root / f"before-{number}").exists():
         number += 1
     target.mkdir()
-    for path in (*left, *(mark for mark in [run_dir.mark] if mark.exists())):
+    for path in (*(mark for mark in [run_dir.mark] if mark.exists()), *left):
         path.rename(target / path.name)
-    for final in (run_dir.root / "attempts").glob("*/final.pt"):  # an old training's last save is none of the new one's
-        final.rename(target / f"final-{final.parent.name}.pt")
+    for path in told:
+        path.rename(target / f"{path.stem}-{path.parent.name}{path.suffix}")
     return target.name
 
 

@@ -22,6 +22,10 @@ CHANGED_AGAIN_S = 1.0
 DISK_FULL_AGAIN_S = 30.0
 
 
+class NoRoomError(RetryableError):
+    """The copy would leave no room for the trainer's own next save."""
+
+
 @dataclass(frozen=True)
 class Copied:
     """What was copied: the hash and size of the copy, and the source's time of last change."""
@@ -34,8 +38,8 @@ class Copied:
 def private_copy(source: Path, target: Path) -> Copied:
     """Let `target` be a durable copy of `source`, with its time of last change and no more rights than 0644.
 
-    Raises FileNotFoundError where there is no such plain file, RetryableError where it was written meanwhile or where
-    the copy would leave no room for the trainer's own next save. Then `target` is not there.
+    Raises FileNotFoundError where there is no such plain file, RetryableError where it was written meanwhile,
+    NoRoomError where the copy would leave no room for the trainer's own next save. Then `target` is not there.
     """
     reading = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe of that name must not block us
     try:
@@ -91,7 +95,7 @@ def _demand_room(folder: Path, size_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < 2 * size_bytes:
         text = f"{format_size(free)} are free under {folder}: no room for a copy of {format_size(size_bytes)}"
-        raise RetryableError(f"{text} and the trainer's next save", DISK_FULL_AGAIN_S)
+        raise NoRoomError(f"{text} and the trainer's next save", DISK_FULL_AGAIN_S)
 
 
 def _transfer(reading: int, writing: int, before: os.stat_result, target: Path) -> str:

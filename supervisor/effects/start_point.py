@@ -16,7 +16,9 @@ from supervisor.core.checkpoints import GOES_ON, Checkpoint, Choice, choose, cho
 from supervisor.core.ledger import Ledger, Line, usable
 from supervisor.core.model import Job
 from supervisor.effects import branch_point, checkpoints, ledger, survey
+from supervisor.effects.private_copy import NoRoomError
 from supervisor.errors import RetryableError
+from supervisor.trainers.command import left_undone
 
 
 def choose_start(action: Prepare, run_dir: layout.RunDirectory, runs_dir: Path) -> events.Prepared:
@@ -24,9 +26,9 @@ def choose_start(action: Prepare, run_dir: layout.RunDirectory, runs_dir: Path) 
 
     Raises RetryableError where this machine cannot look just now.
     """
-    job, kept = action.job, ledger.read(run_dir)
-    if _goal(action, kept):
-        ledger.enter_finals(run_dir, _keeping_all(job), time.time())
+    job, kept, finals = action.job, ledger.read(run_dir), list[str]()
+    if _goal(action, kept):  # or they would be candidates of the new line
+        finals = ledger.enter_finals(run_dir, _keeping_all(job), time.time())
         kept = ledger.read(run_dir)
     if _goal(action, kept) == "rewind":
         choice, notes = _choose_rewind(action, run_dir, kept)
@@ -37,7 +39,7 @@ def choose_start(action: Prepare, run_dir: layout.RunDirectory, runs_dir: Path) 
         choice = Choice("refused", reason=f"{reason} ({choice.checkpoint.path if choice.checkpoint else ''})")
     if choice.start == "fresh" and job.start_from is not None:
         return branch_point.begin(action, run_dir, runs_dir)
-    return msgspec.structs.replace(prepared(action, choice, notes), kept_epoch=newest_kept(kept))
+    return msgspec.structs.replace(prepared(action, choice, [*finals, *notes]), kept_epoch=newest_kept(kept))
 
 
 def prepared(action: Prepare, choice: Choice, notes: Sequence[str] = ()) -> events.Prepared:
@@ -82,6 +84,9 @@ def _choose(action: Prepare, run_dir: layout.RunDirectory, kept: Ledger) -> tupl
     choice = look.choose(lambda found: choose(job, found, scratch_allowed=scratch, hooked=look.hooked))
     if choice.start == "fresh":
         _clear_the_way(action, run_dir, look.found)
+    if choice.start == "finished" and look.hooked and (undone := left_undone(run_dir)):
+        hint = "continue it by hand, or write a resume_command; `cancel` ends the run and keeps its files"
+        choice = Choice("refused", reason=f"{undone}; {hint}")
     if choice.start == "refused" and _goal(action, kept) == "extend":
         reason = "nothing is left that could be trained further: no copy with the optimizer's state is there"
         choice = Choice("refused", reason=f"{reason}; start a new training with model = best.pt instead")
@@ -124,21 +129,40 @@ def _clear_the_way(action: Prepare, run_dir: layout.RunDirectory, found: Sequenc
 def bring_into_place(choice: events.Prepared, run_dir: layout.RunDirectory, action: Prepare) -> events.Prepared:
     """Let the chosen checkpoint be the one that the trainer goes on writing, and the table of epochs end with it.
 
-    What stood there is kept: bad files in the attempt's folder `aside`, good ones in the ledger too. Copies are
-    copied, never moved. Doing it again after a crash does no harm: the new line of a rewound or extended run is
-    opened at the very end. Raises RetryableError where a copy was removed meanwhile, or there is no room for one.
+    It is entered in the ledger first: the trainer's next save is written over it. What stood there is kept: bad files
+    in the attempt's folder `aside`, good ones in the ledger too. Copies are copied, never moved. Doing it again after a
+    crash does no harm: the new line of a rewound or extended run is opened at the very end. Raises RetryableError where
+    a copy was removed meanwhile, or where another one for this run is under way.
     """
+    with ledger.exclusive(run_dir):
+        return _bring_into_place(_entered_first(choice, run_dir, action), run_dir, action)
+
+
+def _entered_first(choice: events.Prepared, run_dir: layout.RunDirectory, action: Prepare) -> events.Prepared:
+    """The choice, once its epoch is in the ledger; of the runner's private copy nothing else is left then."""
+    source, kept = Path(choice.checkpoint), ledger.read(run_dir)
+    epochs = {entry.epoch for entry in usable(kept, kept.line_of(action.run))} - {0}
+    if choice.from_epoch in epochs or source.is_relative_to(run_dir.good):
+        return choice
+    taken = _enter(action, run_dir, source)
+    if taken.entry is not None and not source.exists():
+        source = ledger.path_of(run_dir, taken.entry)
+    notes = tuple(filter(None, (*choice.notes, taken.reason)))
+    return msgspec.structs.replace(choice, checkpoint=str(source), notes=notes)
+
+
+def _bring_into_place(choice: events.Prepared, run_dir: layout.RunDirectory, action: Prepare) -> events.Prepared:
     job, aside = action.job, run_dir.attempt(action.attempt).aside
     source, goal = Path(choice.checkpoint), _goal(action, ledger.read(run_dir))
     target = _target(action, run_dir, source)
     notes = list(choice.notes)
+    if target is not None and (goal == "rewind" or source != target):
+        notes += _save_what_is_left(action, run_dir, target)
     if goal == "rewind" and target is not None:
-        _save_what_is_left(action, run_dir, target)
         notes += _leave_behind(choice, run_dir, action, target)
     if goal == "extend":
         _keep_finished(run_dir.weights / "best.pt", aside)
     if target is not None and source != target:
-        _save_what_is_left(action, run_dir, target)
         notes += _replace(source, target, run_dir, action)
     place = target if target is not None else source
     notes += trainers.trainer_for(job).make_ready(job, run_dir, from_epoch=choice.from_epoch, aside=aside)
@@ -158,10 +182,23 @@ def _target(action: Prepare, run_dir: layout.RunDirectory, source: Path) -> Path
     return stood if stood is not None else run_dir.root / f"restored{source.suffix}"
 
 
-def _save_what_is_left(action: Prepare, run_dir: layout.RunDirectory, place: Path) -> None:
-    """Enter the checkpoint that is about to be replaced in the ledger, if it is good and not there yet."""
-    if place.is_file() and checkpoints.look([place])[0].state in GOES_ON:
-        ledger.enter(run_dir, place, action.run, action.attempt, _keeping_all(action.job), time.time())
+def _save_what_is_left(action: Prepare, run_dir: layout.RunDirectory, place: Path) -> list[str]:
+    """Enter the checkpoint that is about to be replaced in the ledger, if it is good and not there yet; notes."""
+    if not place.is_file() or checkpoints.look([place])[0].state not in GOES_ON:
+        return []
+    return list(filter(None, [_enter(action, run_dir, place).reason]))
+
+
+def _enter(action: Prepare, run_dir: layout.RunDirectory, path: Path) -> ledger.Taken:
+    """Enter a file that an attempt before this one wrote, under that number: names tell the lines' copies apart.
+
+    Without room for a copy the training goes on all the same, as it would without a ledger.
+    """
+    maker = ledger.Maker(action.run, action.attempt - 1, _keeping_all(action.job), time.time())
+    try:
+        return ledger.take(run_dir, path, maker)
+    except (NoRoomError, OSError) as error:
+        return ledger.Taken(None, f"{path.name} could not be entered in the ledger: {error}")
 
 
 def _keeping_all(job: Job) -> Job:

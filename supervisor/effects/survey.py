@@ -27,6 +27,7 @@ from supervisor.core.checkpoints import (
 from supervisor.core.ledger import Entry, Ledger, usable
 from supervisor.core.model import Job
 from supervisor.effects import checkpoints, ledger
+from supervisor.trainers.scripts import script_folder
 
 Pick = Callable[[Sequence[Checkpoint]], Choice]
 Judge = Callable[[Checkpoint], Checkpoint]
@@ -95,8 +96,8 @@ def prove(path: Path, job: Job) -> Checkpoint:
 
 def _modules(job: Job) -> list[Path]:
     """Where a script's own classes lie: beside it, and in the folder that it is started from."""
-    scripts = [Path(word).parent for word in job.command if word.endswith(".py") and word.startswith("/")]
-    return [*scripts, *([Path(job.cwd)] if job.cwd else [])]
+    beside = script_folder(job)
+    return [*([beside] if beside is not None else []), *([Path(job.cwd)] if job.cwd else [])]
 
 
 def of_run(job: Job, run_dir: layout.RunDirectory, kept: Ledger, judge: Judge | None = None) -> Survey:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import csv
 import inspect
 import os
 import textwrap
@@ -25,9 +24,8 @@ _CHANGEABLE = (
     "plots",
     "channels_last",
     "distill_model",
+    "time",  # the whole budget: time_budget.py tells the trainer what of it is used
 )
-#: A time budget that is used up still gets one batch: the trainer ends, strips and validates by itself.
-_LEAST_TIME_H = 0.0001
 
 
 def for_fresh_start(plan: dict[str, Any]) -> dict[str, Any]:
@@ -61,8 +59,6 @@ def for_resume(plan: dict[str, Any], honoured: frozenset[str]) -> dict[str, Any]
     if isinstance(given.get("batch"), (int, float)) and given["batch"] < 1:
         # Automatic batch size: the one it found is in the checkpoint, another would change the training.
         arguments.pop("batch", None)
-    if given.get("time") is not None and "time" in honoured:
-        arguments["time"] = remaining_time_h(float(given["time"]), plan["save_dir"])
     if "save_dir" in honoured and plan["save_dir"]:
         arguments["save_dir"] = plan["save_dir"]
     return arguments
@@ -76,28 +72,3 @@ def honoured_on_resume(trainer_class: Any) -> frozenset[str]:
     source = textwrap.dedent(inspect.getsource(trainer_class.check_resume))
     literals = (node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant))
     return frozenset(value for value in literals if isinstance(value, str))
-
-
-def remaining_time_h(budget_h: float, save_dir: str) -> float:
-    """Return what is left of a `time` budget; the trainer's own clock starts at zero in every process."""
-    used_s = used_time_s(os.path.join(save_dir, "results.csv"))
-    return max(budget_h - used_s / 3600, _LEAST_TIME_H)
-
-
-def used_time_s(results_file: str) -> float:
-    """Return the training time in a results.csv; its `time` column starts anew with every process."""
-    try:
-        with open(results_file, encoding="utf-8", newline="") as file:
-            rows = [{(name or "").strip(): value for name, value in row.items()} for row in csv.DictReader(file)]
-    except OSError:
-        return 0.0
-    total = previous = 0.0
-    for row in rows:
-        try:
-            at = float(row.get("time") or 0.0)
-        except ValueError:
-            continue  # a row that was cut by a kill
-        if at < previous:
-            total += previous
-        previous = at
-    return total + previous

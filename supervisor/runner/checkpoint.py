@@ -21,6 +21,9 @@ from typing import Any, Dict, List, Optional
 if __package__:
     from .checkpoint_facts import facts, text
     from .finite import Search, element_bytes, number_format
+    from .learned import FINITE, NAN_IS_TOLD, limits
+    from .old_format import examine as examine_old
+    from .old_format import is_old_format
     from .pickle_scan import Damaged, PickleScan
     from .zip_check import Archive, Record, Watch
 
@@ -32,6 +35,10 @@ CPU_LIMIT_S = 5
 CRC_BYTES_PER_S = 200 * 1024 * 1024
 #: The largest known model's pickle is below 2 MB; far above that it is an attack or an accident.
 PICKLE_LIMIT_BYTES = 64 * 1024 * 1024
+
+#: Exit code of the command-line form where the memory did not suffice to look at a file.
+OUT_OF_MEMORY = 71
+NO_MEMORY = "the memory did not suffice to read its metadata"
 
 #: Errors that say something about the file; all others say "this machine could not look".
 _ABOUT_THE_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR, errno.EINVAL})
@@ -49,7 +56,7 @@ def inspect(path: str, finite: bool = False) -> Dict[str, Any]:
 
     ``missing``            there is no such file
     ``torn``               cut, altered, or no checkpoint at all
-    ``unknown``            this machine could not look (permission, I/O error); says nothing about the file
+    ``unknown``            this machine could not look (permission, I/O error, memory); says nothing about the file
     ``hostile``            its pickle names what no checkpoint needs; must not be loaded
     ``poisoned``           NaN or Inf in its tensors; only found if `finite`
     ``weights_only``       whole, but without what a resume needs
@@ -64,8 +71,8 @@ def inspect(path: str, finite: bool = False) -> Dict[str, Any]:
         result["reason"] = text(str(error))
     except OSError as error:
         result.update(_of_os_error(error))
-    except MemoryError:
-        result["reason"] = "reading it needs more memory than a checkpoint's directory ever should"
+    except MemoryError:  # of which a checkpoint needs little: the machine has none left, or the pickle takes it all
+        result.update(state="unknown", reason=NO_MEMORY)
     except Exception as error:  # noqa: BLE001 -- a hostile file may break any parser at any point: it is still just torn
         result["reason"] = text(f"{type(error).__name__}: {error}")
     return result
@@ -128,6 +135,9 @@ def _look(path: str, finite: bool) -> Dict[str, Any]:
 
 def _examine(descriptor: int, size_bytes: int, finite: bool) -> Dict[str, Any]:
     """Return all that is told by an open file; raises Damaged."""
+    if is_old_format(descriptor):
+        found, hostile = examine_old(descriptor, size_bytes, PICKLE_LIMIT_BYTES)
+        return _hostile(hostile) if hostile else found
     archive = Archive(descriptor, size_bytes)
     pickled = _pickle_of(archive)
     scan = PickleScan()
@@ -138,15 +148,19 @@ def _examine(descriptor: int, size_bytes: int, finite: bool) -> Dict[str, Any]:
             raise
         top = None  # the machine that runs it would have come as far as the hostile name
     if scan.hostile:
-        return {"state": "hostile", "reason": text(f"its pickle names {', '.join(scan.hostile)}: it is never loaded")}
+        return _hostile(scan.hostile)
     found = facts(top)
-    contents = _Contents(archive, pickled, scan)
+    contents = _Contents(archive, pickled, scan, limits(top) if finite else {})
     found.update(tensors=scan.tensors, tensor_bytes=contents.compare(), doubts=contents.doubts)
     found["finite"] = contents.verify(finite)
     if found["finite"] is False:
         where = ", ".join(contents.poisoned[:3])
         found.update(state="poisoned", reason=f"NaN or Inf in {len(contents.poisoned)} of its tensors: {where}")
     return found
+
+
+def _hostile(names: List[str]) -> Dict[str, Any]:
+    return {"state": "hostile", "reason": text(f"its pickle names {', '.join(names)}: it is never loaded")}
 
 
 def _pickle_of(archive: Archive) -> Record:
@@ -159,14 +173,15 @@ def _pickle_of(archive: Archive) -> Record:
 
 
 class _Contents:
-    """The records of a checkpoint against what its pickle says of them."""
+    """The records of a checkpoint against what its pickle says of them, and what their numbers may be."""
 
-    def __init__(self, archive: Archive, pickled: Record, scan: PickleScan) -> None:
+    def __init__(self, archive: Archive, pickled: Record, scan: PickleScan, allowed: Dict[str, int]) -> None:
         self.doubts: List[str] = []
         self.poisoned: List[str] = []
         self._archive = archive
         self._pickled = pickled
         self._scan = scan
+        self._allowed = allowed
         self._prefix = pickled.name.partition("/")[0]
 
     def compare(self) -> int:
@@ -208,7 +223,7 @@ class _Contents:
         if finite and not self._is_little_endian():
             self._doubt("its numbers are not little-endian: NaN was not looked for")
             finite = False
-        by_name = {f"{self._prefix}/data/{key}": storage for key, storage in self._scan.storages.items()}
+        by_name = {f"{self._prefix}/data/{key}": self._scan.storages[key] for key in self._allowed}
         searches: Dict[str, Search] = {}
         for record in sorted(self._archive.records.values(), key=lambda one: one.offset):
             if record is self._pickled:
@@ -226,11 +241,17 @@ class _Contents:
         return record is None or (record.size < 100 and self._archive.read(record) == b"little")
 
     def _watch(self, name: str, search: Search) -> Watch:
-        key = name.rpartition("/")[2]
-        inf_allowed = key in self._scan.attributes and key not in self._scan.weights
+        allowed = self._allowed[name.rpartition("/")[2]]
+        found = False
 
         def watch(chunk: bytearray) -> None:
-            if (not self.poisoned or self.poisoned[-1] != name) and search.finds(chunk, inf_allowed=inf_allowed):
+            nonlocal found
+            if found or not search.finds(chunk, inf_allowed=allowed != FINITE):
+                return
+            found = True
+            if allowed == NAN_IS_TOLD:
+                self._doubt(f"NaN in {name}, which is no weight")
+            else:
                 self.poisoned.append(name)
 
         return watch
@@ -262,7 +283,8 @@ def _size(path: str) -> int:
 def main(words: List[str]) -> int:
     """Print one JSON object a line for each path; returns 0, or 2 without a path.
 
-    Over its CPU limit the process dies of SIGXCPU: then nothing is known about the file it was at.
+    Where its limits do not suffice it ends at that file, about which nothing is known then: over that of CPU it dies
+    of SIGXCPU, over that of memory it returns OUT_OF_MEMORY.
     """
     finite = words[:1] == ["--finite"]
     paths = words[finite:]
@@ -272,7 +294,10 @@ def main(words: List[str]) -> int:
     _limit_memory()
     for path in paths:
         _limit_cpu(path)
-        print(json.dumps(inspect(path, finite)), flush=True)
+        found = inspect(path, finite)
+        if found["reason"] == NO_MEMORY:
+            return OUT_OF_MEMORY
+        print(json.dumps(found), flush=True)
     return 0
 
 

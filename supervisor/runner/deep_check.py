@@ -3,8 +3,9 @@
 Run with the job's own Python, which has torch and the trainer's classes. Loading executes what the file says, as a
 resume does; a file that the cheap check finds torn or hostile is therefore refused without being loaded. Memory and
 CPU are limited, GPUs are hidden. Prints one JSON object: version, path, ok, reason, epoch (0-based), optimizer, ema,
-tensors, finite (null: not reached). Exit code 0: ok, 65: refused, 1: could not look, which says nothing about
-the file (no torch, a class that this Python does not have, no memory).
+tensors, finite (null: not reached). Exit code 0: ok, 65: refused for what was seen in the file, 1: could not look,
+which says nothing about the file (no torch, a class that this Python does not have, no memory, a module that wants a
+GPU at its import).
 
     --expected-epoch N   the stored epoch (0-based) that it must have; then an optimizer must be there too
     --path DIR           a folder with the trainer's modules, such as a checkout of YOLOv5; may be repeated
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import pickle
 import sys
 from importlib import import_module
 from types import ModuleType
@@ -29,8 +31,10 @@ _CPU_LIMIT_S = 120
 _CPU_BYTES_PER_S = 20 * 1024 * 1024
 
 OK, COULD_NOT_LOOK, REFUSED = 0, 1, 65
-#: What a load raises for want of something here, not for want of something in the file.
-_OURS = (ImportError, AttributeError, NameError, OSError, MemoryError)
+#: What torch's reader says of the file; whatever else a load raises may be for want of something here.
+_OF_THE_FILE = ("PytorchStreamReader", "unexpected EOF", "storage has wrong byte size")
+#: What torch is told from outside, and would make of our load another one than the trainer's.
+_FORCED = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
 class Refused(Exception):  # noqa: N818 -- read as a word: raise Refused
@@ -75,13 +79,11 @@ def _answer(found: Dict[str, Any], path: str, expected_epoch: Optional[int]) -> 
     except Refused as refused:
         found["reason"] = str(refused)
         return REFUSED
-    except _OURS as error:
+    except Exception as error:  # noqa: BLE001 -- classes of any trainer are imported here, and ask for anything
         found["reason"] = f"it could not be loaded here: {_one_line(error)}"
         return COULD_NOT_LOOK
-    except Exception as error:  # noqa: BLE001 -- whatever a load raises, the file does not load
-        found["reason"] = f"it does not load: {_one_line(error)}"
-        return REFUSED
-    found.update(ok=True, reason="loads, complete and finite")
+    told = f"; NaN in {found['reason']}, which is no weight" if found["reason"] else ""
+    found.update(ok=True, reason=f"loads, complete and finite{told}")
     return OK
 
 
@@ -117,8 +119,20 @@ def _sibling(name: str) -> ModuleType:
 
 def _load(path: str, size_bytes: int) -> Any:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ.pop(_FORCED, None)
     torch = import_module("torch")
     _limit(size_bytes)
+    try:
+        return _loaded(torch, path)
+    except (pickle.UnpicklingError, EOFError) as error:
+        raise Refused(f"it does not load: {_one_line(error)}") from error
+    except RuntimeError as error:
+        if not any(word in str(error) for word in _OF_THE_FILE):
+            raise
+        raise Refused(f"it does not load: {_one_line(error)}") from error
+
+
+def _loaded(torch: Any, path: str) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=False)
     except TypeError as error:
@@ -161,44 +175,46 @@ def _check_epoch(found: Dict[str, Any], content: Dict[Any, Any], seen: Any, expe
 
 
 def _check_numbers(found: Dict[str, Any], content: Dict[Any, Any]) -> None:
-    """Look at all that was learned. Other buffers may hold Inf (masks), but never NaN."""
-    torch = import_module("torch")
+    """Look at the numbers; what each tensor may hold is said in `learned`. NaN that is only told becomes the reason."""
+    torch, learned = import_module("torch"), _sibling("learned")
     found["finite"] = True
-    for name, tensor, inf_allowed in _tensors(torch, content):
+    for name, tensor, limit in _tensors(torch, learned, content):
         found["tensors"] += 1
         if not (tensor.is_floating_point() or tensor.is_complex()):
             continue
-        bad = torch.isnan(tensor) if inf_allowed else ~torch.isfinite(tensor)
-        if bool(bad.any()):
+        bad = ~torch.isfinite(tensor) if limit == learned.FINITE else torch.isnan(tensor)
+        if not bool(bad.any()):
+            continue
+        if limit != learned.NAN_IS_TOLD:
             found["finite"] = False
             raise Refused(f"NaN or Inf in {name}")
-    if not found["tensors"]:
-        raise Refused("there is no tensor in it")
+        found["reason"] = found["reason"] or name
 
 
-def _tensors(torch: Any, content: Dict[Any, Any]) -> Iterator[Tuple[str, Any, bool]]:
-    for key in ("ema", "model"):
-        part = content.get(key)
-        if isinstance(part, torch.nn.Module):
-            yield from ((f"{key}.{name}", tensor, False) for name, tensor in part.named_parameters())
-            for name, tensor in part.named_buffers():
-                yield f"{key}.{name}", tensor, not name.rpartition(".")[2].startswith("running_")
-        else:
-            yield from _in_containers(torch, part, key)
-    yield from _in_containers(torch, content.get("optimizer"), "optimizer")
+def _tensors(torch: Any, learned: Any, content: Dict[Any, Any]) -> Iterator[Tuple[str, Any, int]]:
+    """Return name, tensor and limit of all that belongs to the model or the optimizer's state.
 
-
-def _in_containers(torch: Any, top: Any, name: str) -> Iterator[Tuple[str, Any, bool]]:
-    """Walk dicts and lists, without recursion: a file may nest them without end, or in a circle."""
-    waiting, seen = [(name, top)], set()
+    Walks dicts and lists without recursion: a file may nest them without end, or in a circle.
+    """
+    optimizer = content.get("optimizer")
+    state = optimizer.get("state") if isinstance(optimizer, dict) else None
+    waiting: List[Tuple[str, Any, bool]] = [(key, content.get(key), False) for key in ("ema", "model")]
+    waiting.append(("optimizer.state", state, True))
+    seen = set()
     while waiting:
-        name, value = waiting.pop()
+        name, value, strict = waiting.pop()
         if isinstance(value, torch.Tensor):
-            yield name, value, False
+            yield name, value, learned.FINITE if strict or learned.is_learned(name) else learned.INF_ALLOWED
+        elif isinstance(value, torch.nn.Module):
+            yield from ((f"{name}.{own}", tensor, learned.FINITE) for own, tensor in value.named_parameters())
+            for own, tensor in value.named_buffers():
+                yield f"{name}.{own}", tensor, learned.FINITE if learned.is_statistic(own) else learned.NAN_IS_TOLD
         elif isinstance(value, (dict, list, tuple)) and id(value) not in seen:
             seen.add(id(value))
-            pairs = value.items() if isinstance(value, dict) else enumerate(value)
-            waiting.extend((f"{name}.{key}"[:200], one) for key, one in pairs)
+            if isinstance(value, dict):
+                waiting.extend((f"{name}.{key}"[-200:], one, strict) for key, one in value.items())
+            else:
+                waiting.extend((name, one, strict) for one in value)
 
 
 if __name__ == "__main__":

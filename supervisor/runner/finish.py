@@ -48,7 +48,7 @@ def finish(session: Session, plan: dict[str, Any], found: dict[str, Any]) -> tup
     session.stop.set_final(True)
     session.enter("end")
     _keep(session, plan, found)
-    _strip_both(plan)
+    _strip_both(session, plan)
     best = os.path.join(plan["save_dir"], "weights", "best.pt")
     state = checkpoint.inspect(best)["state"]
     said = f"all {found['epochs']} epochs were trained before; last.pt is stripped now, best.pt is {state}"
@@ -76,17 +76,17 @@ def _keep(session: Session, plan: dict[str, Any], found: dict[str, Any]) -> None
         session.beats.write("saved", epoch=found["epoch"], path=plan["resume"], best=best, kept=kept)
 
 
-def _strip_both(plan: dict[str, Any]) -> None:
+def _strip_both(session: Session, plan: dict[str, Any]) -> None:
     """Strip into temporary files, and put them in place last.pt last: while it is whole, this can be repeated."""
     from ultralytics.utils.torch_utils import strip_optimizer
 
     weights = os.path.join(plan["save_dir"], "weights")
     last, best = (os.path.join(weights, name) for name in ("last.pt", "best.pt"))
-    with whole_files.replacing(last) as stripped:
+    with whole_files.replacing(last, session.note_once) as stripped:
         content = strip_optimizer(plan["resume"], s=stripped)
         _demand_finished(plan["resume"], stripped)
         if checkpoint.inspect(best)["state"] in {"resumable", "done_not_stripped"}:
-            with whole_files.replacing(best) as stripped_best:
+            with whole_files.replacing(best, session.note_once) as stripped_best:
                 # As the trainer does: best.pt carries the whole course of the training, which only last.pt knows.
                 course = (content or {}).get("train_results")
                 updates = {"updates": {"train_results": course}} if course else {}

@@ -20,7 +20,7 @@ import time
 from types import ModuleType
 from typing import Any, Callable
 
-from . import beats, loggers, multi_gpu, resume_override, safe_saves, stopping
+from . import beats, loggers, multi_gpu, resume_override, safe_saves, stopping, time_budget
 from .after_import import AfterImport
 from .outcome import ERROR, FINISHED, STOPPED, WRONG_PLACE
 from .session import Session, epoch_error, place_error, resume_error
@@ -70,13 +70,16 @@ def _add_callbacks(table: ModuleType) -> None:
             registered.append(callback)
 
 
-def _callback(function: Callable[[Session, Any], None]) -> Callable[[Any], None]:
-    """Give a callback the session; an error of ours is said once and never reaches the training."""
+def _callback(function: Callable[[Session, Any], None], every_rank: bool = False) -> Callable[[Any], None]:
+    """Give a callback the session; an error of ours is said once and never reaches the training.
+
+    Only the process that leads calls it, if not `every_rank`.
+    """
 
     @functools.wraps(function)
     def called_by_trainer(source: Any) -> None:
         global _complained  # noqa: PLW0603 -- said once per process
-        if _session is None or not _session.leads:
+        if _session is None or not (_session.leads or every_rank):
             return
         try:
             function(_session, source)
@@ -86,6 +89,9 @@ def _callback(function: Callable[[Session, Any], None]) -> Callable[[Any], None]
                 print(f"yolo-supervisor: {function.__name__}: {error!r}", file=sys.stderr, flush=True)
 
     return called_by_trainer
+
+
+_callback_of_every_rank = functools.partial(_callback, every_rank=True)
 
 
 @_callback
@@ -129,7 +135,7 @@ def _say_what_nobody_planned(session: Session, trainer: Any) -> None:
 def _save_safely(session: Session, trainer: Any) -> None:
     if session.plan.get("safe_saves", True):
         try:
-            safe_saves.arm(trainer)
+            safe_saves.arm(trainer, session.note_once, session.copies)
         except Exception as error:  # noqa: BLE001 -- it then saves as it always did
             session.note(f"safe saves could not be armed: {error!r}")
 
@@ -140,9 +146,20 @@ def on_pretrain_routine_end(session: Session, _trainer: Any) -> None:
     session.stop_if_due()
 
 
-@_callback
+@_callback_of_every_rank
 def on_train_start(session: Session, trainer: Any) -> None:
-    """Confirm, before the first batch, where the training is; or leave without training anything."""
+    """Confirm, before the first batch, where the training is; or leave without training anything.
+
+    A `time` budget goes on in all ranks: each of them computes the learning rate.
+    """
+    if session.leads:
+        _confirm_start(session, trainer)
+    session.used_before_h = time_budget.go_on(session.plan, trainer)
+    if session.leads and session.used_before_h:
+        session.note(f"{session.used_before_h:.3f} of {trainer.args.time} hours were used before this start")
+
+
+def _confirm_start(session: Session, trainer: Any) -> None:
     session.trainer = trainer
     session.check_start(place_error, epoch_error)
     start_epoch = int(trainer.start_epoch)
@@ -160,7 +177,8 @@ def on_train_start(session: Session, trainer: Any) -> None:
 def on_train_epoch_start(session: Session, _trainer: Any) -> None:
     """Begin an epoch, or the same one again after the trainer recovered from NaN or lack of memory."""
     loggers.flush()
-    session.stop.set_writing(False)
+    session.in_epoch = True
+    session.stop.set_final(False)
     session.batch, session.batches = 0, None
     session.images, session.images_from_s = 0, time.monotonic()
     session.validated = False
@@ -198,9 +216,13 @@ def _report_batch(session: Session, trainer: Any, now_s: float) -> None:
     )
 
 
-@_callback
+@_callback_of_every_rank
 def on_train_epoch_end(session: Session, trainer: Any) -> None:
     """Expect a checkpoint to be written from here to `on_fit_epoch_end`, except while validating."""
+    if session.used_before_h:
+        time_budget.count_all_epochs(trainer)
+    if not session.leads:
+        return
     session.check_fence()
     session.stop.set_writing(True)
     if not getattr(trainer.args, "val", True):
@@ -209,16 +231,21 @@ def on_train_epoch_end(session: Session, trainer: Any) -> None:
 
 @_callback
 def on_val_start(session: Session, validator: Any) -> None:
-    """Tell the validation inside the training from the one after the last save."""
+    """Tell the validation of an epoch from the one after the last save, and from one that a user's callback makes."""
     if not session.training:
         _leave_if_finishing(session)
         return
-    if not getattr(validator, "training", True):
-        _enter_final(session)
+    if not _is_of_epoch(validator):
+        if not session.in_epoch and _is_last_epoch(session.trainer):
+            _enter_final(session)
         return
     session.stop.set_writing(False)
     session.enter("val")
     session.stop_if_due()
+
+
+def _is_of_epoch(validator: Any) -> bool:
+    return bool(getattr(validator, "training", True))
 
 
 @_callback
@@ -237,9 +264,9 @@ def _leave_if_finishing(session: Session) -> None:
 
 
 @_callback
-def on_val_end(session: Session, _validator: Any) -> None:
+def on_val_end(session: Session, validator: Any) -> None:
     """Let the save go ahead even when a stop is due: it takes seconds and keeps the epoch."""
-    if not session.training or session.stop.final:
+    if not session.training or not _is_of_epoch(validator):
         return
     session.check_fence()
     session.stop.set_writing(True)
@@ -266,8 +293,9 @@ def on_fit_epoch_end(session: Session, trainer: Any) -> None:
 
     Ultralytics calls this once more, with a number too high, after the final validation.
     """
-    if session.stop.final:
+    if not session.in_epoch:
         return
+    session.in_epoch = False
     session.beats.write(
         "epoch",
         epoch=trainer.epoch,

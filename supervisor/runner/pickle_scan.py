@@ -36,17 +36,16 @@ class PickleScan:
     """One walk through one pickle.
 
     After `run`: `hostile` and `unusual` are names that it would import, `storages` all that it asks for by key,
-    `attributes` the keys of storages that modules only remember and `weights` of those that they learned (one may be
-    in both), `tensors` how many tensors it builds.
+    `tensors` how many tensors it builds, `length` how many bytes it takes. `old_format`: as in runner/old_format.py.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, old_format: bool = False) -> None:
         self.hostile: List[str] = []
         self.unusual: List[str] = []
         self.storages: Dict[str, Storage] = {}
         self.tensors = 0
-        self.attributes: set[str] = set()
-        self.weights: set[str] = set()
+        self.length = 0
+        self._old_format = old_format
         self._stack: List[Any] = []
         self._marks: List[int] = []
         self._memo: Dict[Any, Any] = {}
@@ -113,7 +112,7 @@ class PickleScan:
 
     def _run(self, raw: bytes) -> Any:
         rules, stack, memo = self._rules, self._stack, self._memo
-        for count, (opcode, argument, _position) in enumerate(pickletools.genops(raw)):
+        for count, (opcode, argument, position) in enumerate(pickletools.genops(raw)):
             name = opcode.name
             rule = rules.get(name)
             if rule is not None:
@@ -123,6 +122,7 @@ class PickleScan:
             elif name in _PUTS:
                 memo[len(memo) if argument is None else argument] = self._top()
             elif name == "STOP":
+                self.length = (position or 0) + 1  # it is known for bytes
                 return self._pop()
             elif name not in _IGNORED:
                 self._by_signature(opcode, argument)
@@ -220,10 +220,16 @@ class PickleScan:
         self._stack.append(make(kind, arguments))
 
     def _storage(self, identity: Any) -> Any:
-        """Return what torch calls a persistent id: ("storage", type, key, location, number of elements)."""
-        if not isinstance(identity, tuple) or len(identity) != 5 or identity[0] != "storage":
+        """Return what torch calls a persistent id: ("storage", type, key, location, number of elements).
+
+        The old format adds a view, and has ("module", class, file, source) for a class.
+        """
+        if self._old_format and isinstance(identity, tuple) and len(identity) == 4 and identity[0] == "module":
+            return identity[1]
+        length = 6 if self._old_format else 5
+        if not isinstance(identity, tuple) or len(identity) != length or identity[0] != "storage":
             raise Damaged("the pickle asks for something that is no storage of torch")
-        _word, kind, key, _location, numel = identity
+        _word, kind, key, _location, numel = identity[:5]
         if not (isinstance(kind, Global) and isinstance(key, str) and type(numel) is int and numel >= 0):
             raise Damaged("the pickle describes a storage in a way that torch does not")
         found = Storage(kind.name, key, numel)
@@ -238,22 +244,6 @@ class PickleScan:
             state = state[0]
         if isinstance(target, Built) and target is not _NOTHING:
             target.state = state
-        if isinstance(state, dict) and "_buffers" in state:
-            self._note_module(state)
-
-    def _note_module(self, state: Dict[Any, Any]) -> None:
-        """Tell what a module learns from what it only remembers.
-
-        RT-DETR keeps the anchors of the last image as an attribute, with Inf for those outside of it, and attention
-        masks are buffers of -Inf. Neither says anything about the training.
-        """
-        buffers = state["_buffers"] if isinstance(state["_buffers"], dict) else {}
-        masks = [tensor for name, tensor in buffers.items() if not str(name).startswith("running_")]
-        self.attributes.update(one.storage.key for one in [*state.values(), *masks] if isinstance(one, Tensor))
-        learned = [tensor for name, tensor in buffers.items() if str(name).startswith("running_")]
-        parameters = state.get("_parameters")
-        learned += parameters.values() if isinstance(parameters, dict) else ()
-        self.weights.update(one.storage.key for one in learned if isinstance(one, Tensor))
 
 
 def _pairs(flat: List[Any]) -> Dict[Any, Any]:

@@ -107,10 +107,14 @@ def _look(session: Session, keywords: dict[str, Any]) -> tuple[dict[str, Any], d
 
 def finished(session: Session, model: Any, adapted: dict[str, Any]) -> Any:
     """Finish a training of which no epoch is left, as if `Model.train` had returned; return its metrics or None."""
+    session.training_number += 1  # no trainer starts, which would count; the program's next one is its own business
     try:
         reason, fields, results = finish.finish(session, adapted, adapted["found"])
     except Leave as failed:
         session.leave(failed.result, failed.code, failed.reason)
+    finally:
+        session.stop.stop_listening()
+    session.train_ended = True
     session.end("finished", FINISHED, reason, **fields)
     weights = fields["best"] or os.path.join(adapted["save_dir"], "weights", "last.pt")
     vars(model).update(vars(type(model)(weights)))  # the program's own object, with the trained weights

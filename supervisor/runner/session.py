@@ -76,6 +76,7 @@ class Session:
         self.training_number = int(os.environ.get(TRAINING_VARIABLE, "1")) - 1 if self.rank >= 0 else 0
         #: The plan's resume was handed to a training of this process; or it belongs to another one (elsewhere).
         self.resume_taken = self.elsewhere = False
+        self._said: set[str] = set()
         self.stacks_signal: int | None = None
         #: Reason and fields of the end record once all files are final: from then on a stop means finished.
         self.final_record: tuple[str, dict[str, Any]] | None = None
@@ -86,6 +87,9 @@ class Session:
         self.earlier_finished: bool = getattr(self, "train_ended", True)
         self.trainer: Any = None
         self.training = False
+        self.in_epoch = False
+        #: Hours of a `time` budget that earlier processes of this training used.
+        self.used_before_h = 0.0
         self.train_ended = False
         self.ended = False
         self.validated = False
@@ -101,6 +105,12 @@ class Session:
         return self.rank in {-1, 0}
 
     @property
+    def copies(self) -> tuple[str, ...]:
+        """The folders in which copies of this run's checkpoints may lie, beside those of the trainer."""
+        run_dir = os.path.dirname(os.path.dirname(os.path.abspath(self.attempt_dir)))
+        return self.attempt_dir, os.path.join(run_dir, "good")
+
+    @property
     def follows_only(self) -> bool:
         """True for a program of the user's own that trains what nobody planned: nothing is expected of it."""
         if self.plan.get("mode", "runner") != "hook":
@@ -112,6 +122,12 @@ class Session:
         print(f"yolo-supervisor: {text}", file=sys.stderr, flush=True)
         if self.leads:
             self.beats.write("note", text=" ".join(text.split()))
+
+    def note_once(self, text: str) -> None:
+        """Note a text that may come with every epoch the first time only."""
+        if text not in self._said:
+            self._said.add(text)
+            self.note(text)
 
     def arm_stacks(self) -> None:
         """Let a signal dump all stacks into the attempt's folder, unless somebody else handles that signal."""
@@ -181,7 +197,7 @@ class Session:
         """
         kept = os.path.join(os.path.abspath(self.attempt_dir), "final.pt")
         try:
-            whole_files.copy(path, kept)
+            whole_files.copy(path, kept, self.note_once)
         except OSError as error:
             self.note(f"the last checkpoint is not kept with its optimizer: {error}")
             return None

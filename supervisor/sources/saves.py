@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SAVE_S = 10.0  # each save that is told changes the journal three times and copies a file
+SAVE_S = 2.0  # each save that is told changes the journal three times and copies a file
 _NEVER = float("-inf")
 
 
@@ -41,7 +41,7 @@ class Saves:
             self._waiting = Save(epoch)
 
     def due(self, now: float) -> list[Save]:
-        """Return what is to be told now, oldest first: one save in ten seconds, later ones wait for that time's end."""
+        """Return what is to be told now, oldest first: one save in two seconds, later ones wait for that time's end."""
         due, self._at_once = self._at_once, []
         if self._waiting is not None and now - self._told_at >= SAVE_S:
             due.append(self._waiting)

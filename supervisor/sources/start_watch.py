@@ -10,7 +10,13 @@ from supervisor.core.plain_text import frames
 from supervisor.layout import AttemptDirectory, RunDirectory
 from supervisor.sources.course import Course
 from supervisor.sources.tail import Tail
-from supervisor.trainers.resume_evidence import StartEvidence, contradiction, resume_evidence, wrong_folder
+from supervisor.trainers.resume_evidence import (
+    StartEvidence,
+    confirmed_folder,
+    contradiction,
+    resume_evidence,
+    wrong_folder,
+)
 
 
 class StartWatch:
@@ -26,7 +32,7 @@ class StartWatch:
         self._course = course
         self._log_file = files.log
         self._log = Tail(files.log)
-        self._folders = (str(run.train), os.path.realpath(run.train))
+        self._folder = str(run.train)
         self._evidence = StartEvidence()
         self._over = attempt.start not in {"fresh", "resume"}
 
@@ -46,21 +52,21 @@ class StartWatch:
                 return
 
     def _judge(self) -> None:
-        found, attempt = self._evidence, self._attempt
-        if attempt.start == "resume":
-            wrong = contradiction(
-                found, from_epoch=attempt.from_epoch, checkpoint=attempt.checkpoint, folders=self._folders
-            )
-            seen = found.complete
-        else:
-            wrong = wrong_folder(found, self._folders)
-            seen = found.folder is not None
+        """Confirm as soon as the right words are there, or once it trains and nothing is surely wrong."""
+        found, attempt, wrong = self._evidence, self._attempt, self._wrong()
+        after = attempt.from_epoch if attempt.start == "resume" else None
+        seen = confirmed_folder(found, self._folder, from_epoch=after)
+        self._over = bool(seen) or found.complete
         if wrong:
             self._course.wrong_start = wrong
-        elif seen:
-            done = attempt.from_epoch if attempt.start == "resume" else 0
-            self._course.begins_after(done, found.folder or "")
-        self._over = bool(wrong) or seen
+        elif self._over:
+            self._course.begins_after(after or 0, seen)
+
+    def _wrong(self) -> str:
+        found, attempt = self._evidence, self._attempt
+        if attempt.start != "resume":
+            return wrong_folder(found, self._folder)
+        return contradiction(found, from_epoch=attempt.from_epoch, checkpoint=attempt.checkpoint, folder=self._folder)
 
 
 def _begins_with_hole(path: Path) -> bool:

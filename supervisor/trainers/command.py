@@ -146,6 +146,23 @@ def _seen_home(run_dir: RunDirectory) -> Path | None:
     return next((home for number in numbers if (home := _told_home(run_dir.attempt(number)))), None)
 
 
+def left_undone(run_dir: RunDirectory) -> str:
+    """Why a hooked command is not over although its first training is finished; empty if that was all it did.
+
+    A script may train several times, or export afterwards: what of that is left nobody can know. A kill in the
+    training's own last validation leaves nothing undone.
+    """
+    homes, ended = set(), False
+    for path in (run_dir.root / "attempts").glob("*/beats.jsonl"):
+        with path.open("rb") as file:
+            beats = [attempt_files.parse_beat(line) for line in file if b'"images_per_s"' not in line]
+        homes |= {beat.save_dir for beat in beats if beat is not None and beat.kind in {"fresh", "resumed"}}
+        ended = ended or any(beat is not None and beat.kind == "end" and beat.result == "finished" for beat in beats)
+    if len(homes) > 1:
+        return f"the command runs several trainings ({len(homes)} folders): which of them are left cannot be known"
+    return "its training is finished, but the command did not reach its own end" if ended else ""
+
+
 def _told_home(attempt: AttemptDirectory) -> Path | None:
     """Return the folder of the first training of an attempt; the later ones of a script are not what is resumed."""
     try:

@@ -16,6 +16,7 @@ from typing import Any
 from supervisor import layout
 from supervisor.core.checkpoints import Checkpoint
 from supervisor.core.model import Job
+from supervisor.core.placeholders import expand, names_in
 from supervisor.errors import PermanentError
 from supervisor.layout import AttemptDirectory, RunDirectory
 from supervisor.trainers import opt_yaml
@@ -59,6 +60,21 @@ FAMILIES = {
 def script_place(words: Sequence[str]) -> int | None:
     """Return which word of a command is the script: options before it are the interpreter's or torchrun's."""
     return next((place for place, word in enumerate(words) if word.endswith(".py")), None)
+
+
+def script_folder(job: Job, run_dir: RunDirectory | None = None) -> Path | None:
+    """Return where a script's own modules lie: beside it, links in its path followed, as Python looks for them.
+
+    Without the run's directory a script that is named by {run_dir} lies nowhere.
+    """
+    place = script_place(job.command)
+    word = job.command[place] if place is not None else ""
+    if not word or (run_dir is None and "run_dir" in names_in(word)):
+        return None
+    values = {"python": job.python, "run_dir": str(run_dir.root) if run_dir is not None else ""}
+    home = Path(job.cwd) if job.cwd or run_dir is None else run_dir.root
+    script = home / expand(word, values)
+    return script.resolve().parent if script.is_absolute() else None
 
 
 def option_value(words: Sequence[str], option: str) -> str:
@@ -169,10 +185,10 @@ def _finish(
     """
     if not job.python:
         raise PermanentError(f"{checkpoint} is complete but not stripped, and the job names no python to do that with")
-    scripts = [Path(word).parent for word in job.command if word.endswith(".py") and word.startswith("/")]
+    folder = script_folder(job, run_dir)
     section = {
         "mode": "finish",
-        "args": {"import_from": [str(folder) for folder in scripts]},
+        "args": {"import_from": [str(folder)] if folder is not None else []},
         "device": "cpu",
         "save_dir": str(run_dir.train),
         "resume": checkpoint,

@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from supervisor import curve_files
 from supervisor.clock import Clock
-from supervisor.core import secrets, story, views
+from supervisor.core import ancestry, secrets, story, views
 from supervisor.core.checkpoints import Saved
 from supervisor.core.events import DrainAsked, Event
 from supervisor.core.model import Run, World
@@ -149,8 +149,9 @@ class Api:
     async def curve(self, request: Request) -> Response:
         """GET /v1/runs/{name}/curve: read from the files of all attempts, beside the requests of others."""
         parts = self._parts
-        run = self._find(parts.world(), request)
-        rows = self._history(run)
+        world = parts.world()
+        run = self._find(world, request)
+        rows = [row for one in ancestry.ancestors(world, run) for row in self._history(one)]
         try:
             view = await run_in_threadpool(curve_files.curve_view, run, parts.runs_dir, rows, parts.clock.now())
         except OSError as error:

@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from supervisor import attempt_files, toml_errors
+from supervisor.cli.program import program
 from supervisor.effects import live_trainings
 from supervisor.effects.live_trainings import Training
 from tests.web.conftest import daemon  # noqa: F401 - a fixture
@@ -199,6 +201,42 @@ def test_not_every_process_is_watched(cli, folder, monkeypatch, changes, expecte
     result = cli("adopt", "--pid", 4242, "--dry-run")
     assert result.exit_code == expected[0]
     assert expected[1] in result.stderr
+
+
+@pytest.mark.parametrize("sign", ["dir", "log"])
+def test_a_training_script_may_have_any_name(cli, folder, monkeypatch, tmp_path, sign):
+    """With --dir, or with a log that names the folder, nobody needs `train` in the name of the script."""
+    (tmp_path / "log.txt").write_text(f"Logging results to {folder}\n" if sign == "log" else "nothing\n")
+    training = live(folder, argv=("/env/bin/python", "main.py"), log=str(tmp_path / "log.txt"))
+    monkeypatch.setattr(live_trainings, "read", lambda _pid: training)
+    result = adopt(cli, "--pid", training.pid, "--dry-run", *(("--dir", folder) if sign == "dir" else ()))
+    assert result.exit_code == 0, result.stderr
+    assert job_of(result)["adopt"] == str(folder.resolve())
+
+
+@pytest.mark.parametrize(("script", "words"), [(None, "cannot be started"), ("exit 3", "exit code 3")])
+def test_an_interpreter_that_does_not_run_is_refused(cli, folder, tmp_path, script, words):
+    """Also by --dry-run: it is started once."""
+    python = tmp_path / "python"
+    if script:
+        python.write_text(f"#!/bin/sh\n{script}\n")
+        python.chmod(0o755)
+    result = cli("adopt", folder, "--dry-run", "--python", python)
+    assert result.exit_code == 2
+    assert f"{python} {'is no Python that runs: ' if script else ''}{words}" in result.stderr
+
+
+def test_no_environment_names_the_options(daemon, cli, folder, monkeypatch):  # noqa: F811 - the fixture
+    """Neither active nor in [defaults]: the options of this very command are the fix."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    config = daemon.write_config()
+    config.write_text(config.read_text().replace('python = "/bin/sh"', ""))
+    daemon.api.stop()
+    words = ["--config", str(config), "adopt", str(folder), "--dry-run"]
+    result = CliRunner().invoke(program, words, catch_exceptions=False)
+    daemon.make()
+    assert result.exit_code == 2
+    assert "--python FILE or --conda NAME" in result.stderr
 
 
 def test_a_process_that_is_not_there(cli, monkeypatch):

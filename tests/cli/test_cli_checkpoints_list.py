@@ -7,6 +7,7 @@ import json
 import pytest
 
 from supervisor import layout
+from supervisor.cli import screen
 from supervisor.core.ledger import Line
 from supervisor.effects import ledger
 from tests.torch_files import checkpoint
@@ -40,6 +41,45 @@ def test_the_table_names_every_file_and_the_next_start(cli, run_dir):
     assert f" {entry.sha256[:12]} " in second
     assert "torn" in lines["train/weights/last.pt"]
     assert "the next start goes on from good/epoch4-attempt1.pt, after epoch 4" in text
+
+
+ALWAYS = ["FILE", "STATE", "EPOCH", "MAP50-95", "SIZE"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "more"),
+    [
+        (140, ["SHA256", "ATTEMPT", "LINE", "NOTE"]),
+        (100, ["ATTEMPT", "LINE", "NOTE"]),
+        (80, ["LINE", "NOTE"]),
+        (62, []),
+    ],
+)
+def test_on_a_narrow_terminal_no_number_is_cut(cli, run_dir, monkeypatch, columns, more):
+    """Hash, attempt, line and note go first, then the beginning of names; a note without room comes below."""
+    monkeypatch.setattr(screen, "on_terminal", lambda: True)
+    monkeypatch.setattr(screen, "colourful", lambda: False)
+    monkeypatch.setattr(screen, "width", lambda: columns)
+    lines = cli("checkpoints", "truck").stdout.splitlines()
+    header = next(line for line in lines if "EPOCH" in line)
+    assert header.split() == ALWAYS + more
+    [row] = [line for line in lines if line.startswith("*")]
+    assert row.split()[2:5] == ["resumable", "4/10", "0.300"]
+    assert "…" not in row.partition("resumable")[2]
+    assert max(map(len, lines[1:4])) <= columns
+    reason = json.loads(cli("checkpoints", "truck", "--json").stdout)["checkpoints"][-1]["reason"]
+    assert any(line.endswith(reason) for line in lines)
+
+
+def test_a_pipe_gets_whole_notes(cli, run_dir):
+    """No column is left out and nothing is cut where no terminal is; the epoch is not told twice."""
+    last = run_dir.weights / "last.pt"
+    reason = json.loads(cli("checkpoints", "truck", "--json").stdout)["checkpoints"][-1]["reason"]
+    assert any(line.endswith(reason) for line in cli("checkpoints", "truck").stdout.splitlines())
+    last.write_bytes(checkpoint(5))
+    text = cli("checkpoints", "truck").stdout
+    assert "6/10" in text
+    assert "holds" not in text
 
 
 def test_json_has_everything(cli, run_dir):

@@ -85,13 +85,33 @@ def test_quick_does_not_search_for_nan(files):
 
 
 def test_the_table_says_state_epoch_and_the_whole_reason(files):
-    """One line a file, and below them in full what is wrong."""
+    """One line a file with all of what is wrong, once."""
     done = verify(files)
     lines = done.stdout.splitlines()
     assert lines[0].split()[:5] == ["FILE", "STATE", "EPOCH", "SIZE", "TRAINER"]
     assert any("last.pt" in line and "resumable" in line and "4/5" in line and "8.4.190" in line for line in lines)
-    assert f"{files / 'flipped.pt'}: torn: wrong CRC in archive/data/0" in lines
+    [flipped] = [line for line in lines if str(files / "flipped.pt") in line]
+    assert flipped.endswith("  wrong CRC in archive/data/0")
+    assert len(lines) == 1 + 6
     assert "6 files, 4 of them not sound" in done.stderr
+
+
+def test_a_name_with_a_line_end_stays_on_its_line(files):
+    """Control characters and broken bytes of a name are shown escaped; JSON has the name as it is."""
+    for name in ("a\nb\x1b.pt", os.fsdecode(b"\xff.pt")):
+        (files / "last.pt").replace(files / name)
+        assert len(verify(files / name).stdout.splitlines()) == 2
+        assert name.encode("unicode_escape").replace(b"\\udcff", b"\\udcff").decode() in verify(files / name).stdout
+        (files / name).replace(files / "last.pt")
+    (files / "torn.pt").rename(files / "x\ny.pt")
+    assert json.loads(verify(files / "x\ny.pt", "--json").stdout)["files"][0]["path"] == str(files / "x\ny.pt")
+
+
+def test_an_empty_folder_is_json_too(tmp_path):
+    """No file, no result: still an answer that a program can read, and exit code 2."""
+    done = verify(tmp_path, "--json")
+    assert (done.exit_code, json.loads(done.stdout)) == (2, {"version": 1, "ok": False, "files": []})
+    assert "no *.pt file" in done.stderr
 
 
 def test_a_file_that_is_not_there_is_missing(tmp_path):

@@ -87,12 +87,14 @@ def test_files_that_cannot_be_looked_at_now_are_no_refusal(daemon, cli, saved):
     assert not saved.asked
 
 
-def test_extend_says_that_the_learning_rate_changes_before_it_orders(daemon, cli, saved):
-    """The curve is not that of a training that was planned so long: said first, then ordered."""
+def test_extend_says_once_that_the_learning_rate_changes(daemon, cli, saved):
+    """The curve is not that of a training that was planned so long: said when the order was taken."""
     finished(daemon)
     done = cli("extend", "truck", "--epochs", "15")
     assert done.exit_code == 0, done.stderr
-    assert "the schedule of 10 epochs is stretched to 15" in done.stderr
+    assert "the schedule of 10 epochs is stretched to 15" in done.stdout
+    assert "jumps from 10.9% of lr0 to 34.0%" in done.stdout
+    assert done.stderr == ""
     assert "truck@2" in done.stdout
     assert daemon.world.named("truck").goal == Goal(kind="extend", epochs=15)
     assert saved.asked == [("truck@1", None)]
@@ -113,6 +115,7 @@ def test_an_extension_that_is_not_possible(daemon, cli, saved, epochs_and_found,
     done = cli("extend", "truck", "--epochs", epochs)
     assert done.exit_code == 4
     assert words in done.stderr
+    assert "learning rate" not in done.stderr
     assert daemon.world.named("truck").id == "truck@1"
 
 
@@ -178,7 +181,39 @@ def test_a_branch_that_a_resume_would_not_obey_is_refused(daemon, cli, saved, sp
     assert "train.optimizer" in done.stderr
     assert "--from-weights" in done.stderr
     assert daemon.world.named("car") is None
+    assert not list(daemon.jobs_folder.glob("*.toml"))
     assert saved.asked
+    assert spool.seen
+
+
+def test_a_branch_under_the_name_of_a_live_run_leaves_its_job_file(daemon, cli, saved, spool, file):
+    """Refused before anything is written over; the same branch once more does no harm."""
+    daemon.launch("truck")
+    assert cli("branch", "truck", "--at", "2", file).exit_code == 0
+    [placed] = daemon.jobs_folder.glob("*.toml")
+    before = placed.read_bytes()
+    done = cli("branch", "truck", "--at", "3", file)
+    assert done.exit_code == 4
+    assert "car@1 is QUEUED, and a name is of one run at a time" in done.stderr
+    assert placed.read_bytes() == before
+    assert cli("branch", "truck", "--at", "2", file).exit_code == 0
+    assert daemon.world.named("car").id == "car@1"
+    assert saved.asked
+    assert spool.seen
+
+
+def test_a_branch_of_a_finished_run_begins_before_its_end(daemon, cli, saved, spool, file):
+    """Where only the last epoch is left there is nothing to go on with: exit code 2 and the way that is left."""
+    finished(daemon)
+    saved.found = Saved(epochs=(10,), stripped=("best.pt", "last.pt"))
+    done = cli("branch", "truck", file)
+    assert done.exit_code == 2
+    assert "all 10 epochs of truck are trained" in done.stderr
+    assert "--from-weights" in done.stderr
+    assert not list(daemon.jobs_folder.glob("*.toml"))
+    saved.found = Saved(epochs=(4, 10))
+    assert cli("branch", "truck", file).exit_code == 0
+    assert daemon.world.named("car").job.start_from == StartFrom(run="truck")
     assert spool.seen
 
 

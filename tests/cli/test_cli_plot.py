@@ -18,7 +18,9 @@ import pytest
 
 from supervisor.cli import chart, plot
 from supervisor.cli.failures import Failure
+from supervisor.core import events
 from tests.cli.conftest import process
+from tests.web.fake_daemon import BOOT
 
 EPOCHS = 6
 
@@ -70,6 +72,31 @@ def test_json_has_each_epoch_once_and_the_restart(truck, cli):
     [mark] = view["restarts"]
     assert (mark["attempt"], mark["epoch"], mark["reason"]) == (2, 3, "killed by SIGKILL, resumed after epoch 3")
     assert cli("plot", "truck@1", "--json").exit_code == 0
+
+
+def go_on(daemon, run_id, epoch):
+    """The daemon starts the newest attempt of a run."""
+    at, number = daemon.clock.now(), daemon.world.live[run_id].attempts
+    who = {"at": at, "run": run_id, "attempt": number}
+    daemon.put(events.Prepared(**who, start="resume", from_epoch=epoch))
+    daemon.put(events.Launched(**who, pid=11, shim_pid=10, boot=BOOT, started_at=at))
+
+
+def test_an_older_run_has_its_own_curve(daemon, cli):
+    """An id draws what was trained until that run ended; who ordered its end is said, also by the runs after it."""
+    run_id = daemon.launch("truck")
+    root = daemon.runs_dir / "default" / "truck" / "attempts"
+    write(root / "1", range(1, 5), exit={"code": None, "signal": 9, "signal_name": "SIGKILL"})
+    write(root / "2", range(3, 7), after=2)
+    daemon.progress(run_id, 4, 4)
+    daemon.put(events.StopAsked(at=daemon.clock.now(), run=run_id, by="ann (uid 7)", at_once=True))
+    daemon.end(run_id, finished=False, code=None)
+    daemon.put(events.RewindAsked(at=daemon.clock.now(), run=run_id, by="ann", epoch=2))
+    go_on(daemon, "truck@2", 2)
+    older, newer = (json.loads(cli("plot", name, "--json").stdout) for name in ("truck@1", "truck@2"))
+    assert ([point["epoch"] for point in older["points"]], older["restarts"], older["lost"]) == ([1, 2, 3, 4], [], [])
+    assert [point["epoch"] for point in newer["points"]] == [1, 2, 3, 4, 5, 6]
+    assert newer["restarts"][0]["reason"] == "stopped by ann (uid 7), resumed after epoch 2"
 
 
 @pytest.mark.e2e

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from supervisor.core import events
 from tests.cli.conftest import process
 
 
@@ -105,6 +106,20 @@ def test_ls_show_and_why_read_the_journal_while_the_daemon_is_down(busy):
     done = process("ls", "--config", config)
     assert "other run: truck" in done.stdout
     assert process("--config", config, "show", "nobody").returncode == 5
+
+
+def test_show_names_the_interpreter_of_a_command(daemon, cli):
+    """What is trained with is shown, not the placeholder of the job file."""
+    daemon.accept("script", train=None, command=("{python}", "/t.py"))
+    assert "trains      /env/bin/python /t.py" in cli("show", "script").stdout
+
+
+def test_show_tells_an_attempt_that_was_never_launched(daemon, cli):
+    """A refused preparation has no times, and is no attempt that somebody might look for in the logs."""
+    run_id = daemon.accept("truck")
+    daemon.put(events.Prepared(at=daemon.clock.now(), run=run_id, attempt=1, start="refused", reason="no data"))
+    [line] = [line for line in cli("show", "truck").stdout.splitlines() if "attempt 1" in line]
+    assert line.split(maxsplit=2)[2] == "not launched: no start was found that would not lose work"
 
 
 @pytest.mark.e2e

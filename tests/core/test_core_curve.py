@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -58,6 +60,13 @@ def test_an_attempt_that_never_began_changes_nothing():
     assert epochs_of(found) == [(1, 1), (2, 1), (3, 4)]
     [mark] = found.restarts
     assert mark.reason == "killed by SIGKILL, 2 more tries before the first batch, resumed after epoch 2"
+
+
+def test_an_attempt_that_was_never_launched_is_no_try():
+    """The preparation found no start: nothing was tried, so nothing is counted."""
+    refused = Trace(number=2, ending="lost with its machine", launched=False)
+    [mark] = join([first(1, 2), refused, resumed(3, 2, 3)]).restarts
+    assert mark.reason == "killed by SIGKILL, resumed after epoch 2"
 
 
 def test_a_start_from_the_beginning_leaves_nothing_of_before():
@@ -128,6 +137,51 @@ def test_each_epoch_stands_once_whatever_happened(plan):
     assert [point.epoch for point in found.points] == list(range(1, done + 1))
     assert len(found.restarts) == len(plan)
     assert len(found.points) + len(found.lost) == sum(len(trace.points) for trace in traces)
+
+
+# ---- of one run
+def test_a_run_has_what_was_trained_until_it_ended():
+    """Later runs of the directory are left out, and the rows that they wrote anew."""
+    traces = [first(1, 2, 3, 4), resumed(2, 2, 3, run="a@2"), resumed(3, 3, 4, 5, run="a@2")]
+    found = join(*curve.of_run(traces, rows(1, 2, 3, 4, 5), 1))
+    assert epochs_of(found) == [(1, 1), (2, 1), (3, 1), (4, 1)]
+    assert [bool(point.metrics) for point in found.points] == [True, True, False, False]
+    assert (found.restarts, found.lost) == ((), ())
+    assert len(join(*curve.of_run(traces, rows(1, 2, 3, 4, 5), None)).restarts) == 2
+
+
+def test_an_older_training_of_the_same_name_is_none_of_a_new_job():
+    """What was set aside for it is neither drawn nor lost; an attempt that began anew within a run is both."""
+    anew = Trace(number=2, run="a@2", start="fresh", points=points(2, 1))
+    found = join(*curve.of_run([first(1, 2, 3), anew, resumed(3, 1, 2, run="a@2")], Rows(), None))
+    assert epochs_of(found) == [(1, 2), (2, 3)]
+    assert found.lost == ()
+    assert len(found.restarts) == 1
+    again = Trace(number=2, run="a@1", start="fresh", points=points(2, 1))
+    assert len(join(*curve.of_run([first(1, 2, 3), again], Rows(), None)).lost) == 3
+
+
+def a_row(kind, **body):
+    """One line of a history."""
+    return SimpleNamespace(kind=kind, body=body)
+
+
+def test_ends_that_a_person_ordered():
+    """Only the attempt that ended under the order, and only while it stood."""
+    history = [
+        a_row("AttemptExited", attempt=1),
+        a_row("StopAsked", by="ann (uid 7)", at_once=True),
+        a_row("AttemptExited", attempt=2),
+        a_row("ResumeAsked", by="ann"),
+        a_row("AttemptExited", attempt=3),
+        a_row("DrainAsked", by="root"),
+        a_row("AttemptExited", attempt=4),
+        a_row("Prepared", attempt=5),
+        a_row("AttemptExited", attempt=5),
+        a_row("DrainAsked", by="root", off=True),
+        a_row("AttemptExited", attempt=6),
+    ]
+    assert curve.ordered_ends(history) == {2: "stopped by ann (uid 7)", 4: "drained by root"}
 
 
 # ---- as data

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from supervisor.core import actions, events
 from supervisor.core.model import Phase, Restart
-from supervisor.core.policy import backoff_s
+from supervisor.core.policy import FALL_BACKS, backoff_s
 
 
 def again(bench, name="a"):
@@ -62,19 +62,53 @@ def test_progress_refills_the_budget():
 
 
 def test_the_same_epoch_again_is_no_progress():
-    """An epoch that is trained and saved once more after a failure does not refill the budget."""
+    """A save that is torn each time is tried again three times; after that it does not refill the budget any more."""
     bench = Bench()
     bench.submit(restart=Restart(no_progress=3))
     bench.launch()
     bench.save(4)
     bench.die(code=1)
-    for _ in range(3):
+    for _ in range(FALL_BACKS + 3):
         assert bench.phase() is Phase.COOLING
         bench.wait(3600.0)
         bench.launch(start="resume", from_epoch=3)
         bench.save(4)
         bench.die(code=1, saved_epoch=4)
     assert bench.phase() is Phase.FAILED
+
+
+def test_epochs_trained_anew_are_progress():
+    """After a resume from an older checkpoint an epoch beyond that is progress, however many there were before."""
+    bench = Bench()
+    bench.submit(restart=Restart(no_progress=2))
+    bench.launch()
+    bench.save(9)
+    bench.die(signal=9)
+    again_from(bench, 5)
+    for epoch in (6, 7, 8):
+        bench.save(epoch)
+        bench.die(signal=9)
+        assert (bench.phase(), bench.run().failures) == (Phase.COOLING, 0)
+        again_from(bench, epoch)
+
+
+def test_a_new_epoch_forgives_the_fall_backs():
+    """Resumes from older checkpoints are counted until the highest epoch that was ever saved is passed."""
+    bench = Bench()
+    bench.submit(restart=Restart(no_progress=1))
+    bench.launch()
+    for epoch in (4, 4, 4, 5, 5, 5):
+        bench.save(epoch)
+        bench.die(signal=9)
+        assert bench.phase() is Phase.COOLING
+        again_from(bench, 3)
+    assert bench.run().fall_backs == FALL_BACKS
+
+
+def again_from(bench, epoch):
+    """Wait out the backoff and start the next attempt from this epoch."""
+    bench.wait(3600.0)
+    bench.launch(start="resume", from_epoch=epoch)
 
 
 def test_epochs_that_only_the_examination_found_are_progress():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
+import pytest
 from bench import Bench
 
 from supervisor.core import actions, events
-from supervisor.core.model import Phase
+from supervisor.core.model import Phase, Restart
 
 
 def keeps(ordered):
@@ -56,6 +59,39 @@ def test_a_copy_that_failed_is_no_copy():
     assert keeps(bench.tell(events.SaveSeen, "a", epoch=2))
 
 
+def misses(bench, *faults):
+    """What people are told while copies fail for these reasons, one after the other; empty means that one was made."""
+    number = itertools.count(1)
+    told = [
+        bench.tell(events.Kept, "a", attempt=1, epoch=0 if fault else next(number), reason=f"is {fault}", fault=fault)
+        for fault in faults
+    ]
+    return [[one.what for one in ordered if isinstance(one, actions.Announce)] for ordered in told]
+
+
+@pytest.mark.parametrize("fault", ["torn", "no room", "disk"])
+def test_copies_that_fail_are_told_once(fault):
+    """Three failures in a row are told with the reason, the fourth is not; after a success it counts anew."""
+    bench = running()
+    assert misses(bench, fault, fault, fault, fault, fault) == [[], [], ["copies"], [], []]
+    [told] = [one for one in bench.ordered if isinstance(one, actions.Announce) and one.what == "copies"]
+    assert (told.severity, f"is {fault}" in told.text) == ("notice", True)
+    assert misses(bench, "", fault, fault, "", fault, fault, fault) == [[], [], [], [], [], [], ["copies"]]
+
+
+def test_a_poisoned_save_is_told_at_once():
+    """NaN or Inf in a checkpoint is news at the first one, also where other failures were told before, and told once."""
+    assert misses(running(), "poisoned", "poisoned", "torn", "torn", "poisoned") == [["copies"], [], [], [], []]
+    assert misses(running(), "torn", "torn", "torn", "poisoned", "poisoned") == [[], [], ["copies"], ["copies"], []]
+
+
+def test_what_is_nobodys_fault_is_not_told():
+    """A late order, or a stripped file: the answer says why there is no copy, and that is no failure."""
+    bench = running()
+    for _ in range(5):
+        assert bench.tell(events.Kept, "a", attempt=1, reason="belongs to another attempt") == ()
+
+
 def test_what_an_attempt_left_is_copied_at_its_end():
     """A save that nobody saw before the crash is copied when nothing of the attempt is left."""
     bench = running()
@@ -73,6 +109,21 @@ def test_the_first_epoch_after_a_resume_is_compared_once():
     (order,) = [one for one in bench.save(4) if isinstance(one, actions.Compare)]
     assert (order.attempt, order.from_epoch) == (2, 3)
     assert not any(isinstance(one, actions.Compare) for one in bench.save(5))
+
+
+def test_the_first_resume_of_an_adopted_run_is_compared_at_its_own_first_epoch():
+    """What was saved before the run began is no save of its own: not compared with, not counted as progress."""
+    bench = Bench()
+    bench.submit("a", adopt="/old/run")
+    bench.launch("a", start="resume", from_epoch=38)
+    assert not any(isinstance(one, actions.Compare) for one in bench.save(38, epochs=60))
+    assert [one for one in bench.save(39, epochs=60) if isinstance(one, actions.Compare)]
+    other = Bench()
+    other.submit("a", restart=Restart(no_progress=1), adopt="/old/run")
+    other.launch("a", start="resume", from_epoch=38)
+    other.save(38, epochs=60)
+    other.die("a", code=1, saved_epoch=38)
+    assert other.run("a").phase is Phase.FAILED
 
 
 def test_a_jump_is_told_and_nothing_is_done():

@@ -112,6 +112,14 @@ def test_the_unstripped_copy_of_a_finished_line_stays():
     assert epochs(keep(Ledger(entries=entries, lines=lines), ONE)) == [3, 10, 5]
 
 
+def test_the_newest_copy_of_every_line_stays():
+    """A person who rewound can return to the end of the old line, whatever the new one has saved since."""
+    lines = (Line(number=2, parent=1, from_epoch=3, run="a@2"), Line(number=3, parent=2, from_epoch=4, run="a@3"))
+    entries = (copy(3), copy(8), copy(9), copy(4, 2, line=2), copy(5, 2, line=2), copy(6, 3, line=3))
+    ledger = Ledger(entries=entries, lines=lines)
+    assert [(one.line, one.epoch) for one in keep(ledger, ONE)] == [(1, 3), (1, 9), (2, 4), (2, 5), (3, 6)]
+
+
 def test_a_ledger_is_never_emptied():
     """Where no copy belongs to the present line, the newest of any stays."""
     lines = (Line(number=2, parent=7, from_epoch=0, run="a@2"),)
@@ -176,7 +184,7 @@ policies = st.builds(
 @given(ledgers(), policies)
 @settings(max_examples=400, deadline=None)
 def test_what_is_never_removed(ledger, policy):
-    """The newest usable copy, the best, a copy of each line's beginning, the last unstripped one of each line."""
+    """The newest usable copy, the best, and of each line a copy of its beginning, the newest and the last unstripped."""
     stays = keep(ledger, policy)
     assert set(stays) <= set(ledger.entries)
     assert bool(stays) == bool(ledger.entries)
@@ -193,6 +201,8 @@ def test_what_is_never_removed(ledger, policy):
         assert not begun or set(begun) & set(stays)
     for number in {entry.line for entry in ledger.entries}:
         done = [one.epoch for one in ledger.entries if one.line == number and one.state == "done_not_stripped"]
+        tip = max(one.epoch for one in ledger.entries if one.line == number)
+        assert tip in {one.epoch for one in stays if one.line == number}
         assert not done or max(done) in {one.epoch for one in stays if one.line == number}
 
 

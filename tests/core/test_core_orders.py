@@ -133,18 +133,47 @@ def test_a_stop_after_a_resume_from_an_older_checkpoint():
     assert [one.how for one in bench.of(actions.Terminate)] == ["term"]
 
 
-def test_epochs_trained_anew_are_still_no_progress():
-    """After a resume from an older checkpoint the budget is refilled only by an epoch that is really new."""
+@pytest.fixture
+def asked():
+    """A run that is held because the classes changed."""
     bench = Bench()
     bench.submit()
-    bench.launch()
-    bench.save(8)
-    bench.die(signal=9)
-    bench.wait(0.0)
-    bench.launch(start="resume", from_epoch=3)
-    bench.save(4)
-    bench.die(signal=9)
-    assert bench.run().failures == 1
+    bench.tell(events.Prepared, "a", start="refused", reason="other classes", differences="d1")
+    return bench
+
+
+def agreed(bench, *, accept=True):
+    """What the next preparation may take for agreed after `resume`."""
+    bench.tell(events.ResumeAsked, "a", by="ann", accept=accept)
+    return bench.of(actions.Prepare)[-1].accepted
+
+
+def test_an_agreement_is_to_what_the_person_saw(asked):
+    """`resume --accept` names the differences of the question; a plain `resume` names none, whatever was said before."""
+    assert agreed(asked) == "d1"
+    asked.tell(events.Prepared, "a", start="refused", reason="other classes again", differences="d2")
+    assert agreed(asked, accept=False) == ""
+    asked.tell(events.Prepared, "a", start="refused", reason="other classes again", differences="d2")
+    assert agreed(asked) == "d2"
+
+
+def test_an_agreement_lasts_until_the_training_runs(asked):
+    """While the run waits for its disk, or for room for its launch, it is not asked again; after its start it is."""
+    agreed(asked)
+    asked.tell(events.PrepareFailed, "a", reason="no images", waiting_for="mount")
+    asked.wait(3600.0)
+    assert asked.of(actions.Prepare)[-1].accepted == "d1"
+    asked.launch()
+    asked.die(code=1)
+    asked.wait(3600.0)
+    assert asked.of(actions.Prepare)[-1].accepted == ""
+
+
+def test_an_agreement_before_any_question_is_to_nothing():
+    """Held for another reason, `--accept` covers no difference that comes later."""
+    bench = Bench()
+    bench.bring_to(Phase.HELD)
+    assert agreed(bench) == ""
 
 
 def test_a_trainer_that_tells_of_no_checkpoint_is_asked_at_once():

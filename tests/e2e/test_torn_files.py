@@ -21,6 +21,7 @@ from supervisor.effects import checkpoints
 from supervisor.errors import RetryableError
 from supervisor.runner.checkpoint import inspect
 from supervisor.runner.finite import number_format
+from supervisor.runner.learned import FINITE, limits
 from supervisor.runner.pickle_scan import PickleScan
 from supervisor.runner.zip_check import Archive
 
@@ -260,10 +261,10 @@ def test_a_changed_record_with_a_corrected_crc_of_another_size_is_torn(victim, w
 def float_storages(path):
     """The key and the class of each float storage: one of each class."""
     scan = PickleScan()
-    scan.run(contents(path)["archive/data.pkl"])
+    learned = limits(scan.run(contents(path)["archive/data.pkl"]))
     kinds = {}
     for key, storage in scan.storages.items():
-        if number_format(storage.kind) and storage.numel and key in scan.weights:
+        if number_format(storage.kind) and storage.numel and learned.get(key) == FINITE:
             kinds.setdefault(storage.kind, key)
     return kinds
 

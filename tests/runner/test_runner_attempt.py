@@ -311,6 +311,49 @@ def test_sigterm_while_the_library_finishes_lets_it_finish(lab):
     assert inspect(str(lab.last))["state"] == "finished"
 
 
+CALLBACK = """
+from ultralytics import YOLO
+from ultralytics.utils.callbacks.base import default_callbacks
+
+def called(trainer):
+    {does}
+
+for event in {events}:
+    default_callbacks[event].append(called)
+"""
+
+
+def with_callback(lab, events, does):
+    """Let the trainings of this run have a callback of their user's own."""
+    (lab.run_dir / "plugin.py").write_text(CALLBACK.format(events=events, does=does), encoding="utf-8")
+    lab.env |= {"FAKE_PLUGIN": "plugin", "PYTHONPATH": f"{FAKE}{os.pathsep}{lab.run_dir}"}
+
+
+def test_a_validation_of_the_users_own_is_not_the_last_one(lab):
+    """model.val() in a callback: each epoch is reported all the same, and a stop is heard."""
+    events = ["on_train_epoch_start", "on_train_epoch_end", "on_model_save", "on_fit_epoch_end"]
+    with_callback(lab, events, f"YOLO('other').val(project={str(lab.run_dir)!r}, name='train')")
+    lab.launch(args=lab.arguments(epochs=3))
+    code, beats, log = lab.run()
+    assert code == 0, log
+    assert [beat["epoch"] for beat in beats if beat["kind"] == "epoch"] == [0, 1, 2]
+    assert kinds(beats).count("end") == 2  # the phase, and the record
+    lab.launch(args=lab.arguments(epochs=1000), save_dir=str(lab.save_dir.with_name("other")))
+    process = lab.start(FAKE_BATCH_S="0.02")
+    process.wait_for_beat(kind="epoch", epoch=1)
+    assert lab.terminate(process) == 75
+
+
+def test_an_end_that_a_users_callback_decides_is_final_too(lab):
+    """trainer.stop set after our look at the epoch: the validation that follows is the last one."""
+    with_callback(lab, ["on_fit_epoch_end"], "trainer.stop = True")
+    lab.launch(args=lab.arguments(epochs=5))
+    code, beats, log = lab.run()
+    assert code == 0, log
+    assert [beat["epoch"] for beat in beats if beat["kind"] == "epoch"] == [0]
+    assert kinds(beats)[-2:] == ["end", "end"]
+
+
 def test_sigterm_before_the_first_callback_ends_at_the_first(lab):
     """A stop during the scan is kept until the library calls back."""
     lab.launch()

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from runner_lab import RUNNER, finished, interrupted, write_checkpoint
 
-from supervisor.runner.checkpoint import PICKLE_LIMIT_BYTES, inspect
+from supervisor.runner.checkpoint import OUT_OF_MEMORY, PICKLE_LIMIT_BYTES, inspect, main
+from supervisor.runner.pickle_scan import PickleScan
 
 
 def raw_checkpoint(path: Path, data: bytes) -> Path:
@@ -211,6 +212,17 @@ def test_the_program_prints_one_object_per_file(tmp_path):
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert [answer["state"] for answer in answers] == ["resumable", "torn", "missing"]
     assert answers[0]["path"] == str(path)
+
+
+def test_without_memory_nothing_is_known_of_the_file(tmp_path, monkeypatch, capsys):
+    """That is the machine's trouble: the state is unknown, and the program ends without an answer."""
+    path = write_checkpoint(tmp_path / "last.pt", **interrupted(3))
+    monkeypatch.setattr(PickleScan, "run", lambda *_: [0] * 2**60)
+    assert inspect(str(path))["state"] == "unknown"
+    monkeypatch.setattr("supervisor.runner.checkpoint._limit_memory", lambda: None)
+    monkeypatch.setattr("supervisor.runner.checkpoint._limit_cpu", lambda _path: None)
+    assert main([str(tmp_path / "none.pt"), str(path), str(path)]) == OUT_OF_MEMORY
+    assert len(capsys.readouterr().out.splitlines()) == 1
 
 
 def test_the_program_without_files_is_a_usage_error():

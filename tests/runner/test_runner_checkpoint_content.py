@@ -148,22 +148,81 @@ def test_whole_numbers_have_no_nan(tmp_path):
     assert look(tmp_path, training(weights=tensor("Long", b"\xff" * 64)), finite=True)["finite"] is True
 
 
-def test_inf_in_what_a_module_only_remembers_is_no_poison(tmp_path):
-    """RT-DETR's anchors and attention masks hold Inf on purpose; NaN there, and Inf in running statistics, is bad."""
+INF, NAN = float("inf"), float("nan")
 
-    def one(where, name, number):
-        data = tensor("Half", halves(1.0, number))
-        parts = {"_buffers": OrderedDict({name: data})} if where == "buffer" else {name: data}
-        return look(tmp_path, training(ema=module("ultralytics.nn.modules.head.RTDETRDecoder", **parts)), finite=True)
 
-    inf, nan = float("inf"), float("nan")
-    assert one("attribute", "anchors", inf)["state"] == "resumable"
-    assert one("buffer", "attn_mask", -inf)["state"] == "resumable"
-    assert one("attribute", "anchors", nan)["state"] == "poisoned"
-    assert one("buffer", "running_var", inf)["state"] == "poisoned"
-    shared = tensor("Half", halves(1.0, inf))
-    both = module("models.yolo.Detect", _parameters=OrderedDict(weight=shared), remembered=shared)
-    assert look(tmp_path, training(ema=both), finite=True)["state"] == "poisoned"
+def judged(tmp_path, number, where):
+    """The state of a checkpoint with this number at one place, and whether that is told as a doubt."""
+    data = tensor("Half", halves(1.0, number))
+    found = look(tmp_path, training(**where(data)), finite=True)
+    return found["state"], any("which is no weight" in doubt for doubt in found["doubts"])
+
+
+def in_module(**parts):
+    """A checkpoint whose EMA has something more."""
+    return {"ema": module("models.yolo.Detect", **parts)}
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        lambda data: in_module(anchors=data),  # RT-DETR's, of the last image
+        lambda data: in_module(cache=[data], names={"a": {"b": (data,)}}),
+        lambda data: in_module(_buffers=OrderedDict(attn_mask=data)),
+        lambda data: in_module(_modules=OrderedDict(block=module("torch.nn.Linear", hidden=[data]))),
+        lambda data: in_module(hidden=[module("torch.nn.Linear", _parameters=OrderedDict(weight=data))]),
+    ],
+)
+def test_what_a_module_only_remembers_is_no_poison(tmp_path, where):
+    """Inf is there on purpose, as in masks; NaN is told, and the training goes on with what it learned."""
+    assert judged(tmp_path, -INF, where) == ("resumable", False)
+    assert judged(tmp_path, NAN, where) == ("resumable", True)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        lambda data: in_module(_parameters=OrderedDict(gamma=data)),
+        lambda data: in_module(_buffers=OrderedDict(running_var=data)),
+        lambda data: in_module(_modules=OrderedDict(one=module("torch.nn.Linear", _parameters={"w": data}))),
+        lambda data: in_module(_parameters=OrderedDict(weight=data), remembered=data),
+        lambda data: {"ema": {"net": module("torch.nn.Linear", _parameters=OrderedDict(weight=data))}},
+        lambda data: {"ema": None, "model": OrderedDict({"model.0.weight": data})},
+        lambda data: {"ema": OrderedDict({"0.bias": data})},
+        lambda data: {"ema": OrderedDict({"1.running_mean": data})},
+        lambda data: {"optimizer": {"state": {0: {"exp_avg": data}}, "param_groups": [{}]}},
+    ],
+)
+def test_nan_and_inf_in_what_was_learned_are_poison(tmp_path, where):
+    """Parameters, running statistics, the optimizer's state; in modules, in state dicts, shared with an attribute."""
+    assert [judged(tmp_path, number, where)[0] for number in (INF, NAN)] == ["poisoned", "poisoned"]
+
+
+def test_a_mask_in_a_state_dict_may_hold_inf(tmp_path):
+    """Parameters and buffers have names only: NaN is poison under any of them."""
+
+    def where(data):
+        return {"ema": OrderedDict({"0.weight": tensor("Half", halves(1.0)), "0.attn.mask": data})}
+
+    assert judged(tmp_path, -INF, where) == ("resumable", False)
+    assert judged(tmp_path, NAN, where)[0] == "poisoned"
+
+
+@pytest.mark.parametrize("key", ["best", "loss_items", "scaler", "rng"])
+@pytest.mark.parametrize("number", [INF, NAN])
+def test_what_a_trainer_notes_beside_its_model_is_not_judged(tmp_path, key, number):
+    """The best fitness so far, the losses of the last batch, a scaler: no weights."""
+    assert judged(tmp_path, number, lambda data: {key: {"x": data}}) == ("resumable", False)
+    assert judged(tmp_path, number, lambda data: {key: data}) == ("resumable", False)
+
+
+def test_somebodys_own_format_is_searched_too(tmp_path):
+    """A bare state dict: weights must be finite."""
+    found = look(tmp_path, OrderedDict({"0.weight": tensor("Half", halves(NAN)), "epoch": 3}), finite=True)
+    assert found["state"] == "poisoned"
+    whole, loss = tensor("Half", halves(1.0)), tensor("Half", halves(NAN))
+    found = look(tmp_path, {"net": {"0.weight": whole}, "loss": loss}, finite=True)
+    assert found["state"] == "weights_only"
 
 
 @pytest.mark.parametrize(
@@ -196,6 +255,43 @@ def test_a_hostile_name_before_rubbish_is_hostile(tmp_path):
     path = tmp_path / "last.pt"
     path.write_bytes(torch_file.archive({"archive/data.pkl": b"cposix\nsystem\n\xff\xff\xff"}))
     assert inspect(str(path))["state"] == "hostile"
+
+
+def old_format(content, *, keys=(), tail=b""):
+    """A file as torch before 1.6 wrote it: pickles one after the other, then the storages."""
+    machine = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2}}
+    parts = (0x1950A86A20F9469CFC6C, 1001, machine, content, list(keys))
+    return b"".join(one if isinstance(one, bytes) else pickle.dumps(one, 2) for one in parts) + tail
+
+
+@pytest.mark.parametrize("finite", [False, True])
+def test_the_old_format_is_weights_only_and_doubted(tmp_path, finite):
+    """Its facts are told, but nothing proves it whole: no family resumes it, a custom command may."""
+    path = tmp_path / "last.pt"
+    path.write_bytes(old_format({"epoch": 3, "model": {"w": 1}, "optimizer": {"state": {}}, "opt": {"epochs": 9}}))
+    found = inspect(str(path), finite)
+    assert (found["state"], found["epoch"], found["epochs"], found["finite"]) == ("weights_only", 3, 9, None)
+    assert found["doubts"] == ["old format: only a deep check can say whether it is whole"]
+
+
+@pytest.mark.parametrize(("missing_bytes", "state"), [(0, "weights_only"), (1, "torn")])
+def test_the_end_of_an_old_file_is_missed(tmp_path, missing_bytes, state):
+    """A kill inside the save leaves fewer bytes than the storages need."""
+    storage = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\0aX\x03\0\0\0cpuK\x02NtQ"
+    tail = struct.pack("<Q2f", 2, 1.0, 2.0)
+    path = tmp_path / "last.pt"
+    path.write_bytes(old_format(b"\x80\x02" + storage + b".", keys=["a"], tail=tail[: len(tail) - missing_bytes]))
+    assert inspect(str(path))["state"] == state
+
+
+def test_hostile_and_broken_files_of_the_old_format(tmp_path):
+    """Nothing in them is executed, whatever follows the number that they begin with."""
+    path = tmp_path / "last.pt"
+    path.write_bytes(old_format(b"cposix\nsystem\nX\x04\0\0\0true\x85R."))
+    assert inspect(str(path))["state"] == "hostile"
+    for rubbish in (b"", b"\xff", b"}.", b"cmodels\nx"):
+        path.write_bytes(pickle.dumps(0x1950A86A20F9469CFC6C, 2) + rubbish)
+        assert inspect(str(path))["state"] == "torn"
 
 
 @pytest.mark.parametrize("name", ["getattr", "setattr"])

@@ -88,20 +88,18 @@ def test_losses_of_old_and_new_trainers_have_their_names():
     assert metrics_of(SimpleNamespace(metrics=None)) == {}
 
 
-def test_the_time_budget_counts_every_process_of_the_run(tmp_path):
-    """The trainer's clock starts anew in each process; the rows of results.csv tell them apart."""
-    (tmp_path / "results.csv").write_text("epoch, time, loss\n1,600,1\n2,1200,1\n2,700,1\n3,1300,1\n3,100,1\n4,")
-    assert arguments.used_time_s(str(tmp_path / "results.csv")) == 1200 + 1300 + 100
-    assert arguments.remaining_time_h(1.0, str(tmp_path)) == pytest.approx(1 - 2600 / 3600)
-    assert arguments.remaining_time_h(0.5, str(tmp_path)) > 0
-    assert arguments.remaining_time_h(2.0, str(tmp_path / "none")) == 2.0
-
-
 def test_an_automatic_batch_size_stays_what_it_was(tmp_path):
     """batch=-1 was measured at the fresh start; measuring again would change the training in its middle."""
     plan = {"args": {"batch": -1, "imgsz": 64}, "resume": "/r/last.pt", "device": "0", "save_dir": str(tmp_path)}
     resumed = arguments.for_resume(plan, frozenset({"batch", "imgsz"}))
     assert resumed == {"resume": "/r/last.pt", "device": "0", "imgsz": 64}
+
+
+def test_a_time_budget_is_given_whole():
+    """What is left of it would be taken for the whole training's: the trainer counts epochs from the first one."""
+    plan = {"args": {"time": 8}, "resume": "/r/last.pt", "device": None, "save_dir": ""}
+    assert arguments.for_resume(plan, frozenset({"time"})) == {"resume": "/r/last.pt", "time": 8}
+    assert arguments.for_resume(plan, frozenset()) == {"resume": "/r/last.pt"}
 
 
 def test_no_plan_expects_nothing_and_a_broken_check_is_no_pass(tmp_path):

@@ -192,6 +192,18 @@ def test_a_training_that_was_only_not_stripped_is_finished_for_the_program(lab):
     assert inspect(str(lab.last))["state"] == "finished"
 
 
+def test_what_a_program_does_after_such_a_finish_is_its_own_business(lab):
+    """Its next training starts afresh in its own folder, as after a resume; SIGTERM is the program's again."""
+    planned(lab, epoch=4)
+    left = "print('LEFT', int(signal.getsignal(signal.SIGTERM)))"
+    second = f"YOLO('/models/other.yaml').train(data='d', epochs=2, project={str(lab.run_dir)!r}, name='second')"
+    code, beats, log = run(lab, hook_script(lab, "import signal", MODEL, "model.train(TRAIN)", left, second))
+    assert (code, log.count("LEFT 0")) == (0, 1), log
+    assert [beat["epoch"] for beat in beats if beat["kind"] == "epoch"] == [0, 1]
+    assert [beat["text"] for beat in beats if beat["kind"] == "note"][-1].startswith("training 2 of this program")
+    assert [inspect(str(path))["state"] for path in lab.run_dir.rglob("last.pt")] == ["finished"] * 2
+
+
 def test_an_error_before_any_callback_is_told(lab):
     """Old versions have no teardown after an error: the end record is there all the same, once."""
     launch_hook(lab)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import os
 import pathlib
 import pickle
@@ -127,15 +128,86 @@ def test_a_model_that_remembers_its_path_can_be_loaded_without_us(tmp_path):
     assert copy.deepcopy(path) == path
 
 
-def test_a_folder_that_takes_no_new_file_is_written_in_place(tmp_path, capsys, monkeypatch):
-    """Where the library could save, it still can; the log says that it is not safe."""
-    path = safe_saves.WholePath(tmp_path / "last.pt")
-    pathlib.Path(path).write_bytes(b"old")
-    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
-    inode = path.stat().st_ino
-    path.write_bytes(b"new")
-    assert (path.read_bytes(), path.stat().st_ino) == (b"new", inode)
-    assert "in place" in capsys.readouterr().err
+def refuse(monkeypatch, call, number):
+    """Let one call of the file system fail for ever; `open` only for temporary names."""
+
+    def refused(*given, **_):
+        if call == "open" and not str(given[0]).endswith(".tmp"):
+            return pathlib.Path(given[0]).open(*given[1:])
+        raise OSError(number, os.strerror(number))
+
+    at = (whole_files, "open") if call == "open" else (os, call)
+    monkeypatch.setattr(*at, refused, raising=False)
+
+
+UNABLE = [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES, errno.EROFS]
+
+
+@pytest.mark.parametrize("number", UNABLE, ids=errno.errorcode.get)
+@pytest.mark.parametrize("call", ["open", "fchmod", "fchown", "fsync", "replace"])
+def test_a_file_system_that_cannot_is_written_in_place(tmp_path, monkeypatch, call, number):
+    """No new file, no sync, no rename: where the library could save, it still can, and that is said in one sentence."""
+    said = []
+    trainer = Trainer(tmp_path)
+    safe_saves.arm(trainer, said.append)
+    pathlib.Path(trainer.last).write_bytes(b"old")
+    if os.geteuid() == 0:
+        os.chown(trainer.last, 12345, 54321)
+    trainer.last.chmod(0o604)
+    refuse(monkeypatch, call, number)
+    for content in (b"newer" * 1000, b"new"):
+        trainer.last.write_bytes(content)
+        assert trainer.last.read_bytes() == content
+    assert names(tmp_path) == ["last.pt"]
+    if not call.startswith("fch"):  # an owner or mode that may not be set is no reason to write in place
+        assert (len(said), len(set(said))) == (2, 1)
+        assert said[0].endswith(f"in place, a kill in a save can tear them: {os.strerror(number)}")
+
+
+def full_for_a_second_copy(monkeypatch, number=errno.ENOSPC):
+    """Let every new file meet a full disk."""
+    refuse(monkeypatch, "open", number)
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=0, f_frsize=4096))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT], ids=errno.errorcode.get)
+def test_a_disk_without_room_for_a_second_copy_takes_the_save_in_place(tmp_path, monkeypatch, number):
+    """If another whole checkpoint of the run is there: beside it, or a copy in the run's own folders."""
+    said = []
+    for place in ("weights", "good"):
+        folder = tmp_path / place
+        trainer = Trainer(folder / "weights")
+        write_checkpoint(folder / place / "best.pt", **interrupted(1))
+        last = write_checkpoint(trainer.last, **interrupted(2))
+        safe_saves.arm(trainer, said.append, (str(folder / "gone"), str(folder / "good")))
+        with monkeypatch.context() as disk:
+            full_for_a_second_copy(disk, number)
+            trainer.last.write_bytes(last.read_bytes()[:-1])
+        assert inspect(str(last))["state"] == "torn"  # really written
+    assert len(said) == 2
+    assert os.strerror(number) in said[0]
+
+
+@pytest.mark.parametrize("other", [None, b"torn"])
+def test_a_full_disk_never_costs_the_only_whole_checkpoint(tmp_path, monkeypatch, other):
+    """Then the trainer gets the error, as it would; also where the new content would not fit in the old one's place."""
+    trainer = Trainer(tmp_path)
+    write_checkpoint(trainer.last, **interrupted(2))
+    safe_saves.arm(trainer)
+    before = trainer.last.read_bytes()
+    if other:
+        pathlib.Path(trainer.best).write_bytes(other)
+    full_for_a_second_copy(monkeypatch)
+    with pytest.raises(OSError, match="No space"):
+        trainer.last.write_bytes(b"new")
+    monkeypatch.undo()
+    write_checkpoint(trainer.best, **interrupted(1))
+    full_for_a_second_copy(monkeypatch)
+    with pytest.raises(OSError, match="No space"):
+        trainer.last.write_bytes(bytes(10 * len(before)))
+    with pytest.raises(OSError, match="No space"):
+        (trainer.wdir / "epoch2.pt").write_bytes(b"new")
+    assert trainer.last.read_bytes() == before
 
 
 class Trainer:
@@ -175,6 +247,32 @@ def test_stripping_replaces_the_file_in_one_step(tmp_path, monkeypatch):
         wrapped(trainer.best, str(trainer.last), updates="break")
     assert trainer.last.read_bytes() == b"strip"
     assert names(tmp_path) == ["last.pt"]
+
+
+def strip_where_nothing_new_fits(f, s="", updates=None):
+    """Fail as torch does, without the number of the error, if the result is a new file."""
+    if s:
+        raise RuntimeError(updates)
+    pathlib.Path(f).write_bytes(b"strip")
+    return {"stripped": 1}
+
+
+def test_stripping_falls_back_to_in_place_as_a_save_does(tmp_path, monkeypatch):
+    """Where nothing new may be made; and on a full disk where the file is not the only whole checkpoint."""
+    said = []
+    trainer = Trainer(tmp_path)
+    write_checkpoint(trainer.last, **interrupted(4))
+    safe_saves.arm(trainer, said.append)
+    strip = safe_saves.stripping_whole(strip_where_nothing_new_fits)
+    with pytest.raises(RuntimeError, match="file write failed"):
+        strip(trainer.last, updates="file write failed")
+    assert inspect(str(trainer.last))["state"] == "done_not_stripped"
+    write_checkpoint(trainer.best, **interrupted(3))
+    assert strip(trainer.last, updates="file write failed") == {"stripped": 1}
+    trainer.last.unlink()
+    monkeypatch.setattr(whole_files, "beside", lambda _: "/sys/refused.tmp")
+    assert strip(trainer.best, updates="cannot be opened") == {"stripped": 1}
+    assert [text.rpartition(": ")[2] for text in said] == ["file write failed", "cannot be opened"]
 
 
 def test_an_unknown_trainer_is_left_as_it_is(tmp_path):

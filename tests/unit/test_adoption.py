@@ -189,6 +189,18 @@ def test_a_folder_that_is_not_there_is_waited_for(run, tmp_path):
     assert event.waiting_for == "mount"
 
 
+def test_a_link_to_a_folder_that_is_not_there_is_waited_for(run, folder):
+    """Nor is it held, or trained into nowhere, when the job file names the folder no more."""
+    prepare(run, job(folder))
+    folder.rename(folder.with_name("away"))
+    event = prepare(run, job(""), attempt=2)
+    assert isinstance(event, PrepareFailed)
+    assert event.waiting_for == "mount"
+    assert str(folder) in event.reason
+    folder.with_name("away").rename(folder)
+    assert prepare(run, job(""), attempt=3).start == "resume"
+
+
 # ---- a training that lives
 def test_a_living_training_is_watched_and_nothing_of_it_touched(run, folder):
     """No row is cut and no checkpoint replaced under the hands of a training that runs."""

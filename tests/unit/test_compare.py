@@ -197,6 +197,20 @@ def test_a_stop_by_the_runner_is_called_that(tmp_path):
     assert endings == ["stopped", "exit code 75"]
 
 
+def test_an_end_that_was_ordered_is_called_by_the_order(tmp_path):
+    """Killed or stopped by the runner for a person; what ended otherwise keeps its own words."""
+    run = Folder(tmp_path).attempt(1, epoch(1), signal=9, signal_name="SIGKILL").attempt(2, epoch(2), after=1, code=1)
+    run.attempt(3, epoch(2), {"kind": "end", "result": "stopped"}, after=1, code=75)
+    traces = curve_files.read_traces(run.paths, (), dict.fromkeys((1, 2, 3), "stopped by ann"))
+    assert [trace.ending for trace in traces] == ["stopped by ann", "exit code 1", "stopped by ann"]
+
+
+def test_an_attempt_without_a_launch_was_never_launched(run):
+    """Its folder was made, and no start was found."""
+    run.paths.attempt(2).root.mkdir()
+    assert [trace.launched for trace in curve_files.read_traces(run.paths)] == [True, False]
+
+
 def test_what_a_job_writes_cannot_harm_the_reader(run):
     """Cut lines, foreign bytes, endless nesting and very many names: skipped or shortened, never an error."""
     path = run.paths.attempt(1).beats

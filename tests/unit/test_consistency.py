@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from supervisor.core.actions import Prepare
 from supervisor.core.consistency import Fingerprint
-from supervisor.core.events import Prepared
+from supervisor.core.events import Prepared, PrepareFailed
 from supervisor.core.model import Job, Stage
 from supervisor.effects import consistency
 from supervisor.layout import RunDirectory
@@ -46,7 +46,7 @@ class Machine:
             "problem": "",
         }  # fmt: skip
 
-    def attempt(self, number, start="resume", epoch=3, *, accepted=False, origin="", gpus=1, run_dir=None, **job):
+    def attempt(self, number, start="resume", epoch=3, *, accepted="", origin="", gpus=1, run_dir=None, **job):
         """What the preparation of an attempt leads to; `job` changes the job."""
         self.answer.write_text(json.dumps(self.facts))
         run_dir = run_dir or self.run_dir
@@ -126,13 +126,25 @@ def test_changed_classes_are_held_until_a_person_agrees(machine):
     assert "`yolo-supervisor resume truck --accept`" in held.reason
     assert machine.attempt(2).start == "refused"
     assert machine.record()["reference"]["data"]["names"] == ["red", "blue"]
-    agreed = machine.attempt(2, accepted=True)
+    agreed = machine.attempt(2, accepted=held.differences)
     assert agreed.start == "resume"
     assert agreed.notes == ("accepted by a person: classes have other names: 1 was blue and is green",)
     assert machine.record()["reference"]["data"]["names"] == ["red", "green"]
     assert machine.attempt(3).notes == ()
     machine.facts["data"]["names"] = ["red", "blue"]
     assert machine.attempt(4).start == "refused"
+
+
+def test_an_agreement_covers_what_was_asked_and_nothing_else(machine):
+    """Changed once more before the run went on: it is asked anew, with another digest; harmless changes are not asked."""
+    machine.facts["data"].update(names=["red", "green"], sha256="b")
+    asked = machine.attempt(2).differences
+    machine.facts["versions"]["ultralytics"] = "8.4.200"
+    more = machine.attempt(2, accepted=asked)
+    assert (more.start, bool(asked)) == ("refused", True)
+    assert more.differences not in {"", asked}
+    machine.facts["versions"] = {"ultralytics": "8.4.190", "torch": "2.14.0"}
+    assert machine.attempt(2, accepted=asked).start == "resume"
 
 
 def test_an_upgrade_in_mid_run_is_held(machine):
@@ -175,14 +187,30 @@ def test_a_moved_data_set_is_repaired(machine):
     assert machine.attempt(3, **job).notes == ()
 
 
-def test_a_lost_disk_is_no_change(machine):
-    """What is not there at all is asked for by name; agreeing to it leaves the answer to the trainer."""
-    machine.facts["data"] = {"name": "/d/data.yaml", "path": "/d/data.yaml", "missing": ["/d/images/train"]}
+LOST = {
+    "file": {"name": "/d/data.yaml", "path": "/d/data.yaml", "missing": ["/d/images/train"]},
+    "empty": {"sha256": "a", "splits": {"train": {"sources": ["/d/train"]}}},
+    "folder": {"sha256": "", "root": "/d", "splits": {}},
+}
+
+
+@pytest.mark.parametrize("data", LOST.values(), ids=LOST)
+def test_a_lost_disk_is_waited_for(machine, data):
+    """What is not there at all is no change to agree to: the run waits, and goes on when it is there again."""
+    there = machine.facts["data"]
+    machine.facts["data"] = {**there, **data}
     lost = machine.attempt(2)
-    assert lost.start == "refused"
-    assert "/d/images/train is not there; is a disk not mounted?" in lost.reason
-    assert machine.attempt(2, accepted=True).start == "resume"
-    assert machine.record()["reference"]["data"]["root"] == "/d"
+    assert isinstance(lost, PrepareFailed)
+    assert lost.waiting_for == "mount"
+    assert lost.reason.endswith("is a disk not mounted?")
+    machine.facts["data"] = there
+    assert machine.attempt(2).notes == ()
+
+
+def test_a_split_that_is_not_named_any_more_is_asked_about(machine):
+    """The data file itself says so: no disk is away."""
+    machine.facts["data"].update(sha256="b", splits={})
+    assert "train is not named any more" in machine.attempt(2).reason
 
 
 def test_what_cannot_be_looked_at_is_said(machine):

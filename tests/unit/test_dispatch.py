@@ -26,7 +26,9 @@ class Hands:
         self.inbox = queue.SimpleQueue()
         self.answers = {}
         self.calls = queue.SimpleQueue()
-        handlers = dict.fromkeys((actions.Announce, actions.Terminate, actions.Prepare, actions.Launch), self.handle)
+        handlers = dict.fromkeys(
+            (actions.Announce, actions.Terminate, actions.Prepare, actions.Launch, actions.Keep), self.handle
+        )
         self.dispatcher = Dispatcher(handlers, self.inbox.put, lambda: 5.0)
 
     def handle(self, action):
@@ -125,6 +127,34 @@ def test_a_machine_in_trouble_is_no_verdict(hands, monkeypatch, error):
     )
     hands.dispatcher([launch("l-1")])
     assert hands.answer().reason == "second"
+
+
+def copy(key):
+    """An action of the lane of copies."""
+    return actions.Keep(key=key, run="a@1", attempt=1, token=1, job=Job(name="a", revision="r"))
+
+
+def test_a_copy_that_hangs_does_not_stop_all_copies(hands):
+    """One run's disk does not answer: the checkpoints of another run are copied all the same."""
+    gate = threading.Event()
+
+    def hang(_):
+        gate.wait(WAIT_S)
+        return (events.Kept(at=1.0, run="a@1", attempt=1),)
+
+    hands.answers |= {"k-1": hang, "k-2": lambda _: (events.Kept(at=1.0, run="b@1", attempt=1),)}
+    hands.dispatcher([copy("k-1"), copy("k-2")])
+    assert hands.answer().answers == "k-2"
+    gate.set()
+    assert hands.answer().answers == "k-1"
+
+
+def test_a_copy_that_can_never_be_made_counts_as_failed(hands):
+    """People are told of copies that fail again and again, of whatever kind the failure is."""
+    hands.answers["k-1"] = PermanentError("no such thing")
+    hands.dispatcher([copy("k-1")])
+    event = hands.answer()
+    assert (event.reason, event.fault) == ("no such thing", "failed")
 
 
 def test_one_key_is_under_way_at_most_once(hands):

@@ -10,10 +10,10 @@ import pytest
 from supervisor import layout
 from supervisor.core.checkpoints import Checkpoint
 from supervisor.core.model import Done, Job
+from supervisor.effects import survey
 from supervisor.errors import PermanentError
 from supervisor.trainers import opt_yaml, trainer_for
 from supervisor.trainers.results_csv import read_table, trim
-from supervisor.trainers.resume_evidence import StartEvidence, contradiction, resume_evidence, wrong_folder
 
 LAST = "/runs/p/truck/train/weights/last.pt"
 OPTIONS = """weights: yolov5s.pt
@@ -81,6 +81,30 @@ def test_no_epoch_left_is_never_a_resume(run, start, from_epoch):
     argv, section = launch(family(), start, LAST, from_epoch=from_epoch, run=run)
     assert argv == ["/env/bin/python", str(layout.FINISH_SCRIPT), str(run.attempt(3).root)]
     assert (section["mode"], section["resume"], section["expected_epoch"]) == ("finish", LAST, from_epoch - 1)
+
+
+@pytest.mark.parametrize(
+    ("cwd", "script", "place"),
+    [
+        ("{tmp}", "yolov9/train_dual.py", "{tmp}/yolov9"),
+        ("{tmp}", "train.py", "{tmp}"),
+        ("{tmp}/other", "{tmp}/yolov9/train.py", "{tmp}/yolov9"),
+        ("", "{run_dir}/../yolov9/train.py", "{run}/../yolov9"),
+        ("{tmp}", "linked.py", "{tmp}/yolov9"),
+    ],
+)
+def test_our_end_imports_from_where_the_script_lies(run, tmp_path, cwd, script, place):
+    """As Python does when it runs the script: beside it, wherever it is started, with links followed."""
+    (tmp_path / "yolov9").mkdir()
+    (tmp_path / "yolov9" / "train.py").touch()
+    (tmp_path / "linked.py").symlink_to("yolov9/train.py")
+    command = ("{python}", "-m", "torch.distributed.run", script.replace("{tmp}", str(tmp_path)), "--data", "x.py")
+    job = msgspec.structs.replace(family("yolov9"), command=command, cwd=cwd.replace("{tmp}", str(tmp_path)))
+    section = launch(job, "finish", LAST, from_epoch=30, run=run)[1]
+    expected = Path(place.replace("{tmp}", str(tmp_path)).replace("{run}", str(run.root))).resolve()
+    assert section["args"]["import_from"] == [str(expected)]
+    if "{run_dir}" not in script:
+        assert survey._modules(job)[0] == expected
 
 
 def test_the_end_is_ours_only_with_an_interpreter(run):
@@ -240,63 +264,3 @@ def test_the_text_table_of_v7(tmp_path):
     assert (table.newest.epoch, table.zero_based) == (2, True)
     assert table.newest.losses == {"box_loss": 0.0412, "obj_loss": 0.0321, "cls_loss": 0.0123, "total_loss": 0.0856}
     assert table.newest.metrics["metrics/mAP_0.5:0.95"] == 0.25
-
-
-# ---- where it starts, by its own words
-
-V5 = f"Resuming training from {LAST} from epoch 3 to 30 total epochs"
-FOLDER = "Logging results to /runs/p/truck/train"
-START = "Starting training for 30 epochs..."
-FRAME = "      3/29     1.21G   0.0412   0.0321   0.0123        52       640:  12%|█▏        | 1/8 [00:05<00:00]"
-
-
-@pytest.mark.parametrize(
-    ("lines", "found"),
-    [
-        ([V5, FOLDER, START], StartEvidence(3, "/runs/p/truck/train", fresh=False, checkpoint=LAST)),
-        (
-            [V5.partition(" from epoch")[0], FOLDER],
-            StartEvidence(None, "/runs/p/truck/train", fresh=False, checkpoint=LAST),
-        ),
-        ([V5.partition(" from epoch")[0], FRAME], StartEvidence(None, None, fresh=False, checkpoint=LAST)),
-        (
-            [V5.partition(" from epoch")[0], FOLDER, START, FRAME],
-            StartEvidence(3, "/runs/p/truck/train", fresh=False, checkpoint=LAST),
-        ),
-        ([FOLDER], StartEvidence(None, "/runs/p/truck/train", fresh=True)),
-        ([START], StartEvidence(fresh=True)),
-        (["train: Scanning labels", "x" * 9999], StartEvidence()),
-    ],
-)
-def test_what_a_log_says_about_its_start(lines, found):
-    """At once, or line by line as it comes."""
-    assert resume_evidence(lines) == found
-    slowly = StartEvidence()
-    for line in lines:
-        slowly = resume_evidence([line], slowly)
-    assert slowly == found
-
-
-def contradicts(*lines, from_epoch=3):
-    """What is wrong with a resume after epoch 3 in /runs/p/truck/train."""
-    folders = ["/runs/p/truck/train"]
-    return contradiction(resume_evidence(lines), from_epoch=from_epoch, checkpoint=LAST, folders=folders)
-
-
-def test_only_the_resume_that_was_ordered_is_right():
-    """Another epoch, another folder, a new training or epochs on top are told; silence is not."""
-    assert contradicts(V5, FOLDER, START, FRAME) == ""
-    assert contradicts("anything") == ""
-    assert "after epoch 3, expected after epoch 4" in contradicts(V5, from_epoch=4)
-    assert "/runs/p/truck/train2" in contradicts(V5, FOLDER + "2")
-    assert "new training" in contradicts(FOLDER)
-    assert "adds epochs" in contradicts(V5, f"{LAST} has been trained for 29 epochs. Fine-tuning for 30 more epochs.")
-
-
-def test_a_fresh_start_must_save_in_its_folder():
-    """That is all that can be wrong with it."""
-    found = resume_evidence([FOLDER, START])
-    assert wrong_folder(found, ["/runs/p/truck/train"]) == ""
-    assert wrong_folder(found, [str(Path("/elsewhere"))]).startswith(
-        "it saves into /runs/p/truck/train, expected /else"
-    )

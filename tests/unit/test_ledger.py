@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import threading
+import time
 
 import pytest
 from ledger_room import NOW, TRAIN, Room
 from msgspec.structs import replace
 
+from supervisor import layout
 from supervisor.core.ledger import usable
 from supervisor.core.model import Checkpoints, Job
 from supervisor.effects import ledger, private_copy
@@ -87,6 +90,7 @@ def test_what_cannot_be_resumed_is_not_entered(room, data, state):
     kept = room.keep()
     assert (kept.epoch, kept.file) == (0, "")
     assert f"last.pt is {state}" in kept.reason
+    assert kept.fault == (state if state in {"torn", "poisoned", "hostile"} else "")
     assert room.copies == ["epoch3-attempt1.pt"]
 
 
@@ -137,20 +141,66 @@ def test_a_path_from_a_heartbeat_is_not_believed(room, tmp_path):
 
 
 def test_a_bad_private_copy_does_not_hide_the_trainers_file(room):
-    """A torn final.pt stays for study, and last.pt is entered."""
+    """A torn final.pt goes aside for study, and last.pt is entered; the next order does not look at it again."""
     final = room.save(checkpoint(9)[:-70], room.dir.attempt(1).final)
     kept = room.saved(9)
     assert kept.epoch == 9
     assert "final.pt is torn" in kept.reason
+    assert not final.exists()
+    assert (room.dir.attempt(1).aside / "final.pt").exists()
+    assert room.saved(10).reason == ""
+
+
+def refused(monkeypatch, *paths, error=errno.EACCES):
+    """Let these files not be copied."""
+
+    def copy(source, target, real=private_copy.private_copy):
+        if source in paths:
+            raise OSError(error, os.strerror(error))
+        return real(source, target)
+
+    monkeypatch.setattr(ledger, "private_copy", copy)
+
+
+def test_an_unreadable_private_copy_does_not_hide_the_trainers_file(room, monkeypatch):
+    """final.pt cannot be read now: it stays where it is, and last.pt is entered."""
+    final = room.save(checkpoint(9), room.dir.attempt(1).final)
+    refused(monkeypatch, final)
+    kept = room.saved(9)
+    assert (kept.epoch, kept.fault) == (9, "unreadable")
+    assert "Permission denied" in kept.reason
     assert final.exists()
 
 
-def test_private_copies_of_older_attempts_are_not_forgotten(room):
-    """What attempt 1 left is entered with the first order of attempt 2, under the number of its own."""
-    room.save(checkpoint(9), room.dir.attempt(1).final)
+def test_an_order_looks_at_no_other_attempts_private_copy(room, monkeypatch):
+    """What attempt 1 left, good or bad, costs the copies of attempt 2 nothing; it is entered when a new line begins."""
+    old = room.save(checkpoint(9), room.dir.attempt(1).final)
     room.begin(2)
-    assert room.keep().reason == "no checkpoint is there"
-    assert [(entry.epoch, entry.attempt, entry.run) for entry in room.ledger.entries] == [(10, 1, "truck@1")]
+    room.begin(3)
+    bad = room.save(checkpoint(9), room.dir.attempt(2).final)
+    refused(monkeypatch, bad)
+    assert room.saved(7).reason == ""
+    assert old.exists()
+    assert ["Permission denied" in one for one in ledger.enter_finals(room.dir, room.job, NOW)] == [True]
+    assert [(entry.epoch, entry.attempt, entry.run) for entry in room.ledger.entries] == [
+        (7, 3, "truck@1"), (10, 1, "truck@1"),
+    ]  # fmt: skip
+    assert (old.exists(), bad.exists()) == (False, True)
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.EACCES, errno.ENOSPC])
+def test_a_disk_in_trouble_is_told(room, monkeypatch, error):
+    """The trainer's next save has an order of its own: this one is answered, and the fault is the disk's."""
+    refused(monkeypatch, room.last, error=error)
+    kept = room.saved(1)
+    assert (kept.file, kept.fault, os.strerror(error) in kept.reason) == ("", "disk", True)
+
+
+def test_the_last_save_waits_for_room(room, monkeypatch):
+    """final.pt does not come again: on a full disk the order is tried again until there is room."""
+    refused(monkeypatch, room.save(checkpoint(9), room.dir.attempt(1).final), error=errno.ENOSPC)
+    with pytest.raises(OSError, match="No space left"):
+        room.saved(9)
 
 
 # ---- files that are being written
@@ -239,7 +289,10 @@ def test_two_writers_at_once_lose_nothing(room):
 
     def enter(mine):
         for path in mine:
-            assert ledger.enter(room.dir, path, "truck@1", 1, room.job, NOW) is not None
+            while True:  # as a lane does
+                with contextlib.suppress(RetryableError):
+                    assert ledger.enter(room.dir, path, "truck@1", 1, room.job, NOW) is not None
+                    break
 
     threads = [threading.Thread(target=enter, args=(paths[place::2],)) for place in range(2)]
     for thread in threads:
@@ -247,6 +300,54 @@ def test_two_writers_at_once_lose_nothing(room):
     for thread in threads:
         thread.join()
     assert sorted(entry.epoch for entry in room.recorded().entries) == list(range(1, 9))
+
+
+def test_a_copy_that_hangs_holds_nobody_up(room):
+    """While one thread copies for a run, another one that wants to is sent away within two seconds, to come again."""
+    room.save(checkpoint(0))
+    sent_away = []
+
+    def keep():
+        with pytest.raises(RetryableError, match="is under way"):
+            room.keep()
+        sent_away.append(time.monotonic() - began)
+
+    began = time.monotonic()
+    with ledger.exclusive(room.dir):
+        thread = threading.Thread(target=keep)
+        thread.start()
+        thread.join(30.0)
+    assert sent_away
+    assert sent_away[0] < 5.0, "the limit is one second; a busy machine may add some"
+
+
+def test_two_threads_never_get_a_lock_each(room, monkeypatch):
+    """Both want a run directory that nobody used before, at the same moment: one after the other has it."""
+    meeting, inside = threading.Barrier(2), threading.Lock()
+
+    class Slow(type(room.dir.root)):
+        """A path that lets the other thread run whenever a dictionary looks at it."""
+
+        def __hash__(self):
+            with contextlib.suppress(threading.BrokenBarrierError):
+                meeting.wait(0.2)
+            return super().__hash__()
+
+    alone = []
+
+    def work():
+        with ledger.exclusive(layout.RunDirectory(Slow(room.dir.root))):
+            alone.append(inside.acquire(blocking=False))
+            left.wait(0.2)
+            inside.release()
+
+    left = threading.Event()
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert alone == [True, True]
 
 
 # ---- other trainers

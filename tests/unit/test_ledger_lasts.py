@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import subprocess
@@ -16,8 +17,7 @@ from supervisor import layout
 from supervisor.core.ledger import Ledger, Line, usable
 from supervisor.core.model import Checkpoints
 from supervisor.effects import ledger
-from supervisor.errors import RetryableError
-from tests.torch_files import checkpoint
+from tests.torch_files import ZEROS, checkpoint
 
 
 @pytest.fixture
@@ -71,6 +71,17 @@ def test_a_line_is_opened_once(room):
     assert entry.line == 1
 
 
+def test_the_same_bytes_on_another_line_are_a_save_of_their_own(room):
+    """A deterministic training repeats the epoch that the old line had: the new line has a copy of it too."""
+    room.saved(3, 4)
+    ledger.open_line(room.dir, Line(number=2, parent=1, from_epoch=3, run="truck@2"))
+    room.begin(2, "truck@2")
+    kept = room.saved(4)
+    assert (kept.epoch, kept.file) == (4, "epoch4-attempt2.pt")
+    assert [(one.epoch, one.line) for one in usable(room.ledger)] == [(4, 2), (3, 1)]
+    assert room.saved(4).file == "epoch4-attempt2.pt", "on its own line it is known"
+
+
 # ---- damage
 @pytest.mark.parametrize("damage", ["cut", "garbage", "gone", "binary", "both"])
 def test_a_damaged_record_loses_no_copy(room, damage):
@@ -95,7 +106,8 @@ def test_a_damaged_record_loses_no_copy(room, damage):
     kept = room.saved(5)
     assert "ledger.json was" in kept.reason
     assert kept.epoch == 5
-    assert [(one.epoch, one.attempt) for one in room.recorded().entries] == [(3, 1), (4, 2), (5, 2)]
+    old_end = [(4, 1)] if damage != "both" else []  # without lines nobody knows that it is one
+    assert [(one.epoch, one.attempt) for one in room.recorded().entries] == [(3, 1), *old_end, (4, 2), (5, 2)]
     assert room.saved(6).reason == ""
 
 
@@ -113,13 +125,45 @@ def test_the_record_leads_nowhere_else(room, tmp_path):
 
 
 def test_a_copy_that_was_cut_is_not_offered(room):
-    """A copy whose size is not the recorded one is looked into: torn, it is not in the ledger any more."""
+    """A copy whose size is not the recorded one is looked into: torn, it is in the ledger no more, but kept for study."""
     room.saved(1, 2)
     path = ledger.path_of(room.dir, room.ledger.entries[-1])
     path.write_bytes(path.read_bytes()[:-20])
     assert [entry.epoch for entry in room.ledger.entries] == [1]
     room.saved(3)
-    assert room.copies == ["epoch1-attempt1.pt", "epoch3-attempt1.pt"]
+    assert room.copies == ["aside", "epoch1-attempt1.pt", "epoch3-attempt1.pt"]
+    assert [one.name for one in (room.dir.good / "aside").iterdir()] == [path.name]
+
+
+def test_a_file_that_cannot_be_placed_is_not_removed(room):
+    """A file with a name of ours that cannot be entered, here for its NaN, may be the last of its kind: it is kept."""
+    room.saved(1)
+    data = checkpoint(6, numbers=(*ZEROS, float("nan")))
+    (room.dir.good / "epoch7-attempt1.pt").write_bytes(data)
+    room.saved(2)
+    assert (room.dir.good / "aside" / "epoch7-attempt1.pt").read_bytes() == data
+
+
+def test_a_file_system_without_hard_links(room, monkeypatch):
+    """FAT, some network and FUSE file systems have none: copies are entered, and the record before is there."""
+
+    def no_link(*_args, **_more):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_link)
+    assert [room.saved(epoch).epoch for epoch in (1, 2, 3)] == [1, 2, 3]
+    (room.dir.good / "ledger.json").write_bytes(b"")
+    assert [entry.epoch for entry in room.ledger.entries] == [1, 2, 3]
+    assert "ledger.before.json" in room.names
+
+
+def test_a_damaged_record_never_replaces_the_one_before(room):
+    """Writing over a damaged ledger.json leaves the last good one: a crash in between does not cost the lines."""
+    room.saved(1, 2)
+    before = (room.dir.good / "ledger.before.json").read_bytes()
+    (room.dir.good / "ledger.json").write_bytes(b"garbage")
+    ledger.write(room.dir, Ledger())
+    assert (room.dir.good / "ledger.before.json").read_bytes() == before
 
 
 def test_reading_writes_nothing(room):
@@ -177,15 +221,14 @@ def fill(path: Path, leave: int = 0) -> None:
 
 @pytest.mark.parametrize("leave", [0, 8192, 120_000, 170_000])
 def test_a_full_disk_costs_no_copy(small_disk, tmp_path, leave):
-    """However little is left, what the ledger has it keeps, the order waits, and with room again it is carried out."""
+    """However little is left, what the ledger has it keeps, the answer names the fault, and with room again it works."""
     room = Room(tmp_path)
     room.job = replace(TRAIN, checkpoints=Checkpoints(keep_last=1, keep_best=0))
     room.saved(1, padding=100_000)
     room.save(checkpoint(1, padding=100_000))
     fill(small_disk / "ballast", leave)
-    with pytest.raises((RetryableError, OSError)) as full:
-        room.keep()
-    assert isinstance(full.value, RetryableError) or full.value.errno == 28
+    kept = room.keep()
+    assert (kept.file, kept.fault in {"no room", "disk"}) == ("", True)
     assert room.copies == ["epoch1-attempt1.pt"]
     assert ledger.verify_entry(room.dir, room.recorded().entries[0])
     (small_disk / "ballast").unlink()

@@ -114,6 +114,20 @@ def test_only_who_trains_there_counts(folder, words, sign):
     assert bool(live_trainings.sign_of_writing(trained_in("/", *given), folder)) == sign
 
 
+def test_a_script_of_any_name_shows_itself(folder, tmp_path):
+    """By its log that names a folder, or by a file of a folder that it writes: then it is a training."""
+    log = tmp_path / "log.txt"
+    script = trained_in(folder.parents[2], "main.py", log=str(log))
+    assert not live_trainings.shows_itself(script)
+    log.write_text("Logging results to runs/detect/train7\n")
+    assert live_trainings.shows_itself(script)
+    assert "log.txt" in live_trainings.sign_of_writing(script, folder)
+    assert live_trainings.sign_of_writing(script, folder.with_name("train8")) == ""
+    own = live_trainings.read(os.getpid())
+    with (folder / "weights" / "last.pt").open("ab"):
+        assert live_trainings.shows_itself(own)
+
+
 def test_the_interpreter_is_named_as_its_environment_does(tmp_path):
     """Not as /proc/PID/exe, which is what a venv links to."""
     assert live_trainings.interpreter_of(Training(1, 1, ("/env/bin/python", "train.py"))) == "/env/bin/python"

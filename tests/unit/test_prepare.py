@@ -134,6 +134,56 @@ def test_another_job_of_the_same_name_moves_the_old_result_aside(run):
     assert not (run.root / "before-2").exists()
 
 
+HOOKED = Job(name="truck", project="p", revision="r1", command=("python", "x.py"))
+
+
+@pytest.fixture
+def home(run, tmp_path):
+    """Where an older run of the name trained, as its hook told: outside of the run directory."""
+    made = tmp_path / "home"
+    checkpoint(made / "weights" / "last.pt", 3)
+    (made / "results.csv").write_text(f"{HEADER}1,1,1\n")
+    run.attempt(1).root.mkdir(parents=True)
+    run.attempt(1).beats.write_text(json.dumps({"v": 1, "kind": "fresh", "at": 1.0, "save_dir": str(made)}) + "\n")
+    return made
+
+
+@pytest.mark.parametrize("left", ["results.csv", "weights/last.pt"])
+def test_another_job_of_the_name_touches_nothing_outside(run, home, left):
+    """The older training's table and checkpoints stay in the user's folder: the new run does not know of it."""
+    assert prepare(run, attempt=2, scratch=True, set_aside=True, job=HOOKED).start == "fresh"
+    assert (home / left).exists()
+    assert (run.root / "before-1" / "beats-1.jsonl").exists()
+
+
+def test_another_job_of_the_name_never_goes_on_from_the_older_ones_folder(run, home):
+    """That was away when the new run began, which died before it said where it trains: it begins once more."""
+    home.rename(home.with_name("away"))
+    assert prepare(run, attempt=2, scratch=True, set_aside=True, job=HOOKED).start == "fresh"
+    home.with_name("away").rename(home)
+    assert prepare(run, attempt=3, token=8, scratch=True, job=HOOKED).start == "fresh"
+
+
+def test_a_data_set_that_is_away_is_waited_for(run, tmp_path):
+    """The disk is not mounted: nothing is put in place, and the run goes on by itself later."""
+    facts = tmp_path / "facts.json"
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\ncat '{facts}'\n")
+    python.chmod(0o755)
+    there = {"version": 1, "data": {"name": "d", "splits": {"train": {"images": 8}}}}
+    facts.write_text(json.dumps(there))
+    job = Job(name="truck", project="p", revision="r1", python=str(python), train={"data": "d", "epochs": 8})
+    prepare(run, attempt=1, token=6, scratch=True, job=job)
+    checkpoint(run.weights / "epoch5.pt", 5)
+    facts.write_text(json.dumps({"version": 1, "data": {"name": "d", "missing": ["/mnt/d"]}}))
+    event = prepare(run, job=job)
+    assert isinstance(event, PrepareFailed)
+    assert (event.waiting_for, event.at) == ("mount", 1000.0)
+    assert not (run.weights / "last.pt").exists()
+    facts.write_text(json.dumps(there))
+    assert prepare(run, job=job).start == "resume"
+
+
 def test_preparing_twice_does_no_harm(run):
     """The daemon may die between doing and noting it."""
     checkpoint(run.weights / "epoch5.pt", 5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from supervisor.core.ledger import usable
 from supervisor.core.model import Checkpoints, Goal, Job, StartFrom
 from supervisor.effects import checkpoints, ledger, start_point, survey
 from supervisor.effects.prepare import Preparer
+from supervisor.effects.private_copy import NoRoomError
 from supervisor.errors import RetryableError
 from tests.torch_files import ZEROS, checkpoint
 from tests.toy_trainer import Checkpoint as Toy
@@ -95,6 +97,63 @@ def place(tmp_path):
     return Place(tmp_path)
 
 
+# ---- what is resumed in place
+def test_what_is_resumed_in_place_is_in_the_ledger_first(place):
+    """No copy of last.pt was made (adopted, or a crash right after the save): the next save, torn, does not cost it."""
+    data = place.save("last.pt", 5).read_bytes()
+    event = place.prepare()
+    assert (event.start, event.from_epoch, event.kept_epoch, event.notes) == ("resume", 5, 5, ())
+    assert place.copies()[(1, 5)].read_bytes() == data
+    place.last.write_bytes(data[:1000])
+    event = place.prepare(attempt=3)
+    assert (event.start, event.from_epoch) == ("resume", 5)
+    assert place.last.read_bytes() == data
+
+
+def test_what_is_finished_in_place_is_in_the_ledger_first(place):
+    """The trainer's own end strips last.pt: only the copy can be extended later."""
+    data = place.save("last.pt", 8).read_bytes()
+    assert place.prepare().start == "finish"
+    assert place.copies()[(1, 8)].read_bytes() == data
+
+
+def test_an_epoch_that_is_in_the_ledger_is_not_copied_again(place):
+    """A file of an epoch that the line has a copy of costs nothing, and replaces none that tells more."""
+    place.trained(3)
+    before = place.copies()[(1, 3)].read_bytes()
+    place.save("last.pt", 3)
+    assert place.prepare().from_epoch == 3
+    assert place.copies()[(1, 3)].read_bytes() == before
+
+
+@pytest.mark.parametrize("error", [NoRoomError("full"), OSError(errno.ENOSPC, "full"), OSError(errno.EIO, "full")])
+@pytest.mark.parametrize("stood", [None, 2])
+def test_a_start_never_waits_for_room_for_a_copy(place, monkeypatch, error, stood):
+    """Without room in the ledger the training goes on from where it is, and what it lacks is said."""
+
+    def full(source, _target):
+        raise error
+
+    monkeypatch.setattr(ledger, "private_copy", full)
+    place.save("last.pt", stood or 5)
+    if stood is not None:
+        place.save("epoch4.pt", 5)
+    event = place.prepare()
+    assert (event.start, event.from_epoch, event.kept_epoch) == ("resume", 5, 0)
+    assert "could not be entered in the ledger" in event.notes[0]
+
+
+def test_a_new_line_never_writes_over_the_old_ones_copy(place):
+    """Nobody had entered epoch 5 before the rewind; the rewound attempt gets to its own epoch 5: both are kept."""
+    place.save("epoch1.pt", 2)
+    old = place.save("last.pt", 5).read_bytes()
+    place.prepare(run="truck@2", goal=REWIND)
+    place.save("last.pt", 5, map50_95=0.9)
+    ledger.enter(place.dir, place.last, "truck@2", 2, place.job, 5000.0)
+    assert place.copies()[(1, 5)].read_bytes() == old
+    assert (2, 5) in place.copies()
+
+
 # ---- copies from the ledger
 @pytest.mark.parametrize("bad", [b"", b"torn", checkpoint(5, numbers=NAN)], ids=["empty", "torn", "poisoned"])
 def test_a_bad_last_checkpoint_is_replaced_by_the_newest_copy(place, bad):
@@ -160,6 +219,8 @@ def test_the_runners_copy_of_the_last_save_counts(place):
     event = place.prepare()
     assert (event.start, event.from_epoch) == ("finish", 8)
     assert place.last.read_bytes() == data
+    assert place.copies()[(1, 8)].read_bytes() == data
+    assert not final.exists()
 
 
 def test_an_older_last_checkpoint_is_kept_when_a_newer_one_replaces_it(place):
@@ -239,6 +300,30 @@ def test_a_rewound_run_can_return_to_the_old_line(place):
     assert (event.start, event.from_epoch) == ("resume", 5)
     assert [(line.parent, line.from_epoch) for line in ledger.read(place.dir).lines] == [(1, 2), (1, 5)]
     assert usable(ledger.read(place.dir))[0].epoch == 5
+
+
+def test_the_default_policy_lets_a_person_return_to_the_old_line(place):
+    """With keep_last = 3 the new line's saves push no copy of the old line's end out."""
+    place.job = replace(JOB, checkpoints=Checkpoints())
+    place.trained(5)
+    place.prepare(run="truck@2", goal=Goal(kind="rewind", epoch=3))
+    place.save("last.pt", 4, map50_95=0.9)
+    ledger.enter(place.dir, place.last, "truck@2", 2, place.job, 5000.0)
+    event = place.prepare(attempt=3, run="truck@3", goal=Goal(kind="rewind", epoch=5))
+    assert (event.start, event.from_epoch) == ("resume", 5)
+
+
+def test_a_rewind_takes_what_runners_left_into_the_old_line(place):
+    """final.pt of an older attempt is entered before a line begins, or it would be that line's newest; bad ones are told."""
+    place.trained(3)
+    for attempt, data in ((1, checkpoint(4, epochs=8)), (2, b"torn")):
+        place.dir.attempt(attempt).root.mkdir(parents=True, exist_ok=True)
+        place.dir.attempt(attempt).final.write_bytes(data)
+    event = place.prepare(attempt=3, run="truck@2", goal=REWIND)
+    assert (event.start, event.from_epoch) == ("resume", 2)
+    assert (1, 5) in place.copies()
+    assert "final.pt is torn" in event.notes[0]
+    assert (place.dir.attempt(2).aside / "final.pt").read_bytes() == b"torn"
 
 
 def test_a_rewind_to_what_is_in_place_moves_only_what_is_newer(place):
@@ -371,7 +456,7 @@ def test_an_extended_run_is_finished_only_by_its_new_end(place):
     assert (later.start, later.from_epoch, later.epochs_override) == ("resume", 9, 0)
     place.last.write_bytes(b"torn")
     torn = place.prepare(attempt=5, run="truck@2", goal=EXTEND, job=LONGER)
-    assert (torn.start, torn.from_epoch, torn.epochs_override) == ("resume", 8, 12)
+    assert (torn.start, torn.from_epoch, torn.epochs_override) == ("resume", 9, 0)
     place.save("last.pt", 12, epochs=12)
     assert place.prepare(attempt=6, run="truck@2", goal=EXTEND, job=LONGER).start == "finish"
     place.last.write_bytes(checkpoint(stripped=True, epochs=12))
@@ -405,10 +490,10 @@ def test_a_budget_of_time_keeps_the_trainers_own_estimate(place):
 
 
 # ---- branch
-def branch(tmp_path, *, weights=False, epoch=3, **job):
+def branch(tmp_path, *, weights=False, epoch=3, name="car"):
     """The place of a new run that begins at `truck`."""
     start = StartFrom(run="truck", epoch=epoch, weights=weights)
-    return Place(tmp_path, Job(name="car", project="q", revision="b", train={"epochs": 8}, start_from=start, **job))
+    return Place(tmp_path, Job(name=name, project="q", revision="b", train={"epochs": 8}, start_from=start))
 
 
 def begin(car, **fields):
@@ -424,8 +509,10 @@ def test_a_branch_goes_on_where_the_other_run_was(place, tmp_path):
     assert (event.start, event.from_epoch, event.checkpoint) == ("resume", 3, str(car.last))
     assert car.last.read_bytes() == place.copies()[(1, 3)].read_bytes()
     assert car.epochs_in_table() == [1, 2, 3]
+    assert not any("cut" in note for note in event.notes)
     assert place.all_bytes() == before
     assert any("truck after epoch 3" in note for note in event.notes)
+    assert car.copies()[(1, 3)].read_bytes() == car.last.read_bytes()
     again = begin(car)
     assert (again.start, again.from_epoch) == ("resume", 3)
 
@@ -463,6 +550,36 @@ def test_a_stripped_checkpoint_gives_weights_only(place, tmp_path):
     event = begin(car)
     assert (event.start, event.checkpoint) == ("fresh", str(car.dir.start))
     assert car.dir.start.read_bytes() == place.best.read_bytes()
+
+
+def test_a_branch_of_a_finished_run_begins_at_its_newest_copy_before_the_end(place, tmp_path):
+    """Epoch 8 of 8 leaves nothing to train, and last.pt is stripped: epoch 7; where that is torn, epoch 6."""
+    place.trained(8)
+    place.finish()
+    first = begin(branch(tmp_path, epoch=None))
+    assert (first.start, first.from_epoch) == ("resume", 7)
+    place.copies()[(1, 7)].write_bytes(b"torn")
+    assert begin(branch(tmp_path, epoch=None, name="bus")).from_epoch == 6
+
+
+def test_a_branch_of_a_finished_run_without_older_copies_is_refused(place, tmp_path):
+    """Only the last epoch is there: the answer names the weights."""
+    place.trained(8)
+    place.finish()
+    for (_, epoch), path in place.copies().items():
+        if epoch < 8:
+            path.unlink()
+    event = begin(branch(tmp_path, epoch=None))
+    assert event.start == "refused"
+    assert "all 8 epochs are done there" in event.reason
+    assert "weights = true" in event.reason
+
+
+def test_a_branch_of_a_running_run_begins_at_its_last_save(place, tmp_path):
+    """last.pt is newer than all copies."""
+    place.trained(3)
+    place.save("last.pt", 5)
+    assert begin(branch(tmp_path, epoch=None)).from_epoch == 5
 
 
 def test_a_branch_takes_no_copy_that_is_not_bit_by_bit_what_was_entered(place, tmp_path):

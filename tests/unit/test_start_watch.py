@@ -85,9 +85,9 @@ def test_v7_is_confirmed_by_its_first_frame(room):
 def test_a_wrong_start_is_told_once(room, wrong):
     """Another epoch, another folder, no resume at all; v7 where its first frame shows it."""
     text = {
-        "epoch": room.resuming.replace("epoch 3", "epoch 2") + room.folder,
-        "folder": room.resuming + room.folder.replace("/train\x1b", "/train2\x1b"),
-        "fresh": room.folder,
+        "epoch": room.resuming.replace("epoch 3", "epoch 2") + room.folder + FRAME.format(2) + "\n",
+        "folder": room.resuming + room.folder.replace("/train\x1b", "/train2\x1b") + FRAME.format(3) + "\n",
+        "fresh": room.folder + FRAME.format(0) + "\n",
         "frame": room.resuming.partition(" from epoch")[0] + "\n" + room.folder + FRAME.format(0) + "\n",
     }[wrong]
     follower = room.follower("yolov7" if wrong == "frame" else "yolov9")
@@ -140,7 +140,7 @@ def test_a_fresh_start_is_confirmed_by_its_folder(room):
     [event] = starts(follower.poll(1.0))
     assert (event.from_epoch, event.save_dir) == (0, str(room.directory.train))
     other = room.follower(start="fresh", from_epoch=0, checkpoint="")
-    room.files.log.write_text(room.folder.replace("/train\x1b", "/train2\x1b"))
+    room.files.log.write_text(room.folder.replace("/train\x1b", "/train2\x1b") + FRAME.format(0) + "\n")
     [event] = starts(other.poll(1.0))
     assert isinstance(event, WrongStart)
 

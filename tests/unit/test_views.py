@@ -257,6 +257,7 @@ def test_unknown_kinds_are_named():
         ("Kept", {"epoch": 4, "file": "/g"}, "a copy of epoch 4 was verified and entered in the ledger"),
         ("Kept", {"epoch": 0, "reason": "the disk is full"}, "no copy of a checkpoint was kept: the disk is full"),
         ("Compared", {"continuous": True}, "no jump after the resume: the first epoch fits those before"),
+        ("Compared", {"continuous": True, "findings": ("nothing to compare",)}, "after the resume: nothing to compare"),
         ("Compared", {"continuous": False, "findings": ["a", "b"]}, "a jump after the resume: a; b"),
         ("WrongStart", {"reason": "epoch 1"}, "starts from the wrong place: epoch 1"),
     ],
