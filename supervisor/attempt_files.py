@@ -187,6 +187,14 @@ def _write(att_dir: Path, name: str, record: Launch | Exit) -> None:
         os.close(directory)
 
 
+def pid_namespace() -> int:
+    """Return what tells this container's process numbers from another's: an inode, 0 where /proc is shut."""
+    try:
+        return Path("/proc/self/ns/pid").stat().st_ino
+    except OSError:
+        return 0
+
+
 def lock_is_free(att_dir: Path) -> bool:
     """Tell whether no shim holds the attempt's lock. A missing file is free; nothing is created or changed.
 

@@ -94,6 +94,7 @@ class WatchTable(msgspec.Struct, frozen=True, kw_only=True):
     pid: Annotated[int, msgspec.Meta(ge=1, le=2**31, description="the number of a process")]
     start_time: Annotated[int, msgspec.Meta(ge=0, description="clock ticks since boot")]
     boot_id: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    pid_namespace: Annotated[int, msgspec.Meta(ge=0, description="the inode of /proc/PID/ns/pid")] = 0
 
 
 class JobFile(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _FAMILIES = ("ultralytics", "yolov5", "yolov7", "yolov9")
 _ENDED = {"SUCCEEDED", "FAILED", "CANCELLED"}
+_FRESH_S = 600.0  # a checkpoint younger than that may be of a training that goes on
 _OURS = "YOLO_SUPERVISOR_RUN"  # in the environment of every training that we started
 
 
@@ -243,8 +245,6 @@ def _refuse_name(name: str, client: Client | None) -> None:
 
 
 def _check(text: str, name: str, config: Config) -> None:
-    import time
-
     from supervisor import jobspec
 
     jobspec.parse(text.encode(), path=f"{name}.toml", owner=os.getuid(), defaults=config.defaults, now=time.time())
@@ -281,11 +281,13 @@ def _job_file(found: RunFolder, training: Training | None, wishes: Wishes, name:
 
 
 def _watch(training: Training | None) -> dict[str, Any] | None:
+    from supervisor.attempt_files import pid_namespace
     from supervisor.clock import current_boot
 
     if training is None:
         return None
-    return {"pid": training.pid, "start_time": training.start_time, "boot_id": current_boot().boot_id}
+    where = {"boot_id": current_boot().boot_id, "pid_namespace": pid_namespace()}
+    return {"pid": training.pid, "start_time": training.start_time, **where}
 
 
 def _gpus(found: RunFolder, training: Training | None, wishes: Wishes) -> int | None:
@@ -342,6 +344,12 @@ def _plan(found: RunFolder, training: Training | None) -> list[str]:
         return lines
     if best is None:
         return lines
+    age_s = time.time() - found.written_at
+    if age_s < _FRESH_S:
+        lines.append(
+            f"CAUTION: it was written {age_s:.0f} s ago. If that training goes on where it cannot be seen from"
+        )
+        lines.append("  here (a container, another machine), two would write one folder: be sure that it has ended")
     if best.state == "done_not_stripped":
         lines.append(f"all epochs are trained: only the end that is missing would be made up for, from {best.name}")
     else:
@@ -379,8 +387,6 @@ def _confirm(proposal: Proposal) -> None:
 
 
 def _submit(client: Client, proposal: Proposal, *, as_json: bool) -> int:
-    import time
-
     from supervisor.cli.submit import Submission, await_answer, place, tell
 
     submission = Submission(f"{proposal.name}.toml", proposal.name, proposal.text.encode())

@@ -90,12 +90,14 @@ class StartFrom(msgspec.Struct, frozen=True, kw_only=True):
 class Watch(msgspec.Struct, frozen=True, kw_only=True):
     """A training that a person started: it is watched, never killed, and resumed when it has died.
 
-    A pid says nothing without the start time (clock ticks since boot) and the boot that it was read in.
+    A pid says nothing without the start time (clock ticks since boot), the boot and the pid namespace (its inode, 0
+    if unknown) that it was read in.
     """
 
     pid: int
     start_time: int
     boot_id: str
+    pid_namespace: int = 0
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from supervisor import layout
-from supervisor.attempt_files import is_same_boot, process_start_time, read_exit, read_started
+from supervisor.attempt_files import is_same_boot, pid_namespace, process_start_time, read_exit, read_started
 from supervisor.clock import current_boot
 from supervisor.core import events
 from supervisor.core.actions import Prepare
@@ -96,9 +96,17 @@ def owner_of(runs_dir: Path, folder: Path) -> str:
 
 
 def lives(watch: Watch) -> bool:
-    """Tell whether exactly that process still runs. Raises RetryableError where /proc hides which one it is."""
+    """Tell whether exactly that process still runs.
+
+    Raises RetryableError where /proc hides which one it is, PermanentError where it lives in another container, whose
+    processes cannot be seen from here.
+    """
     if watch.boot_id != current_boot().boot_id:
         return False
+    if watch.pid_namespace and watch.pid_namespace != pid_namespace():
+        raise PermanentError(
+            f"process {watch.pid} is of another container (pid namespace) and cannot be seen from here"
+        )
     try:
         handle = os.pidfd_open(watch.pid)
     except ProcessLookupError:

@@ -60,6 +60,11 @@ class RunFolder:
         return int(asked) if asked.isascii() and asked.isdigit() else None
 
     @property
+    def written_at(self) -> float:
+        """When its newest checkpoint was written, in Unix seconds."""
+        return max((one.mtime_ns for one in self.found), default=0) / 1e9
+
+    @property
     def version(self) -> str:
         """The trainer's version, as its newest checkpoint tells it."""
         told = [one.version for one in (self.best, *self.found) if one is not None and one.version]

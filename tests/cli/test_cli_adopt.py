@@ -65,6 +65,14 @@ def test_yes_submits_it(cli, spool, daemon, folder):  # noqa: F811 - the fixture
     assert (found["name"], found["project"], found["gpus"]) == ("truck", "boxes", 0)
 
 
+def test_a_folder_that_was_written_just_now_is_warned_of(cli, daemon, folder):  # noqa: F811 - the fixture
+    """A training in a container cannot be seen from here: whoever submits is told how old the newest file is."""
+    assert "CAUTION: it was written" in adopt(cli, folder, "--dry-run").stderr
+    for path in (folder / "weights").iterdir():
+        os.utime(path, (1e9, 1e9))
+    assert "CAUTION" not in adopt(cli, folder, "--dry-run").stderr
+
+
 def test_json_says_all_for_programs(cli, spool, folder):
     """States of all checkpoints, the plan, the job file and the daemon's answer."""
     result = adopt(cli, folder, "--json")

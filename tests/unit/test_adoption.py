@@ -219,6 +219,13 @@ def test_another_process_with_its_number_is_not_it(run, folder, changes):
     assert prepare(run, job(folder, watch=watch)).start == "resume"
 
 
+def test_a_process_of_another_container_is_not_called_dead(folder):
+    """It cannot be seen from here, so nothing may be started beside it: a person is asked."""
+    with pytest.raises(PermanentError, match="another container"):
+        adoption.lives(own_watch(pid_namespace=1))
+    assert adoption.lives(own_watch(pid_namespace=attempt_files.pid_namespace()))
+
+
 def test_a_process_that_ended_does_not_live(folder):
     """Dead but not asked by its parent yet (a zombie): it trains no more."""
     process = subprocess.Popen(["sleep", "60"])
