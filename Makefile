@@ -61,10 +61,10 @@ demo: setup
 	$(VENV)/bin/python tests/demo.py --python $(TRAIN_PYTHON)
 
 test: setup lint
-	$(VENV)/bin/python -m pytest -n $(JOBS) -m "not slow"
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal -m "not slow"
 
 test-all: setup lint
-	$(VENV)/bin/python -m pytest -n $(JOBS)
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal
 
 lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check .

@@ -179,7 +179,7 @@ def _arguments(old: Fingerprint, new: Fingerprint) -> Iterator[Difference]:
             text = f"{name} was {before} and is {now}, and the job file was not edited"
             yield Difference("held", text)
         else:
-            yield Difference("harmless", f"{name} is {now} from now on, it was {before}: the job file was edited")
+            yield Difference("harmless", f"{name} is {now} from now on, it was {before}: the job says so now")
 
 
 def _versions(old: dict[str, str], new: dict[str, str]) -> Iterator[Difference]:

@@ -103,8 +103,9 @@ def remedies(run: Run) -> tuple[str, ...]:
     verbs = {Phase.HELD: ("resume", "logs", "cancel"), Phase.FAILED: ("logs", "retry"), Phase.CANCELLED: ("retry",)}
     possible = [verb for verb in verbs.get(run.phase, ()) if verb != "logs" or run.attempts]
     accept = f"yolo-supervisor resume {run.name} --accept"
-    agree = (accept,) if run.phase is Phase.HELD and accept in run.reason else ()
-    return (*agree, *(f"yolo-supervisor {verb} {run.name}" for verb in possible))
+    if run.phase is Phase.HELD and accept in run.reason:  # without that word it would be held again at once
+        return (accept, *(f"yolo-supervisor {verb} {run.name}" for verb in possible if verb != "resume"))
+    return tuple(f"yolo-supervisor {verb} {run.name}" for verb in possible)
 
 
 def sentence(kind: str, body: Body, *, ours: bool = False) -> str:
@@ -165,7 +166,7 @@ def _prepared(body: Body) -> str:
         "finish": f"all {epoch} epochs are there; only the trainer's own ending is missing",
         "finished": "there is nothing left to train",
         "watch": "the training that a person started still runs: it is watched",
-        "refused": "no start was found that would not lose work",
+        "refused": "nothing was started",
     }
     return texts.get(str(start), f"the run directory is ready ({start})") + _because(body) + notes
 

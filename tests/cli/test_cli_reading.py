@@ -119,7 +119,7 @@ def test_show_tells_an_attempt_that_was_never_launched(daemon, cli):
     run_id = daemon.accept("truck")
     daemon.put(events.Prepared(at=daemon.clock.now(), run=run_id, attempt=1, start="refused", reason="no data"))
     [line] = [line for line in cli("show", "truck").stdout.splitlines() if "attempt 1" in line]
-    assert line.split(maxsplit=2)[2] == "not launched: no start was found that would not lose work"
+    assert line.split(maxsplit=2)[2] == "not launched: nothing was started"
 
 
 @pytest.mark.e2e

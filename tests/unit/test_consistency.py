@@ -257,7 +257,7 @@ def test_a_branch_is_compared_with_the_run_that_it_comes_from(machine):
     machine.facts["data"]["names"] = ["red", "blue"]
     begun = machine.attempt(1, origin="p/truck", run_dir=branch, **job)
     assert begun.start == "resume"
-    assert begun.notes == ("imgsz is 32 from now on, it was 64: the job file was edited",)
+    assert begun.notes == ("imgsz is 32 from now on, it was 64: the job says so now",)
 
 
 def test_a_family_of_scripts_is_looked_at_too(tmp_path):

@@ -236,7 +236,7 @@ def test_unknown_kinds_are_named():
         (
             "Prepared",
             {"start": "refused", "reason": "all\nbroken"},
-            "no start was found that would not lose work: all broken",
+            "nothing was started: all broken",
         ),
         ("PrepareFailed", {"reason": "full", "waiting_for": "disk"}, "it waits for free disk space"),
         ("AttemptExited", {"code": 75}, "exit code 75 (stopped, and can be resumed)"),
