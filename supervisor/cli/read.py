@@ -194,7 +194,7 @@ def _attempt_text(attempt: View, now: float) -> str:
         "watch": "started by a person, watched",
     }
     if attempt.get("start") == "refused" and not attempt.get("started_at"):
-        return "not launched: no start was found that would not lose work"
+        return "not launched: nothing was started"
     start = starts.get(str(attempt.get("start")), str(attempt.get("start") or ""))
     times = f"{time_text(attempt.get('started_at'), now)} to {time_text(attempt.get('ended_at'), now)}"
     pid = f"pid {attempt['pid']}" if attempt.get("pid") and not attempt.get("ended_at") else ""

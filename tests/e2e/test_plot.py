@@ -46,7 +46,7 @@ def test_a_real_training_that_was_killed_twice_is_one_line_without_a_jump(yolo):
     drop(yolo, "boxes")
     for number, epoch in ((1, 2), (2, 4)):
         attempt = yolo.attempt("boxes", number)
-        attempt.wait_for_beat("saved", SLOW_S, epoch=epoch - 1)
+        attempt.wait_for_beat("epoch", SLOW_S, epoch=epoch - 1)
         os.kill(attempt.pid, signal.SIGKILL)
     yolo.wait("boxes", "SUCCEEDED", within_s=SLOW_S)
     assert yolo.attempts("boxes") == [1, 2, 3]
