@@ -210,9 +210,13 @@ class Kept(RunEvent, frozen=True, kw_only=True, tag=True):
     fault: str = ""
 
 
-class Compared(AttemptEvent, frozen=True, kw_only=True, tag=True):
-    """The first epoch after a resume was compared with those before; `findings` are jumps beyond the run's noise."""
+class Compared(RunEvent, frozen=True, kw_only=True, tag=True):
+    """The first epoch after a resume was compared with those before; `findings` are jumps beyond the run's noise.
 
+    It may come when the next attempt has begun.
+    """
+
+    attempt: int
     continuous: bool
     findings: tuple[str, ...] = ()
 

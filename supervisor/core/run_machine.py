@@ -221,12 +221,19 @@ def progressed(turn: Turn, run: Run, event: events.Progressed) -> None:
 def _after_save(turn: Turn, run: Run) -> None:
     """A whole epoch was saved: compare the first one after a resume with those before; begin a stage that is due."""
     attempt, stage = run.attempt, stages.due(run)
-    if attempt is not None and attempt.start == "resume" and not attempt.compared:
-        run = turn.put(replace(run, attempt=replace(attempt, compared=True)))
-        key = f"{run.id}/{attempt.number}/compare"
-        turn.act(Compare(key=key, run=run.id, attempt=attempt.number, job=run.job, from_epoch=attempt.from_epoch))
+    run = _compare(turn, run)
     if stage is not None and not (attempt is not None and attempt.watched):
         orders.stop(turn, run, stages.order(stage))
+
+
+def _compare(turn: Turn, run: Run) -> Run:
+    """Order, once, to compare the first epoch of a resumed attempt with those before."""
+    attempt = run.attempt
+    if attempt is None or attempt.start != "resume" or attempt.compared:
+        return run
+    key = f"{run.id}/{attempt.number}/compare"
+    turn.act(Compare(key=key, run=run.id, attempt=attempt.number, job=run.job, from_epoch=attempt.from_epoch))
+    return turn.put(replace(run, attempt=replace(attempt, compared=True)))
 
 
 def compared(turn: Turn, run: Run, event: events.Compared) -> None:
@@ -306,6 +313,8 @@ def examine(turn: Turn, run: Run) -> None:
 def examined(turn: Turn, run: Run, event: events.Examined) -> None:
     """Decide, once."""
     if run.attempt is not None and not run.attempt.examined:
+        if event.saved_epoch > run.attempt.from_epoch:  # it may have died before any of its saves was seen
+            run = _compare(turn, run)
         endings.conclude(turn, run, event)
 
 
@@ -372,7 +381,7 @@ TABLE: dict[type[events.Event], dict[Phase, Row]] = {
     },
     events.SaveSeen: _rows(keeping.save_seen, S, R, T, C, H, otherwise=_LATE),
     events.Kept: _rows(keeping.kept, Q, P, S, R, T, C, H, otherwise="the ledger itself says what it holds"),
-    events.Compared: _rows(compared, R, T, C, H, otherwise=_LATE),
+    events.Compared: _rows(compared, Q, P, S, R, T, C, H, otherwise="the run is over: its curve is there to see"),
     events.WrongStart: _rows(wrong_start, S, R, T, held=_HELD, otherwise=_LATE),
     events.PriorityAsked: _rows(orders.order_priority, Q, P, S, R, T, C, H, otherwise=_ENDED),
     events.Poisoned: _rows(poisoned, Q, P, S, R, T, C, H, otherwise=_ENDED),

@@ -126,10 +126,22 @@ def test_the_first_resume_of_an_adopted_run_is_compared_at_its_own_first_epoch()
     assert other.run("a").phase is Phase.FAILED
 
 
+def test_a_resume_that_died_before_its_save_was_seen_is_compared_too():
+    """What the examination finds counts as well: no resume that saved something goes without its comparison."""
+    bench = running()
+    bench.save(3)
+    bench.die("a", signal=9)
+    bench.wait(30)
+    bench.launch("a", start="resume", from_epoch=3)
+    bench.die("a", signal=9, saved_epoch=5)
+    compares = [one for one in bench.ordered if isinstance(one, actions.Compare)]
+    assert [(one.attempt, one.from_epoch) for one in compares] == [(2, 3)]
+
+
 def test_a_jump_is_told_and_nothing_is_done():
     """A resume that did not go on smoothly is reported to people; the training goes on."""
     bench = running()
-    ordered = bench.tell(events.Compared, "a", continuous=False, findings=("the loss tripled",))
+    ordered = bench.tell(events.Compared, "a", attempt=1, continuous=False, findings=("the loss tripled",))
     assert [one.what for one in ordered] == ["jump"]
     assert "the loss tripled" in ordered[0].text
     assert bench.run("a").phase is Phase.RUNNING
@@ -138,7 +150,7 @@ def test_a_jump_is_told_and_nothing_is_done():
 
 def test_a_smooth_resume_is_not_told():
     """No news is no message."""
-    assert running().tell(events.Compared, "a", continuous=True) == ()
+    assert running().tell(events.Compared, "a", attempt=1, continuous=True) == ()
 
 
 def test_a_wrong_start_is_ended_and_held():

@@ -41,7 +41,7 @@ SAMPLES = {
     "ExtendAsked": {"by": "ann", "epochs": 20},
     "SaveSeen": {"epoch": 1},
     "Kept": {"attempt": 1, "epoch": 1, "file": "epoch1-attempt1.pt"},
-    "Compared": {"continuous": False, "findings": ("the learning rate jumped",)},
+    "Compared": {"attempt": 1, "continuous": False, "findings": ("the learning rate jumped",)},
     "WrongStart": {"reason": "epoch 0"},
 }
 
