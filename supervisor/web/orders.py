@@ -270,6 +270,8 @@ def _ending(before: Run, after: Run, live: outlook.Live | None, now: float) -> s
         lost = f"; {loss(before, live)}" if ended_unsaved else ""  # so fast that nobody saw it ending
         if before.busy and before.attempt is not None and before.attempt.watched:
             lost = "; your training goes on; it is only not watched any more"
+        if order is not None and after.phase is Phase.COOLING:  # gone already; what it left is being read
+            return f"{name} has ended and will be {order.then.value}{lost}"
         return f"{name} is {after.phase.value}{lost}{hint}"
     if order.how == "save":
         return f"{name} stops when the next epoch is saved{_when(live, now)}; `resume {name}` takes that back"
