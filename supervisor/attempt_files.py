@@ -30,7 +30,6 @@ class Train(msgspec.Struct, frozen=True, kw_only=True):
     settings: dict[str, Any] = {}  # over the owner's Ultralytics settings
     mode: str = "runner"  # hook: argv is the user's own program, which loads our hook; finish: only the end is missing
     safe_saves: bool = True
-    finish_validation: bool = True
     epochs_override: int | None = None
     stop_after: int | None = None  # 0-based: when this epoch is saved the next stage of the job begins
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import logging
 import os
@@ -11,8 +10,8 @@ import socket
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import msgspec
@@ -45,6 +44,7 @@ from supervisor.sources.processes import ProcessSource
 from supervisor.sources.schedules import RESYNC_S, Schedules
 from supervisor.sources.spool import Spool
 from supervisor.sources.train_log import Board, ProgressSource
+from supervisor.state_lock import SecondDaemonError, state_lock
 from supervisor.web.server import ApiServer
 
 log = logging.getLogger("yolo-supervisor")
@@ -54,28 +54,6 @@ EXIT_SECOND_DAEMON = 73
 STATUS_EVERY_S = 5.0
 MACHINE_S = 15.0
 UNJOURNALLED_EVERY_S = 3600.0
-
-
-class SecondDaemonError(UserError):
-    """Another daemon owns the state directory."""
-
-
-@contextmanager
-def state_lock(state_dir: Path) -> Iterator[None]:
-    """Own the state directory while the context lasts. Raises SecondDaemonError naming the owner's pid."""
-    path = layout.lock_file(state_dir)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            pid = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
-            raise SecondDaemonError(f"a daemon with pid {pid} already runs on {state_dir}") from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 class Daemon:

@@ -12,6 +12,7 @@ from supervisor.cli.client import Client, Target, View, run_path, settings
 from supervisor.cli.failures import NoSuchRun
 from supervisor.cli.screen import duration_text, time_text
 from supervisor.config import Config
+from supervisor.core.actions import Launch
 from supervisor.core.model import Job
 from supervisor.core.views import job_view
 
@@ -54,16 +55,10 @@ def interpreter_cache() -> Path:
 def plan(job: Job, config: Config, client: Client | None) -> View:
     """What would run, as data."""
     run_dir = layout.run_directory(config.server.runs_dir, job.project, job.name)
-    argv, _ = trainers.trainer_for(job).launch_spec(
-        job,
-        run_dir,
-        run_dir.attempt(1),
-        start="fresh",
-        checkpoint="",
-        from_epoch=0,
-        gpus=tuple(range(job.gpus)),
-        port=0,
+    order = Launch(
+        key="", attempt=1, token=0, job=job, gpus=tuple(range(job.gpus)), start="fresh", checkpoint="", from_epoch=0
     )
+    argv, _ = trainers.trainer_for(job).launch_spec(order, run_dir, port=0)
     return {
         "name": job.name,
         "project": job.project,

@@ -7,6 +7,7 @@ from collections import Counter
 from msgspec.structs import replace
 
 from supervisor.core.actions import Prepare
+from supervisor.core.ancestry import source_of
 from supervisor.core.model import Attempt, Job, Phase, Run, Wanted, World
 from supervisor.core.policy import AFTER_BOOT_S, PREPARING_S, REBOOT_START_GAP_S
 from supervisor.core.turn import Turn
@@ -133,7 +134,7 @@ def begin(turn: Turn, run: Run, gpus: tuple[int, ...]) -> None:
 
 def _origin(world: World, job: Job) -> str:
     """Where the run lies that the job begins from."""
-    other = world.named(job.start_from.run) or world.run(job.start_from.run) if job.start_from is not None else None
+    other = source_of(world, job)
     return f"{other.job.project}/{other.name}" if other is not None else ""
 
 

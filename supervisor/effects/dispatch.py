@@ -10,6 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -144,43 +145,24 @@ def _passes(error: Exception) -> bool:
 
 def failure(action: actions.Action, reason: str, now: float) -> events.Event:  # noqa: PLR0911 - one case per kind
     """The event that says that an action can never be carried out."""
+    when: dict[str, Any] = {"at": now, "origin": "effects"}
+    about = {**when, "run": action.run, "attempt": getattr(action, "attempt", 0)}
     match action:
         case actions.Prepare():
-            return events.PrepareFailed(at=now, origin="effects", run=action.run, attempt=action.attempt, reason=reason)
+            return events.PrepareFailed(**about, reason=reason)
         case actions.Launch():
-            return events.LaunchFailed(at=now, origin="effects", run=action.run, attempt=action.attempt, reason=reason)
+            return events.LaunchFailed(**about, reason=reason)
         case actions.Terminate():
-            text = f"{action.how} failed: {reason}"
-            return events.SignalSent(
-                at=now, origin="effects", run=action.run, attempt=action.attempt, signal=text, count=0
-            )
+            return events.SignalSent(**about, signal=f"{action.how} failed: {reason}", count=0)
         case actions.Examine():
-            return events.Examined(
-                at=now,
-                origin="effects",
-                run=action.run,
-                attempt=action.attempt,
-                finished=False,
-                unknown=True,
-                reason=reason,
-            )
+            return events.Examined(**about, finished=False, unknown=True, reason=reason)
         case actions.Keep():
-            return events.Kept(
-                at=now, origin="effects", run=action.run, attempt=action.attempt, reason=reason, fault="failed"
-            )
+            return events.Kept(**about, reason=reason, fault="failed")
         case actions.Compare():
-            return events.Compared(
-                at=now,
-                origin="effects",
-                run=action.run,
-                attempt=action.attempt,
-                continuous=True,
-                findings=(f"the epochs could not be compared: {reason}",),
-            )
+            unknown = f"the epochs could not be compared: {reason}"
+            return events.Compared(**about, continuous=True, findings=(unknown,))
         case actions.CheckJob():
-            return events.JobRefused(
-                at=now, origin="effects", path=action.path, revision=action.revision, problem=reason
-            )
+            return events.JobRefused(**when, path=action.path, revision=action.revision, problem=reason)
         case actions.Announce():
-            return events.AnnounceFailed(at=now, origin="effects", channel=action.channel, reason=reason)
-    return events.FileMarked(at=now, origin="effects", path=getattr(action, "path", ""))
+            return events.AnnounceFailed(**when, channel=action.channel, reason=reason)
+    return events.FileMarked(**when, path=getattr(action, "path", ""))

@@ -83,7 +83,7 @@ def _proof(
     job = action.job
     if job.train is not None:
         return _train_proof(beats, action)
-    proof = trainers.trainer_for(job).proof_of_end(job, run_dir, action.code, action.signal, found)
+    proof = trainers.trainer_for(job).proof_of_end(job, run_dir, action.code, found)
     return _command_proof(job, action, run_dir.attempt(action.attempt)) if proof is None else proof
 
 

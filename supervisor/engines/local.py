@@ -94,16 +94,7 @@ class LocalEngine:
             _write_watch(action, run_dir, attempt_dir)
             return
         job = action.job
-        argv, train = trainers.trainer_for(job).launch_spec(
-            job,
-            run_dir,
-            attempt_dir,
-            start=action.start,
-            checkpoint=action.checkpoint,
-            from_epoch=action.from_epoch,
-            gpus=action.gpus,
-            port=free_port(),
-        )
+        argv, train = trainers.trainer_for(job).launch_spec(action, run_dir, free_port())
         env = environment.build(action, run_dir, os.environ, allow_download=self._allow_download)
         launch = attempt_files.Launch(
             run=action.run,

@@ -54,7 +54,7 @@ def finish(session: Session, plan: dict[str, Any], found: dict[str, Any]) -> tup
     said = f"all {found['epochs']} epochs were trained before; last.pt is stripped now, best.pt is {state}"
     fields = {"epoch": found["epoch"], "epochs": found["epochs"], "best": best if state == "finished" else None}
     results = None
-    if state == "finished" and plan.get("finish_validation", True):
+    if state == "finished":
         session.files_are_final(f"{said}; the final validation was left out for a stop", fields)
         try:
             results, plots = _validate(plan, best)

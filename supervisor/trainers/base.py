@@ -4,40 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
+from supervisor.core.actions import Launch
 from supervisor.core.checkpoints import Checkpoint
 from supervisor.core.model import Job
-from supervisor.layout import AttemptDirectory, RunDirectory
+from supervisor.layout import RunDirectory
 
-Start = Literal["fresh", "resume", "finish"]
+#: What the shim executes, and the `train` section of launch.json for a runner or a hook of ours.
+Spec = tuple[list[str], dict[str, Any] | None]
 
 
 class Trainer(Protocol):
-    """One family of trainers."""
+    """One family of trainers. What has a body here is what holds for a family that says nothing else."""
 
-    def launch_spec(
-        self,
-        job: Job,
-        run_dir: RunDirectory,
-        attempt_dir: AttemptDirectory,
-        *,
-        start: str,
-        checkpoint: str,
-        from_epoch: int,
-        gpus: tuple[int, ...],
-        port: int,
-    ) -> tuple[list[str], dict[str, Any] | None]:
-        """Return what the shim executes, and the `train` section of launch.json.
+    def launch_spec(self, order: Launch, run_dir: RunDirectory, port: int) -> Spec:
+        """Return how an attempt is started. `port` is a free one, for the ranks of a distributed training.
 
-        `start` is fresh, resume or finish; `from_epoch` counts the complete epochs in `checkpoint`, from 1.
         Raises PermanentError where the job cannot be started like that.
         """
         ...
 
     def environment(self, job: Job, env: Mapping[str, str]) -> dict[str, str]:
         """Return the variables that this family needs besides `env`, which is all that the trainer gets otherwise."""
-        ...
+        del job, env
+        return {}
 
     def checkpoints(self, job: Job, run_dir: RunDirectory) -> list[Path]:
         """Return the files that may be checkpoints, those that exist; what is in them must be looked at."""
@@ -61,13 +52,15 @@ class Trainer(Protocol):
 
     def epochs(self, job: Job, run_dir: RunDirectory) -> int | None:
         """Return how many epochs the run is to have, as the trainer will read it at a resume; None where unknown."""
-        ...
+        del run_dir
+        return job.epochs
 
     def proof_of_end(
-        self, job: Job, run_dir: RunDirectory, code: int | None, signal: int | None, found: Sequence[Checkpoint]
+        self, job: Job, run_dir: RunDirectory, code: int | None, found: Sequence[Checkpoint]
     ) -> tuple[bool, str] | None:
         """Tell from the checkpoints that were `found` whether the training is finished, and why that is certain.
 
         None: this family proves nothing by its files; the runner's end record or the job's `done` tests decide.
         """
-        ...
+        del job, run_dir, code, found
+        return None

@@ -13,49 +13,40 @@ from pathlib import Path
 from typing import Any
 
 from supervisor import attempt_files, layout
-from supervisor.core.checkpoints import Checkpoint
+from supervisor.core.actions import Launch
 from supervisor.core.model import Job
 from supervisor.core.placeholders import expand
 from supervisor.errors import PermanentError
 from supervisor.layout import AttemptDirectory, RunDirectory
-from supervisor.trainers.results_csv import trim
+from supervisor.trainers.base import Spec, Trainer
+from supervisor.trainers.results_csv import trim_to
 from supervisor.trainers.ultralytics import device
 from supervisor.trainers.weights_folder import checkpoints_in
 
 _NEVER_OURS = ("attempts", "good")  # folders of the run that hold copies
 
 
-class CommandTrainer:
+class CommandTrainer(Trainer):
     """See Trainer."""
 
-    def launch_spec(
-        self,
-        job: Job,
-        run_dir: RunDirectory,
-        attempt_dir: AttemptDirectory,  # noqa: ARG002
-        *,
-        start: str,
-        checkpoint: str,
-        from_epoch: int,
-        gpus: tuple[int, ...],
-        port: int,
-    ) -> tuple[list[str], dict[str, Any] | None]:
+    def launch_spec(self, order: Launch, run_dir: RunDirectory, port: int) -> Spec:
         """See Trainer. Never starts from scratch where a resume was asked for."""
-        hook_resumes = start != "fresh" and not job.resume_command
+        job, checkpoint = order.job, order.checkpoint
+        hook_resumes = order.start != "fresh" and not job.resume_command
         if hook_resumes and not job.checkpoints.hook:
             raise PermanentError("the job has no resume_command; starting it again would begin from scratch")
-        words = job.command if start == "fresh" or hook_resumes else job.resume_command
-        argv = command_line(words, job, run_dir, gpus=gpus, port=port, checkpoint=checkpoint)
+        words = job.command if order.start == "fresh" or hook_resumes else job.resume_command
+        argv = command_line(words, order, run_dir, port)
         if not job.checkpoints.hook:
             return argv, None
         home = _home_of(checkpoint) if hook_resumes else None
         section: dict[str, Any] = {
             "mode": "hook",
             "args": {},
-            "device": device(gpus),
+            "device": device(order.gpus),
             "save_dir": str(home or ""),
             "resume": checkpoint if hook_resumes else None,
-            "expected_epoch": from_epoch - 1 if hook_resumes else None,
+            "expected_epoch": order.from_epoch - 1 if hook_resumes else None,
             "run_token_file": str(run_dir.token),
         }
         return argv, section
@@ -100,35 +91,17 @@ class CommandTrainer:
         home = _seen_home(run_dir)
         if home is None or not job.checkpoints.hook or from_epoch < 1:
             return []
-        dropped = trim(home / "results.csv", from_epoch, aside)
-        return [f"{dropped} rows after epoch {from_epoch} were cut from results.csv"] if dropped else []
-
-    def epochs(self, job: Job, run_dir: RunDirectory) -> int | None:  # noqa: ARG002
-        """See Trainer: only its checkpoints may know."""
-        return None
-
-    def proof_of_end(
-        self,
-        job: Job,  # noqa: ARG002
-        run_dir: RunDirectory,  # noqa: ARG002
-        code: int | None,  # noqa: ARG002
-        signal: int | None,  # noqa: ARG002
-        found: Sequence[Checkpoint],  # noqa: ARG002
-    ) -> tuple[bool, str] | None:
-        """See Trainer: the job's own tests decide."""
-        return None
+        return trim_to(home / "results.csv", from_epoch, aside)
 
 
-def command_line(
-    words: Sequence[str], job: Job, run_dir: RunDirectory, *, gpus: tuple[int, ...], port: int, checkpoint: str
-) -> list[str]:
+def command_line(words: Sequence[str], order: Launch, run_dir: RunDirectory, port: int) -> list[str]:
     """Return the words of a command with their placeholders filled in."""
     values = {
-        "python": job.python,
+        "python": order.job.python,
         "run_dir": str(run_dir.root),
-        "gpu_count": str(len(gpus)),
+        "gpu_count": str(len(order.gpus)),
         "port": str(port),
-        "checkpoint": checkpoint,
+        "checkpoint": order.checkpoint,
     }
     return [expand(word, values) for word in words]
 

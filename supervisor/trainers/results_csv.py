@@ -114,6 +114,12 @@ def _number(text: str) -> float | None:
         return None
 
 
+def trim_to(path: Path, last_epoch: int, aside: Path, *, zero_based: bool = False) -> list[str]:
+    """Trim a table, see `trim`; what was done, for people."""
+    dropped = trim(path, last_epoch, aside, zero_based=zero_based)
+    return [f"{dropped} rows after epoch {last_epoch} were cut from {path.name}"] if dropped else []
+
+
 def trim(path: Path, last_epoch: int, aside: Path, *, zero_based: bool = False) -> int:
     """Cut a results.csv to one row per epoch up to `last_epoch`, which counts from 1; how many rows went.
 

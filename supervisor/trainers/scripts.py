@@ -11,17 +11,18 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from supervisor import layout
+from supervisor.core.actions import Launch
 from supervisor.core.checkpoints import Checkpoint
 from supervisor.core.model import Job
 from supervisor.core.placeholders import expand, names_in
 from supervisor.errors import PermanentError
-from supervisor.layout import AttemptDirectory, RunDirectory
+from supervisor.layout import RunDirectory
 from supervisor.trainers import opt_yaml
+from supervisor.trainers.base import Spec, Trainer
 from supervisor.trainers.command import command_line
-from supervisor.trainers.results_csv import trim
+from supervisor.trainers.results_csv import trim_to
 from supervisor.trainers.weights_folder import EPOCH_FILE, checkpoints_in
 
 #: torch >= 2.6 refuses whole models in plain torch.load calls: at --resume, for pretrained weights, at the final strip.
@@ -86,31 +87,21 @@ def option_value(words: Sequence[str], option: str) -> str:
     return ""
 
 
-class ScriptTrainer:
+class ScriptTrainer(Trainer):
     """See Trainer."""
 
     def __init__(self, family: Family) -> None:
         """Serve one family."""
         self._family = family
 
-    def launch_spec(
-        self,
-        job: Job,
-        run_dir: RunDirectory,
-        attempt_dir: AttemptDirectory,
-        *,
-        start: str,
-        checkpoint: str,
-        from_epoch: int,
-        gpus: tuple[int, ...],
-        port: int,
-    ) -> tuple[list[str], dict[str, Any] | None]:
+    def launch_spec(self, order: Launch, run_dir: RunDirectory, port: int) -> Spec:
         """See Trainer. A checkpoint of the last epoch is finished by us: the script would train nothing and fail."""
-        if start != "fresh" and not checkpoint:
+        job, start = order.job, order.start
+        if start != "fresh" and not order.checkpoint:
             raise PermanentError(f"a start by {start} needs a checkpoint")
         epochs = self.epochs(job, run_dir)
-        if start == "finish" or (start == "resume" and epochs is not None and from_epoch >= epochs):
-            return _finish(job, run_dir, attempt_dir, checkpoint=checkpoint, from_epoch=from_epoch)
+        if start == "finish" or (start == "resume" and epochs is not None and order.from_epoch >= epochs):
+            return _finish(order, run_dir)
         words = list(job.command)
         if start == "fresh":
             words += ["--project", "{run_dir}", "--name", run_dir.train.name, "--exist-ok"]
@@ -121,7 +112,7 @@ class ScriptTrainer:
             if place is None:
                 raise PermanentError("the command names no .py script that could be given --resume")
             words = [*words[: place + 1], "--resume", "{checkpoint}"]
-        return command_line(words, job, run_dir, gpus=gpus, port=port, checkpoint=checkpoint), None
+        return command_line(words, order, run_dir, port), None
 
     def environment(self, job: Job, env: Mapping[str, str]) -> dict[str, str]:  # noqa: ARG002
         """See Trainer. The files that are loaded are the job's own."""
@@ -148,8 +139,7 @@ class ScriptTrainer:
         elif self._family.needs_options:
             raise PermanentError(f"{options} is missing, and {self._family.name} cannot be resumed without it")
         if not self._family.table_in_checkpoint:
-            dropped = trim(run_dir.results, from_epoch, aside, zero_based=True)
-            notes += [f"{dropped} rows after epoch {from_epoch} were cut from results.csv"] if dropped else []
+            notes += trim_to(run_dir.results, from_epoch, aside, zero_based=True)
         return notes
 
     def epochs(self, job: Job, run_dir: RunDirectory) -> int | None:
@@ -159,12 +149,7 @@ class ScriptTrainer:
         return next((int(text) for text in (stored, asked) if text.isascii() and text.isdigit()), None)
 
     def proof_of_end(
-        self,
-        job: Job,
-        run_dir: RunDirectory,
-        code: int | None,
-        signal: int | None,  # noqa: ARG002 - killed in the final validation, it is finished all the same
-        found: Sequence[Checkpoint],
+        self, job: Job, run_dir: RunDirectory, code: int | None, found: Sequence[Checkpoint]
     ) -> tuple[bool, str] | None:
         """See Trainer. The script's own end state is proof, whatever it died of afterwards.
 
@@ -176,13 +161,12 @@ class ScriptTrainer:
         return None if job.done.log or job.done.file else (False, "")
 
 
-def _finish(
-    job: Job, run_dir: RunDirectory, attempt_dir: AttemptDirectory, *, checkpoint: str, from_epoch: int
-) -> tuple[list[str], dict[str, Any]]:
+def _finish(order: Launch, run_dir: RunDirectory) -> Spec:
     """Return the start of our own ending of a training whose last epoch is saved: runner/finish_script.py.
 
     Raises PermanentError where no interpreter is known that could load the checkpoint.
     """
+    job, checkpoint = order.job, order.checkpoint
     if not job.python:
         raise PermanentError(f"{checkpoint} is complete but not stripped, and the job names no python to do that with")
     folder = script_folder(job, run_dir)
@@ -192,10 +176,10 @@ def _finish(
         "device": "cpu",
         "save_dir": str(run_dir.train),
         "resume": checkpoint,
-        "expected_epoch": from_epoch - 1,
+        "expected_epoch": order.from_epoch - 1,
         "run_token_file": str(run_dir.token),
     }
-    return [job.python, str(layout.FINISH_SCRIPT), str(attempt_dir.root)], section
+    return [job.python, str(layout.FINISH_SCRIPT), str(run_dir.attempt(order.attempt).root)], section
 
 
 def _options(run_dir: RunDirectory) -> Path:

@@ -2,45 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from supervisor import layout
 from supervisor.core import stages
-from supervisor.core.checkpoints import Checkpoint
+from supervisor.core.actions import Launch
 from supervisor.core.model import Job
 from supervisor.errors import PermanentError
-from supervisor.layout import AttemptDirectory, RunDirectory
-from supervisor.trainers.results_csv import trim
+from supervisor.layout import RunDirectory
+from supervisor.trainers.base import Spec, Trainer
+from supervisor.trainers.results_csv import trim_to
 from supervisor.trainers.weights_folder import checkpoints_in
 
 
-class UltralyticsTrainer:
+class UltralyticsTrainer(Trainer):
     """See Trainer."""
 
-    def launch_spec(
-        self,
-        job: Job,
-        run_dir: RunDirectory,
-        attempt_dir: AttemptDirectory,
-        *,
-        start: str,
-        checkpoint: str,
-        from_epoch: int,
-        gpus: tuple[int, ...],
-        port: int,  # noqa: ARG002 - Ultralytics chooses its own
-    ) -> tuple[list[str], dict[str, Any] | None]:
+    def launch_spec(self, order: Launch, run_dir: RunDirectory, port: int) -> Spec:  # noqa: ARG002 - it chooses its own
         """See Trainer. GPUs are counted from 0 here: CUDA_VISIBLE_DEVICES shows the trainer only its own."""
-        going_on = start in {"resume", "finish"}
+        job, checkpoint, from_epoch = order.job, order.checkpoint, order.from_epoch
+        going_on = order.start in {"resume", "finish"}
         if going_on and not checkpoint:
-            raise PermanentError(f"a start by {start} needs a checkpoint")
+            raise PermanentError(f"a start by {order.start} needs a checkpoint")
         weights = {} if going_on or not checkpoint else {"model": checkpoint}  # a branch that starts anew
         last = stages.last_epoch_before(job, from_epoch)
         section = {
             "mode": "runner",
             "args": {**(job.train_after(from_epoch) or {}), **weights},
-            "device": device(gpus),
+            "device": device(order.gpus),
             "save_dir": job.adopt or str(run_dir.train),  # of an adopted one its own name: a person may go on there
             "resume": checkpoint if going_on else None,
             "expected_epoch": from_epoch - 1 if going_on else None,
@@ -48,11 +37,7 @@ class UltralyticsTrainer:
             "safe_saves": job.checkpoints.hook,
             "stop_after": None if last is None else last - 1,
         }
-        return [job.python, str(layout.TRAIN), str(attempt_dir.root)], section
-
-    def environment(self, job: Job, env: Mapping[str, str]) -> dict[str, str]:  # noqa: ARG002
-        """See Trainer. Our runner brings everything itself."""
-        return {}
+        return [job.python, str(layout.TRAIN), str(run_dir.attempt(order.attempt).root)], section
 
     def checkpoints(self, job: Job, run_dir: RunDirectory) -> list[Path]:  # noqa: ARG002
         """See Trainer: last.pt, the files of save_period from the newest on, best.pt."""
@@ -68,23 +53,7 @@ class UltralyticsTrainer:
 
     def make_ready(self, job: Job, run_dir: RunDirectory, *, from_epoch: int, aside: Path) -> list[str]:  # noqa: ARG002
         """See Trainer: the table of epochs ends where the checkpoint does."""
-        dropped = trim(run_dir.results, from_epoch, aside)
-        return [f"{dropped} rows after epoch {from_epoch} were cut from results.csv"] if dropped else []
-
-    def epochs(self, job: Job, run_dir: RunDirectory) -> int | None:  # noqa: ARG002
-        """See Trainer."""
-        return job.epochs
-
-    def proof_of_end(
-        self,
-        job: Job,  # noqa: ARG002
-        run_dir: RunDirectory,  # noqa: ARG002
-        code: int | None,  # noqa: ARG002
-        signal: int | None,  # noqa: ARG002
-        found: Sequence[Checkpoint],  # noqa: ARG002
-    ) -> tuple[bool, str] | None:
-        """See Trainer: the runner's end record decides."""
-        return None
+        return trim_to(run_dir.results, from_epoch, aside)
 
 
 def device(gpus: tuple[int, ...]) -> str:

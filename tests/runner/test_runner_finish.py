@@ -78,14 +78,6 @@ def test_data_that_is_gone_does_not_keep_a_run_from_its_end(ended):
     assert (code, end_of(beats)["result"]) == (0, "finished")
 
 
-def test_a_plan_may_leave_the_validation_out(ended, tmp_path):
-    """finish_validation = false: stripped, nothing else."""
-    ended.launch(resume=str(ended.last), expected_epoch=4, finish_validation=False)
-    code, beats, _log = ended.run(FAKE_VAL_ARGUMENTS_FILE=str(tmp_path / "val.json"))
-    assert (code, end_of(beats)["result"]) == (0, "finished")
-    assert not (tmp_path / "val.json").exists()
-
-
 def test_a_stop_in_the_final_validation_is_finished_without_metrics(ended):
     """The files are stripped by then: nothing is left that a resume could do."""
     process = ended.start(FAKE_VAL_BATCHES="1000", FAKE_VAL_BATCH_S="0.05")
@@ -190,10 +182,10 @@ def test_epochs_that_add_nothing_are_refused(lab, epochs):
 
 
 def test_a_launch_file_of_an_older_daemon_means_the_defaults(lab):
-    """Without the newer keys: runner mode, safe saves, final validation, no other epochs."""
+    """Without the newer keys: runner mode, safe saves, no other epochs."""
     lab.launch()
     plan = json.loads((lab.attempt_dir / "launch.json").read_text())["train"]
-    assert not {"mode", "safe_saves", "finish_validation", "epochs_override"} & set(plan)
+    assert not {"mode", "safe_saves", "epochs_override"} & set(plan)
     code, beats, _log = lab.run()
     assert (code, kinds(beats)[-1]) == (0, "end")
     assert not [beat for beat in beats if beat["kind"] == "note"]

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from supervisor import layout
+from supervisor.core.actions import Launch
 from supervisor.core.checkpoints import Checkpoint
 from supervisor.core.model import Done, Job
 from supervisor.effects import survey
@@ -39,9 +40,10 @@ def family(name="yolov5", *words, **keys):
 
 def launch(job, start="fresh", checkpoint="", *, from_epoch=0, run):
     """What is started for a job."""
-    return trainer_for(job).launch_spec(
-        job, run, run.attempt(3), start=start, checkpoint=checkpoint, from_epoch=from_epoch, gpus=(), port=4242
+    order = Launch(
+        key="k", attempt=3, token=1, job=job, gpus=(), start=start, checkpoint=checkpoint, from_epoch=from_epoch
     )
+    return trainer_for(job).launch_spec(order, run, port=4242)
 
 
 @pytest.fixture
@@ -221,11 +223,11 @@ def checkpoint(run, state, epoch=-1):
     return [Checkpoint(path=str(run.weights / "last.pt"), state=state, epoch=epoch)]
 
 
-@pytest.mark.parametrize(("code", "signal"), [(0, None), (1, None), (None, 9), (None, None)])
-def test_a_stripped_last_pt_is_the_end(run, code, signal):
+@pytest.mark.parametrize("code", [0, 1, None])
+def test_a_stripped_last_pt_is_the_end(run, code):
     """Whatever the script died of afterwards: exit code 1 of the final strip of best.pt, a kill while validating."""
     job = family()
-    finished, proof = trainer_for(job).proof_of_end(job, run, code, signal, checkpoint(run, "finished"))
+    finished, proof = trainer_for(job).proof_of_end(job, run, code, checkpoint(run, "finished"))
     assert finished
     assert ("exit code 1" in proof) == (code == 1)
 
@@ -235,11 +237,11 @@ def test_a_stripped_last_pt_is_the_end(run, code, signal):
 def test_exit_code_0_alone_is_not_the_end(run, state, code):
     """Without the script's own end state nothing is proven, unless the job has tests of its own."""
     job = family()
-    assert trainer_for(job).proof_of_end(job, run, code, None, checkpoint(run, state, 3)) == (False, "")
+    assert trainer_for(job).proof_of_end(job, run, code, checkpoint(run, state, 3)) == (False, "")
     job = family(done=Done(log="all done"))
-    assert trainer_for(job).proof_of_end(job, run, code, None, checkpoint(run, state, 3)) is None
+    assert trainer_for(job).proof_of_end(job, run, code, checkpoint(run, state, 3)) is None
     other = [Checkpoint(path=str(run.weights / "best.pt"), state="finished", epoch=-1)]
-    assert trainer_for(family()).proof_of_end(family(), run, code, None, other) == (False, "")
+    assert trainer_for(family()).proof_of_end(family(), run, code, other) == (False, "")
 
 
 # ---- tables

@@ -38,6 +38,7 @@ ALLOWED = {
     "clock": ({"attempt_files", "core"}, "a clock has no opinion"),
     "layout": (set(), "paths are known without anything else"),
     "errors": (set(), "everybody raises them"),
+    "state_lock": ({"errors", "layout"}, "who owns the state is known before anything else is opened"),
     "units": ({"errors"}, "sizes and durations are words"),
     "curve_files": ({"attempt_files", "layout", "trainers", "core"}, "reading a curve: files of the run, and words of its trainer"),
     "attempt_files": (set(), "the format shared with shims that may be weeks older"),

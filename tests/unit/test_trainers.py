@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from supervisor import layout
+from supervisor.core.actions import Launch
 from supervisor.core.model import Checkpoints, Job, Stage
 from supervisor.errors import PermanentError
 from supervisor.trainers import trainer_for
@@ -29,9 +30,10 @@ COMMAND = Job(
 
 def launch(job, start="fresh", checkpoint="", *, from_epoch=0, gpus=(), run=RUN):
     """What is started for a job."""
-    return trainer_for(job).launch_spec(
-        job, run, run.attempt(3), start=start, checkpoint=checkpoint, from_epoch=from_epoch, gpus=gpus, port=4242
+    order = Launch(
+        key="k", attempt=3, token=1, job=job, gpus=gpus, start=start, checkpoint=checkpoint, from_epoch=from_epoch
     )
+    return trainer_for(job).launch_spec(order, run, port=4242)
 
 
 def test_a_fresh_ultralytics_start():
