@@ -183,7 +183,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_save(small_disk):
     before = [one for one in usable(kept(server, "boxes")) if ledger.verify_entry(run_dir, one)]
     assert before
     (server.runs_dir / "ballast").unlink()
-    server.wait("boxes", "SUCCEEDED", within_s=60)
+    server.wait("boxes", "SUCCEEDED", within_s=150)
     assert all(kind == "resumed" for kind, _ in starts(server, "boxes")[1:])
     assert starts(server, "boxes")[1][1] >= before[0].epoch
     assert server.epochs_in_table("boxes") == list(range(1, 13))
