@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from supervisor.core.model import Goal, Job
@@ -39,7 +41,8 @@ class Prepare(Action, frozen=True, kw_only=True, tag=True):
     `scratch_allowed`: the run never had a checkpoint that was proven good, so a start from scratch loses nothing.
     `set_aside`: what an older run left under this name is moved aside, not continued. `goal`: what this run on an
     older run's directory is for. `accepted`: the digest of the differences that a person agreed to. `gpus`: how many
-    the attempt before had. `origin`: project/name of the run that the job's start_from names.
+    the attempt before had. `origin`: project/name of the run that the job's start_from names. `distrust_from`: the
+    epoch from which on no checkpoint is to be used, while an older one is there (0: all may be).
     """
 
     attempt: int
@@ -51,10 +54,14 @@ class Prepare(Action, frozen=True, kw_only=True, tag=True):
     accepted: str = ""
     gpus: int = 0
     origin: str = ""
+    distrust_from: int = 0
 
 
 class Launch(Action, frozen=True, kw_only=True, tag=True):
-    """Start the shim of an attempt, at most once ever. Answered by Launched or LaunchFailed."""
+    """Start the shim of an attempt, at most once ever. Answered by Launched or LaunchFailed.
+
+    `changes`: train arguments that differ from the job's, because of what went wrong before.
+    """
 
     attempt: int
     token: int
@@ -64,6 +71,7 @@ class Launch(Action, frozen=True, kw_only=True, tag=True):
     checkpoint: str
     from_epoch: int
     epochs_override: int = 0
+    changes: dict[str, Any] = {}
 
 
 class Keep(Action, frozen=True, kw_only=True, tag=True):
@@ -87,7 +95,10 @@ class Compare(Action, frozen=True, kw_only=True, tag=True):
 
 
 class Terminate(Action, frozen=True, kw_only=True, tag=True):
-    """End the training: `how` is term (ask the trainer) or kill (end its whole tree). Answered by SignalSent."""
+    """End the training. Answered by SignalSent.
+
+    `how`: term (ask the trainer), abort (SIGABRT to the trainer, which leaves its stacks) or kill (its whole tree).
+    """
 
     attempt: int
     how: str
@@ -102,6 +113,14 @@ class Examine(Action, frozen=True, kw_only=True, tag=True):
     job: Job
     code: int | None = None
     signal: int | None = None
+
+
+class Autopsy(Action, frozen=True, kw_only=True, tag=True):
+    """Write down what a hanging attempt does before it is ended, within seconds. Answered by AutopsyDone."""
+
+    attempt: int
+    job: Job
+    reason: str
 
 
 class Announce(Action, frozen=True, kw_only=True, tag=True):
@@ -120,4 +139,4 @@ class Announce(Action, frozen=True, kw_only=True, tag=True):
     facts: dict[str, str] = {}
 
 
-AnyAction = CheckJob | MarkFile | Prepare | Launch | Terminate | Examine | Announce | Keep | Compare
+AnyAction = CheckJob | MarkFile | Prepare | Launch | Terminate | Examine | Announce | Keep | Compare | Autopsy

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from supervisor.core.diagnosis.evidence import Evidence
 from supervisor.core.model import Boot, Job, Policy
 
 
@@ -245,7 +246,11 @@ class SignalSent(AttemptEvent, frozen=True, kw_only=True, tag=True):
 
 
 class Examined(AttemptEvent, frozen=True, kw_only=True, tag=True):
-    """All that the attempt left behind was read; or, `unknown`, it could not be."""
+    """All that the attempt left behind was read; or, `unknown`, it could not be.
+
+    `seconds`: how long the attempt was in each class of time (see core.goodput), as its own records tell; what they
+    do not tell is left out. `moved_at`: when the training last moved forward, 0 if that is unknown.
+    """
 
     finished: bool
     unknown: bool = False
@@ -256,10 +261,13 @@ class Examined(AttemptEvent, frozen=True, kw_only=True, tag=True):
     epochs: int = 0
     metrics: dict[str, float] = {}
     log_tail: tuple[str, ...] = ()
+    evidence: Evidence = Evidence()
+    seconds: dict[str, float] = {}
+    moved_at: float = 0.0
 
     def __post_init__(self) -> None:
         """Keep finite numbers only."""
-        _keep_finite(self, "metrics")
+        _keep_finite(self, "metrics", "seconds")
 
 
 class Announced(Event, frozen=True, kw_only=True, tag=True):
@@ -310,6 +318,43 @@ class WrongStart(AttemptEvent, frozen=True, kw_only=True, tag=True):
     reason: str
 
 
+class HangSeen(AttemptEvent, frozen=True, kw_only=True, tag=True):
+    """The training stands still for longer than its own history allows; or, `moving`, it moves again.
+
+    `verdict`: hung (two independent signs, two windows in a row: it must be ended), stopped (a debugger or SIGSTOP),
+    storage (it waits in the kernel for a disk or a network file system) or moving. Only hung is acted upon. `phase` is
+    what the trainer was doing, `quiet_s` how long nothing moved, `limit_s` how long that may take. `cause` names one
+    of the hangs in the table of causes. `text` is the verdict in a sentence.
+    """
+
+    verdict: str
+    phase: str = ""
+    quiet_s: float = 0.0
+    limit_s: float = 0.0
+    signs: tuple[str, ...] = ()
+    cause: str = "hang"
+    text: str = ""
+
+
+class AutopsyDone(AttemptEvent, frozen=True, kw_only=True, tag=True):
+    """What a hanging attempt did was written down; `summary` is one line, `directory` has the rest."""
+
+    summary: str = ""
+    directory: str = ""
+
+
+class WaitOver(RunEvent, frozen=True, kw_only=True, tag=True):
+    """What the run waited for (`what`, as in its waiting_for) is back."""
+
+    what: str
+
+
+class UndoAsked(RunEvent, frozen=True, kw_only=True, tag=True):
+    """A person wants the changes of the ladder taken back: the next attempt runs as the job file says."""
+
+    by: str
+
+
 class SaveSeen(AttemptEvent, frozen=True, kw_only=True, tag=True):
     """The trainer wrote a checkpoint: `epoch` counts from 1, 0 if unknown; `path` is a copy that was left for us."""
 
@@ -350,5 +395,5 @@ AnyEvent = (
     | FileMarked | StopAsked | ResumeAsked | CancelAsked | RetryAsked | PriorityAsked | DrainAsked | Prepared
     | PrepareFailed | Launched | LaunchFailed | SignalSent | Examined | Announced | AnnounceFailed | AttemptExited
     | AttemptCleared | Observed | StartConfirmed | Progressed | Poisoned | RewindAsked | ExtendAsked | Kept | Compared
-    | WrongStart | SaveSeen
+    | WrongStart | SaveSeen | HangSeen | AutopsyDone | WaitOver | UndoAsked
 )  # fmt: skip

@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from supervisor.core.diagnosis.evidence import Change, Incident, Spent
+
 
 class Phase(str, Enum):
     """Where a run stands. The names are the contract's."""
@@ -45,11 +47,17 @@ class Wanted(str, Enum):
 
 
 class Restart(msgspec.Struct, frozen=True, kw_only=True):
-    """When a failed attempt is tried again."""
+    """When a failed attempt is tried again.
+
+    `hang_after_s`: the user's own limit for a training that does not move; None: learned, 0: never. `remedies`: the
+    rungs of the ladder that may be taken.
+    """
 
     no_progress: int = 3
     backoff_s: float = 10.0
     backoff_max_s: float = 600.0
+    hang_after_s: float | None = None
+    remedies: tuple[str, ...] = ("workers", "cache", "checkpoint")
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,6 +108,16 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     pid_namespace: int = 0
 
 
+class Mount(msgspec.Struct, frozen=True, kw_only=True):
+    """A file system that the job needs, as it was mounted at acceptance: `what` of the job lies below `point`."""
+
+    what: str
+    path: str
+    point: str
+    source: str
+    type: str
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """What the user asked for, parsed and checked against this machine: one revision of one job file."""
 
@@ -136,6 +154,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     start_from: StartFrom | None = None
     adopt: str = ""
     watch: Watch | None = None
+    mounts: tuple[Mount, ...] = ()
 
     def train_after(self, epoch: int) -> dict[str, Any] | None:
         """The train arguments with which the epoch after `epoch` complete ones is trained: the stages are in."""
@@ -196,6 +215,9 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     confirmed: bool = False
     epochs_override: int = 0
     compared: bool = False
+    moved_at: float = 0.0
+    autopsy: str = ""
+    seconds: dict[str, float] = {}
 
     @property
     def watched(self) -> bool:
@@ -209,13 +231,17 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StopOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """Why an attempt is being ended, how, and which phase follows."""
+    """Why an attempt is being ended, how, and which phase follows.
+
+    `cause`: it is no order of a person but a failure with this cause; its remedy decides what follows.
+    """
 
     how: str
     then: Phase
     by: str
     reason: str
     limit: bool = False
+    cause: str = ""
 
 
 class Goal(msgspec.Struct, frozen=True, kw_only=True):
@@ -231,6 +257,11 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
     `differences` is the digest of what has changed around it and a person must agree to, `accepted` of what one agreed
     to. `fall_backs` counts resumes from older checkpoints since `peak_epoch`, the highest epoch saved before them.
+
+    What was tried: `spent` says by cause how far its plan is used up (verified progress refills it), `changes` what
+    differs from the job file since, `distrust_from` the epoch from which on checkpoints are not to be used, `avoid_gpus`
+    which GPUs the next attempt had better not get. `last_failure` is what the last failure was, and where. `stalled`
+    says what stands still without being the training's fault. `incidents`: the newest ones, the oldest first.
     """
 
     id: str
@@ -267,6 +298,13 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     unkept: int = 0
     told_unkept: str = ""
     findings: tuple[str, ...] = ()
+    spent: dict[str, Spent] = {}
+    changes: tuple[Change, ...] = ()
+    distrust_from: int = 0
+    avoid_gpus: tuple[int, ...] = ()
+    last_failure: str = ""
+    stalled: str = ""
+    incidents: tuple[Incident, ...] = ()
 
     @property
     def name(self) -> str:
