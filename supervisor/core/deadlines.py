@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from supervisor.core import endings, orders, run_machine
+from supervisor.core import endings, launching, orders, run_machine
 from supervisor.core.model import Phase, Run, StopOrder, Wanted, World
 from supervisor.core.policy import CLEARING_S, LIMIT_OVERRUN, OBSERVED_S, PREPARING_S, STARTING_S
 from supervisor.core.queue import next_start_at
@@ -44,7 +44,7 @@ def starting(turn: Turn, run: Run) -> None:
     if run.stop is not None:  # carried out when it is known whether something runs; nothing more is started
         turn.move(run, Phase.STARTING, run.reason, within_s=STARTING_S)
     elif attempt is not None and attempt.launches < MAX_LAUNCHES:
-        run_machine.launch(turn, run, run.reason)
+        launching.launch(turn, run, run.reason)
     else:
         endings.hold(turn, run, "it could not be learnt whether the training was started")
 
@@ -67,7 +67,7 @@ def running(turn: Turn, run: Run) -> None:
 def _unseen(turn: Turn, run: Run) -> None:
     text = f"its processes could not be observed for {OBSERVED_S / 60:.0f} minutes; nothing is done about that"
     turn.announce(run, "unseen", "notice", f"{run.name} cannot be observed", text)
-    within_s = run_machine.running_within_s(turn, run) if run.phase is Phase.RUNNING else OBSERVED_S
+    within_s = launching.running_within_s(turn, run) if run.phase is Phase.RUNNING else OBSERVED_S
     turn.move(run, run.phase, run.reason, within_s=within_s)
 
 
@@ -78,8 +78,10 @@ def stopping(turn: Turn, run: Run) -> None:
         turn.move(run, Phase.RUNNING, run.reason, within_s=OBSERVED_S)
     elif order.how == "save" and not order.limit:
         _unseen(turn, run)
-    elif order.how == "save":
+    elif order.how in {"save", "autopsy"}:
         orders.term(turn, run, order)
+    elif order.how == "term" and order.cause:
+        orders.abort(turn, run, order)
     else:
         orders.kill(turn, run, replace(order, reason=order.reason.partition(": ")[0]))
         _tell_unkillable(turn, run)

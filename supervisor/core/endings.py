@@ -4,29 +4,21 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from supervisor.core import events, messages, stages
+from supervisor.core import events, incidents, messages, recovery, stages
 from supervisor.core.actions import MarkFile
-from supervisor.core.model import Phase, Run, World
+from supervisor.core.diagnosis.tables import WAITS
+from supervisor.core.model import Phase, Run, StopOrder, World
 from supervisor.core.policy import (
     AFTER_BOOT_S,
     CLEARING_S,
     INTERRUPTIONS,
     STOPPED_FROM_OUTSIDE,
-    after_failure,
+    WAITING_S,
     backoff_s,
 )
 from supervisor.core.turn import Turn
 
-# Runner exit codes (contract) after which another try cannot help until a person has acted.
-NEEDS_A_PERSON = {
-    2: "the runner could not read what it was told to do",
-    65: "the trainer refused the checkpoint",
-    66: "model or data are missing",
-    76: "the runner found something that a person must look at",
-    77: "the training started from the wrong place and was stopped before its first batch",
-}
-
-MAY_BE_A_MOUNT = frozenset({65, 66, 76})  # for some minutes after a boot
+MAY_BE_A_MOUNT = frozenset({65, 66, 76})  # runner exit codes (contract), for some minutes after a boot
 
 
 def conclude(turn: Turn, run: Run, event: events.Examined) -> None:
@@ -38,7 +30,7 @@ def conclude(turn: Turn, run: Run, event: events.Examined) -> None:
     how = event.reason or messages.ending(attempt)
     if event.finished:
         finish(turn, run, Phase.SUCCEEDED, event.proof)
-    elif order is not None:
+    elif order is not None and not _is_ours(order):
         after_stop(turn, run, f"{order.reason}: {how}")
     elif event.unknown:
         hold(turn, run, f"it could not be learnt how the attempt ended: {how}", event.log_tail)
@@ -47,16 +39,21 @@ def conclude(turn: Turn, run: Run, event: events.Examined) -> None:
     elif attempt.boot != turn.world.boot:
         queue_again(turn, run, "the machine restarted; that is not counted as a failure")
     elif run.job.train is not None and attempt.code in MAY_BE_A_MOUNT and just_booted(turn.world, turn.now):
-        pause(turn, run, f"{NEEDS_A_PERSON[attempt.code]}: {how}; a file system may not be mounted yet", "mount")
-    elif run.job.train is not None and attempt.code in NEEDS_A_PERSON:
-        hold(turn, run, f"{NEEDS_A_PERSON[attempt.code]}: {how}", event.log_tail)
+        pause(turn, run, f"{how}; a file system may not be mounted yet", "mount")
     elif run.job.train is not None and attempt.code == STOPPED_FROM_OUTSIDE and _may_be_interrupted(run):
         _interrupted(turn, run, how)
     else:
-        fail_attempt(turn, run, how, event.log_tail)
+        recovery.after_death(turn, run, event, how)
+
+
+def _is_ours(order: StopOrder) -> bool:
+    """True if nobody asked for the end: it hung."""
+    return bool(order.cause) and order.then is Phase.QUEUED
 
 
 def _may_be_interrupted(run: Run) -> bool:
+    if run.stop is not None:  # it hung, and was asked to end
+        return False
     saved_some = run.progress.saved_epoch > run.failed_at_epoch
     return run.interruptions < INTERRUPTIONS or saved_some or stages.reached(run) is not None
 
@@ -83,11 +80,17 @@ def just_booted(world: World, now: float) -> bool:
 
 def pause(turn: Turn, run: Run, reason: str, waiting_for: str) -> None:
     """Wait for the machine; told once. Nothing ran, so that no attempt is used up."""
-    run = cool(turn, run, reason, CLEARING_S)
-    if run.told_waiting != waiting_for:
-        title = f"{run.name} waits for {waiting_for}"
+    seen = waiting_for.partition(":")[0] in WAITS and waiting_for != "mount"  # somebody looks whether it is back
+    run = turn.move(run, Phase.COOLING, reason, within_s=WAITING_S if seen else CLEARING_S, waiting_for=waiting_for)
+    tell_waiting(turn, run, reason)
+
+
+def tell_waiting(turn: Turn, run: Run, reason: str) -> None:
+    """Say what a run waits for, once."""
+    if run.told_waiting != run.waiting_for:
+        title = f"{run.name} waits for {run.waiting_for}"
         turn.announce(run, "waits", "notice", title, f"{reason}. It goes on by itself.")
-    turn.put(replace(run, waiting_for=waiting_for, told_waiting=waiting_for))
+    turn.put(replace(run, told_waiting=run.waiting_for))
 
 
 def _with_findings(run: Run, event: events.Examined) -> Run:
@@ -105,18 +108,6 @@ def _with_findings(run: Run, event: events.Examined) -> Run:
         used_s += max(0.0, attempt.ended_at - attempt.started_at)
     attempt = None if attempt is None else replace(attempt, examined=True)
     return replace(run, attempt=attempt, progress=progress, used_s=used_s)
-
-
-def fail_attempt(turn: Turn, run: Run, how: str, tail: tuple[str, ...] = ()) -> None:
-    """An attempt failed by itself: try again, later or at once, or give up."""
-    saved = run.progress.saved_epoch
-    verdict = after_failure(run, saved)
-    run = replace(run, failures=verdict.failures, failed_at_epoch=max(saved, run.failed_at_epoch))
-    if verdict.delay_s is None:
-        finish(turn, run, Phase.FAILED, f"{how}; {verdict.reason}", tail)
-        return
-    run = cool(turn, run, f"{how}; {verdict.reason}", verdict.delay_s)
-    messages.failed_attempt(turn, run, tail)
 
 
 def cool(turn: Turn, run: Run, reason: str, delay_s: float) -> Run:
@@ -148,7 +139,9 @@ def after_stop(turn: Turn, run: Run, reason: str) -> None:
 
 def finish(turn: Turn, run: Run, phase: Phase, reason: str, tail: tuple[str, ...] = ()) -> None:
     """Enter a terminal phase: it is never left, its job file moves to done/, and it is told once."""
-    run = turn.move(run, phase, reason, stop=None)
+    outcome = {Phase.SUCCEEDED: "the run succeeded", Phase.FAILED: "the run was given up"}.get(phase, "cancelled")
+    run = incidents.ended(turn.move(run, phase, reason, stop=None), outcome, turn.now)
+    turn.put(run)
     job = run.next_job or run.job  # an edit that no attempt took: it is of this run all the same
     if job.file:
         turn.act(MarkFile(key=f"{run.id}/mark-done", run=run.id, path=job.file, what="done", revision=job.revision))

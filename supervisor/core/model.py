@@ -259,9 +259,10 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     to. `fall_backs` counts resumes from older checkpoints since `peak_epoch`, the highest epoch saved before them.
 
     What was tried: `spent` says by cause how far its plan is used up (verified progress refills it), `changes` what
-    differs from the job file since, `distrust_from` the epoch from which on checkpoints are not to be used, `avoid_gpus`
-    which GPUs the next attempt had better not get. `last_failure` is what the last failure was, and where. `stalled`
-    says what stands still without being the training's fault. `incidents`: the newest ones, the oldest first.
+    differs from the job file since, `distrust_from` the epoch from which on checkpoints are not to be used,
+    `avoid_gpus` which GPUs the next attempt had better not get. `last_failure` is what the last failure was, and
+    where. `stalled` says what stands still without being the training's fault. `incidents`: the newest ones, the
+    oldest first.
     """
 
     id: str

@@ -8,7 +8,7 @@ from supervisor.core import events
 from supervisor.core.actions import Terminate
 from supervisor.core.endings import after_stop, queue_again
 from supervisor.core.model import Goal, Job, Phase, Progress, Run, StopOrder, Wanted
-from supervisor.core.policy import CLEARING_S, FINAL_S, KILL_AGAIN_S, OBSERVED_S
+from supervisor.core.policy import ABORT_S, CLEARING_S, FINAL_S, KILL_AGAIN_S, OBSERVED_S
 from supervisor.core.queue import waits_for
 from supervisor.core.turn import Turn
 
@@ -67,7 +67,7 @@ def _at_next_save(turn: Turn, run: Run, order: StopOrder) -> None:
 
 def _weaker(order: StopOrder, current: StopOrder) -> bool:
     """True if the order would only delay what is under way: it then changes what follows, not how it ends."""
-    strength = ("save", "term", "kill")
+    strength = ("save", "autopsy", "term", "abort", "kill")
     return order.how != "kill" and strength.index(order.how) <= strength.index(current.how)
 
 
@@ -103,6 +103,13 @@ def term(turn: Turn, run: Run, order: StopOrder) -> None:
     terminate(turn, run, "term")
 
 
+def abort(turn: Turn, run: Run, order: StopOrder) -> None:
+    """A hanging trainer took no notice of being asked: let it leave its stacks in the log before it is killed."""
+    reason = f"{order.reason}: it did not end when asked, SIGABRT"
+    run = turn.move(run, Phase.STOPPING, reason, within_s=ABORT_S, stop=replace(order, how="abort"))
+    terminate(turn, run, "abort")
+
+
 def kill(turn: Turn, run: Run, order: StopOrder) -> None:
     """End the whole tree of the attempt; again and again until nothing is left."""
     if run.attempt is not None and run.attempt.watched:
@@ -114,7 +121,7 @@ def kill(turn: Turn, run: Run, order: StopOrder) -> None:
 
 
 def terminate(turn: Turn, run: Run, how: str) -> None:
-    """Order a signal: term for the trainer, kill for everything that belongs to the attempt."""
+    """Order a signal: term and abort for the trainer, kill for everything that belongs to the attempt."""
     attempt = run.attempt
     if attempt is None:
         return
@@ -191,6 +198,14 @@ def open_run(turn: Turn, job: Job, reason: str, *, predecessor: Run | None, set_
     )
     turn.world = replace(turn.world, latest={**turn.world.latest, job.name: run.id})
     return turn.put(replace(run, waiting_for=waits_for(turn.world, run, turn.now) or "slot"))
+
+
+def order_undo(turn: Turn, run: Run, event: events.UndoAsked) -> None:
+    """`resume NAME --undo-changes`: the next attempt runs as the job file says."""
+    if run.changes or run.avoid_gpus:
+        turn.put(
+            replace(run, changes=(), avoid_gpus=(), spent={}, reason=f"{run.reason}; {event.by} took the changes back")
+        )
 
 
 def order_priority(turn: Turn, run: Run, event: events.PriorityAsked) -> None:

@@ -118,6 +118,7 @@ def begin(turn: Turn, run: Run, gpus: tuple[int, ...]) -> None:
             accepted=run.accepted,
             gpus=run.job.gpus,
             origin=_origin(world, job),
+            distrust_from=run.distrust_from,
         ),
     )
     turn.move(
@@ -127,6 +128,7 @@ def begin(turn: Turn, run: Run, gpus: tuple[int, ...]) -> None:
         within_s=PREPARING_S,
         job=job,
         next_job=None,
+        changes=run.changes if run.next_job is None else (),  # an edit takes them back
         attempts=attempt.number,
         attempt=attempt,
     )

@@ -7,185 +7,26 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from supervisor.core import endings, events, keeping, lineage, messages, orders, stages
-from supervisor.core.actions import Compare, Examine, Launch
-from supervisor.core.model import Attempt, Phase, Progress, Run, StopOrder
-from supervisor.core.policy import CLEARING_S, EXAMINING_S, FALL_BACKS, OBSERVED_S, ORPHANED_S, STARTING_S
+from supervisor.core import (
+    endings,
+    events,
+    hangs,
+    incidents,
+    keeping,
+    launching,
+    lineage,
+    messages,
+    orders,
+    recovery,
+    stages,
+)
+from supervisor.core.actions import Compare, Examine
+from supervisor.core.model import Phase, Progress, Run, StopOrder
+from supervisor.core.policy import CLEARING_S, EXAMINING_S, OBSERVED_S, ORPHANED_S
 from supervisor.core.turn import Turn
 
 Handler = Callable[[Turn, Run, Any], None]
 Row = Handler | str
-
-
-# ---- an attempt on its way up
-def prepared(turn: Turn, run: Run, event: events.Prepared) -> None:
-    """The start is chosen: launch, unless nothing is left to do, a person must look, or a stop came first."""
-    attempt = run.attempt
-    if attempt is None:
-        return
-    notes = "; ".join(event.notes)
-    attempt = replace(
-        attempt,
-        start=event.start,
-        checkpoint=event.checkpoint,
-        from_epoch=event.from_epoch,
-        epochs_override=event.epochs_override,
-    )
-    still_aside = run.set_aside and event.start == "refused"
-    lost = run.progress.saved_epoch - event.from_epoch if event.start == "resume" else 0
-    if lost > 0:
-        notes = "; ".join((f"{lost} saved epochs are lost", *event.notes))
-    run = replace(
-        _behind(run, event),
-        attempt=attempt,
-        set_aside=still_aside,
-        kept_epoch=event.kept_epoch or run.kept_epoch,
-        differences=event.differences,
-    )
-    if event.start == "finished":
-        endings.finish(turn, run, Phase.SUCCEEDED, event.reason)
-    elif run.stop is not None:
-        endings.after_stop(turn, run, f"{run.stop.reason} before the training started")
-    elif event.start == "refused" and endings.just_booted(turn.world, turn.now):
-        _back_out(turn, run, f"{event.reason}; a file system may not be mounted yet", "mount")
-    elif event.start == "refused":
-        endings.hold(turn, run, event.reason)
-    else:
-        launch(turn, run, f"{start_words(event)}{'; ' + notes if notes else ''}")
-
-
-def _behind(run: Run, event: events.Prepared) -> Run:
-    """What is resumed is saved. From an older checkpoint epochs are saved anew: a stop must not wait beyond them.
-
-    They are progress once more, but not for ever: a save may be torn each time.
-    """
-    saved, epoch = run.progress.saved_epoch, event.from_epoch
-    if event.start == "resume" and epoch > saved:
-        begun_by_others = saved == 0 and (run.job.start_from is not None or bool(run.job.adopt))
-        since = epoch if begun_by_others else run.failed_at_epoch
-        return replace(run, progress=replace(run.progress, saved_epoch=epoch), failed_at_epoch=since)
-    if event.start != "resume" or not 0 < epoch < saved:
-        return run
-    count = run.fall_backs if saved <= run.peak_epoch else 0
-    run = replace(run, progress=replace(run.progress, saved_epoch=epoch))
-    if count >= FALL_BACKS:
-        return run
-    return replace(
-        run,
-        failed_at_epoch=min(epoch, run.failed_at_epoch),
-        fall_backs=count + 1,
-        peak_epoch=max(saved, run.peak_epoch),
-    )
-
-
-def start_words(event: events.Prepared) -> str:
-    """Where an attempt starts, for a person."""
-    if event.start == "resume":
-        return f"resumes after epoch {event.from_epoch} from {event.checkpoint}"
-    if event.start == "finish":
-        return "all epochs are done: only the trainer's own ending is repeated"
-    if event.start == "watch":
-        return "the training that a person started still runs: it is watched, and resumed when it has died"
-    if event.checkpoint:
-        return f"starts a new training with the weights in {event.checkpoint}"
-    return "starts from the beginning: no checkpoint is there"
-
-
-def launch(turn: Turn, run: Run, reason: str) -> None:
-    """Start the shim. A launch that was not confirmed is ordered again: an attempt directory launches at most once."""
-    attempt = run.attempt
-    if attempt is None:
-        return
-    attempt = replace(attempt, launches=attempt.launches + 1)
-    turn.move(run, Phase.STARTING, reason, within_s=STARTING_S, attempt=attempt)
-    turn.act(
-        Launch(
-            key=f"{run.id}/{attempt.number}/launch-{attempt.launches}",
-            run=run.id,
-            attempt=attempt.number,
-            token=attempt.token,
-            job=run.job,
-            gpus=attempt.gpus,
-            start=attempt.start,
-            checkpoint=attempt.checkpoint,
-            from_epoch=attempt.from_epoch,
-            epochs_override=attempt.epochs_override,
-        ),
-    )
-
-
-def prepare_failed(turn: Turn, run: Run, event: events.PrepareFailed) -> None:
-    """Nothing was started, and not for a fault of the training: wait, if waiting helps, else ask a person."""
-    if run.stop is not None:
-        endings.after_stop(turn, _without_attempt(run), run.stop.reason)
-    elif event.waiting_for:
-        _back_out(turn, run, event.reason, event.waiting_for)
-    else:
-        endings.hold(turn, _without_attempt(run), f"attempt {event.attempt} could not be prepared: {event.reason}")
-
-
-def _back_out(turn: Turn, run: Run, reason: str, waiting_for: str) -> None:
-    """Wait for the machine; the attempt's number is given again."""
-    endings.pause(turn, replace(_without_attempt(run), attempts=run.attempts - 1), reason, waiting_for)
-
-
-def _without_attempt(run: Run) -> Run:
-    attempt = run.attempt
-    return run if attempt is None else replace(run, attempt=replace(attempt, cleared=True, examined=True))
-
-
-def launched(turn: Turn, run: Run, event: events.Launched) -> None:
-    """The trainer runs."""
-    if run.attempt is None:
-        return
-    attempt = replace(run.attempt, pid=event.pid, shim_pid=event.shim_pid, boot=event.boot, started_at=event.started_at)
-    order = run.stop
-    run = replace(run, told_waiting="", accepted="")
-    run = turn.move(run, Phase.RUNNING, run.reason, within_s=running_within_s(turn, run), attempt=attempt)
-    messages.launched(turn, run)
-    if order is not None:
-        orders.stop(turn, run, order if order.how == "kill" else replace(order, how="term"))
-
-
-def running_within_s(turn: Turn, run: Run) -> float:
-    """Seconds until a running attempt must be looked at: seen alive by then, or over its time limit."""
-    limit_s = run.job.time_limit_s
-    if limit_s is None:
-        return OBSERVED_S
-    started_at = run.attempt.started_at if run.attempt is not None and run.attempt.started_at else turn.now
-    return min(OBSERVED_S, max(1.0, started_at + limit_s - run.used_s - turn.now))
-
-
-def noted_launch(turn: Turn, run: Run, event: events.Launched) -> None:
-    """Late news of a start: who it is and in which boot counts all the same."""
-    attempt = run.attempt
-    if attempt is not None and not attempt.pid:
-        noted = replace(attempt, pid=event.pid, shim_pid=event.shim_pid, boot=event.boot, started_at=event.started_at)
-        turn.put(replace(run, attempt=noted))
-
-
-def launch_failed(turn: Turn, run: Run, event: events.LaunchFailed) -> None:
-    """No process was started: that is the end of the attempt, once no other order for it can start one any more."""
-    attempt = run.attempt
-    if attempt is None or attempt.pid:
-        return
-    refused = {*attempt.refused_launches, event.answers}
-    if event.answers and not _launch_keys(run.id, attempt) <= refused:
-        turn.put(replace(run, attempt=replace(attempt, refused_launches=tuple(sorted(refused)))))
-        return
-    run = replace(run, attempt=replace(attempt, launches=0, cleared=True, examined=True))
-    if run.phase is Phase.HELD:
-        turn.put(run)
-    elif run.stop is not None:
-        endings.after_stop(turn, run, run.stop.reason)
-    elif event.waiting_for:
-        _back_out(turn, run, f"could not be launched: {event.reason}", event.waiting_for)
-    else:
-        endings.fail_attempt(turn, run, f"could not be launched: {event.reason}")
-
-
-def _launch_keys(run_id: str, attempt: Attempt) -> set[str]:
-    return {f"{run_id}/{attempt.number}/launch-{count}" for count in range(1, attempt.launches + 1)}
 
 
 # ---- an attempt at work
@@ -208,7 +49,8 @@ def progressed(turn: Turn, run: Run, event: events.Progressed) -> None:
         eta_s=event.eta_s,
         at=turn.now,
     )
-    run = turn.put(replace(run, progress=progress))
+    run = turn.put(incidents.progressed(replace(run, progress=progress), turn.now))
+    run = hangs.moving(turn, run)
     order = run.stop
     waits = run.phase is Phase.STOPPING and order is not None and order.how == "save"
     saved_now = progress.saved_epoch > before.saved_epoch
@@ -322,7 +164,7 @@ def observed(turn: Turn, run: Run, _event: events.Observed) -> None:
     """The attempt was seen alive: its next look is due later."""
     waits_for_save = run.phase is Phase.STOPPING and run.stop is not None and run.stop.how == "save"
     if run.phase is Phase.RUNNING:
-        turn.put(replace(run, deadline_at=turn.now + running_within_s(turn, run)))
+        turn.put(replace(run, deadline_at=turn.now + launching.running_within_s(turn, run)))
     elif waits_for_save and run.stop is not None and not run.stop.limit:
         turn.put(replace(run, deadline_at=turn.now + OBSERVED_S))
 
@@ -354,10 +196,15 @@ Q, P, S, R, T, C, H = (
 )
 
 TABLE: dict[type[events.Event], dict[Phase, Row]] = {
-    events.Prepared: _rows(prepared, P, otherwise=_LATE),
-    events.PrepareFailed: _rows(prepare_failed, P, otherwise=_LATE),
-    events.Launched: {**_rows(launched, S, otherwise=_LATE), **dict.fromkeys((R, T, C, H), noted_launch)},
-    events.LaunchFailed: _rows(launch_failed, S, R, T, H, cooling="it was started: its end is known", otherwise=_LATE),
+    events.Prepared: _rows(launching.prepared, P, otherwise=_LATE),
+    events.PrepareFailed: _rows(launching.prepare_failed, P, otherwise=_LATE),
+    events.Launched: {
+        **_rows(launching.launched, S, otherwise=_LATE),
+        **dict.fromkeys((R, T, C, H), launching.noted_launch),
+    },
+    events.LaunchFailed: _rows(
+        launching.launch_failed, S, R, T, H, cooling="it was started: its end is known", otherwise=_LATE
+    ),
     events.StartConfirmed: _rows(confirmed, S, R, T, otherwise=_LATE),
     events.Progressed: _rows(progressed, S, R, T, C, held=_HELD, otherwise=_LATE),
     events.SignalSent: _rows(signal_sent, R, T, otherwise="the attempt ended before the signal was reported"),
@@ -383,6 +230,10 @@ TABLE: dict[type[events.Event], dict[Phase, Row]] = {
     events.Kept: _rows(keeping.kept, Q, P, S, R, T, C, H, otherwise="the ledger itself says what it holds"),
     events.Compared: _rows(compared, Q, P, S, R, T, C, H, otherwise="the run is over: its curve is there to see"),
     events.WrongStart: _rows(wrong_start, S, R, T, held=_HELD, otherwise=_LATE),
+    events.HangSeen: _rows(hangs.hang_seen, R, T, otherwise=_LATE),
+    events.AutopsyDone: _rows(hangs.autopsy_done, R, T, C, H, otherwise=_LATE),
+    events.WaitOver: _rows(recovery.wait_over, C, otherwise="it does not wait for that any more"),
+    events.UndoAsked: _rows(orders.order_undo, Q, P, S, R, T, C, H, otherwise=_ENDED),
     events.PriorityAsked: _rows(orders.order_priority, Q, P, S, R, T, C, H, otherwise=_ENDED),
     events.Poisoned: _rows(poisoned, Q, P, S, R, T, C, H, otherwise=_ENDED),
 }  # fmt: skip

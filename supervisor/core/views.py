@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from supervisor.core import ancestry, outlook, secrets, stages, words
+from supervisor.core import ancestry, incidents_view, outlook, secrets, stages, words
 from supervisor.core.model import Job, Phase, Run, World
 from supervisor.core.story import Row, attempts_view, steps
 
@@ -111,6 +111,8 @@ def row(run: Run, live: outlook.Live | None, now: float) -> View:
         "phase_since_at": run.phase_since,
         "waiting_for": run.waiting_for,
         "reason": run.reason,
+        "incident": incidents_view.open_title(run),
+        "stalled": run.stalled,
         "priority": run.priority,
         "gpus": run.job.gpus,
         **_progress(run, live, now),
@@ -156,6 +158,7 @@ def run_view(
         "commands": list(words.remedies(run)),
         "at_stake": outlook.at_stake(run, live),
         "live": _live(live) if live and run.busy else None,
+        "last_incident": incidents_view.last_incident(run, now),
         "findings": list(run.findings),
         "stages": stages.view(run),
         "used_s": run.used_s,
@@ -184,6 +187,8 @@ def explanation(run: Run, live: outlook.Live | None, now: float) -> str:
     if run.phase is Phase.STOPPING and run.stop is not None and run.stop.how == "save":
         save_s = outlook.next_save_s(live, now)
         return run.reason + (f", in about {words.duration(save_s)}" if save_s is not None else "")
+    if run.phase is Phase.RUNNING and run.stalled:
+        return f"{run.stalled} ({run.reason})"
     return run.reason
 
 
@@ -200,7 +205,7 @@ def job_view(job: Job) -> View:
 
 
 def why_view(run: Run, rows: Sequence[Row], live: outlook.Live | None, now: float) -> View:
-    """The chain of events that brought the run where it is."""
+    """What went wrong with the run, and the chain of events that brought it where it is."""
     return {
         "version": VERSION,
         "at": now,
@@ -210,6 +215,7 @@ def why_view(run: Run, rows: Sequence[Row], live: outlook.Live | None, now: floa
         "reason": run.reason,
         "explanation": explanation(run, live, now),
         "commands": list(words.remedies(run)),
+        "incidents": incidents_view.run_incidents(run, now, rows),
         "steps": steps(rows, ours=_ours(run)),
     }
 

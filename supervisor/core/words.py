@@ -30,6 +30,7 @@ WAITING = {
     "disk": "free disk space",
     "mount": "a file system that is not mounted",
     "memory": "free memory",
+    "shm": "room in /dev/shm",
     "person": "the end of the training that a person started",
 }
 
@@ -43,9 +44,14 @@ _ACTIONS = {
     "terminate": "end the training",
     "examine": "look at what the attempt left behind",
     "announce": "tell the channels",
+    "autopsy": "write down what each of its processes does",
     "keep": "keep a verified copy of the checkpoint",
     "compare": "compare the first epoch with those before the resume",
 }
+
+
+# What the steps of a plan are called; plain tries and changes say it themselves, in their reasons.
+_STEPS = {"checkpoint": "an older checkpoint", "gpus": "other GPUs", "hold": "held for a person", "fail": "given up"}
 
 
 def duration(seconds: float) -> str:
@@ -86,7 +92,20 @@ def waiting(waiting_for: str) -> str:
     head, _, name = waiting_for.partition(": ")
     if head == "other run":
         return f"{name} to succeed"
+    if head == "mount" and name:
+        return f"{name} to be mounted"
     return WAITING.get(waiting_for, waiting_for)
+
+
+def remedy(step: str, reason: str, fix: str = "") -> str:
+    """What is done about a failure; `fix`, which is told by itself, is left out of the reason."""
+    what = _waits_for(step) if step.startswith("wait-") else _STEPS.get(step, "")
+    why = _one_line(reason.removesuffix(fix) if fix else reason).rstrip("; ")
+    return ": ".join(filter(None, (what, why))) or step
+
+
+def _waits_for(step: str) -> str:
+    return f"waits for {waiting(step.removeprefix('wait-'))}"
 
 
 def action(key: str) -> str:
@@ -187,11 +206,35 @@ def _exited(body: Body) -> str:
 
 def _examined(body: Body) -> str:
     saved = int(body.get("saved_epoch") or 0)
-    kept = f"; epoch {saved} is saved" if saved else "; no epoch is saved"
+    kept = (f"; epoch {saved} is saved" if saved else "; no epoch is saved") + _evidence(body)
     if body.get("finished"):
         proof = _one_line(body.get("proof") or "")
         return "the training is finished" + (f" ({proof})" if proof else "") + kept
     return f"the training is not finished{_because(body)}{kept}"
+
+
+def _evidence(body: Body) -> str:
+    """What the examination saw besides: of many signs the first one, of the machine what tells most."""
+    evidence = body.get("evidence") or {}
+    parts = [_sign(evidence["signs"][0])] if evidence.get("signs") else []
+    if not parts and evidence.get("error"):
+        site = f", at {evidence['site']}" if evidence.get("site") else ""
+        parts.append(f"{_one_line(evidence['error'])}{site}")
+    if kills := evidence.get("oom_kills"):
+        parts.append(f"the out-of-memory killer ended {_count(int(kills), 'process')}")
+    for name, text in (("unmounted", "is not mounted"), ("missing", "is gone")):
+        parts += [f"{one} {text}" for one in evidence.get(name) or ()]
+    return "".join(f"; {part}" for part in parts)
+
+
+def _sign(sign: Body) -> str:
+    line = f", line {sign['number']}" if sign.get("number") else ""
+    rank = f", rank {sign['rank']}" if sign.get("rank") is not None else ""
+    return f"in its log{line}{rank}: {_one_line(sign.get('line', ''))}"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" + ("" if number == 1 else "es" if thing.endswith("s") else "s")
 
 
 def _confirmed(body: Body) -> str:
@@ -208,10 +251,9 @@ def _progressed(body: Body) -> str:
 
 
 def _signal_sent(body: Body) -> str:
-    count = int(body.get("count") or 0)
     if body.get("signal") == "LEAVE":
         return "the watcher was told to leave; the training itself got no signal"
-    return f"{body.get('signal', '?')} was sent to {count} process" + ("" if count == 1 else "es")
+    return f"{body.get('signal', '?')} was sent to {_count(int(body.get('count') or 0), 'process')}"
 
 
 def _resume_asked(body: Body) -> str:
@@ -234,6 +276,28 @@ def _compared(body: Body) -> str:
 
 def _save_seen(body: Body) -> str:
     return f"the trainer saved epoch {body['epoch']}" if body.get("epoch") else "the trainer saved a checkpoint"
+
+
+def _hang_seen(body: Body) -> str:
+    """The detector's own sentence, and what was concluded; without one, what is known of how long it stood still."""
+    verdict = str(body.get("verdict", ""))
+    phase = f" in {body['phase']}" if body.get("phase") else ""
+    text = _one_line(body.get("text") or "") or f"nothing moved{phase} for {duration(float(body.get('quiet_s') or 0))}"
+    if verdict == "moving":
+        return f"the training moves again{': ' + text if body.get('text') else ''}"
+    judged = {
+        "hung": "the training hangs",
+        "stopped": "the training is stopped by a signal or a debugger, and is left alone",
+        "storage": "the training waits for a disk or a network file system, and is left alone",
+    }
+    limit = f"; {duration(float(body['limit_s']))} are allowed" if body.get("limit_s") else ""
+    return f"{judged.get(verdict, f'the training stands still ({verdict})')}: {text}{limit}"
+
+
+def _autopsy_done(body: Body) -> str:
+    where = f" ({body['directory']})" if body.get("directory") else ""
+    found = f": {_one_line(body['summary'])}" if body.get("summary") else "; nothing could be learnt"
+    return f"what its processes did was written down{where}{found}"
 
 
 _SENTENCES: dict[str, Callable[[Body], str]] = {
@@ -272,5 +336,9 @@ _SENTENCES: dict[str, Callable[[Body], str]] = {
     "SaveSeen": _save_seen,
     "Kept": _kept,
     "Compared": _compared,
+    "HangSeen": _hang_seen,
+    "AutopsyDone": _autopsy_done,
+    "WaitOver": lambda body: f"what it waited for is there: {waiting(str(body.get('what', '')))}",
+    "UndoAsked": lambda body: f"{_by(body)} asked to take the changes back: the next attempt runs as the job file says",
     "Poisoned": lambda body: f"the supervisor has a bug; it held this run: {_one_line(body.get('error', ''))}",
 }

@@ -7,7 +7,6 @@ it means, what a person can do, and the plan: what is tried, step by step, while
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from typing import Any
@@ -18,7 +17,7 @@ import msgspec
 RUNGS = ("workers", "cache", "checkpoint", "gpus", "batch", "imgsz", "freeze")
 OPT_IN = ("batch", "imgsz", "freeze")
 #: What a run can wait for; it goes on by itself when that is back.
-WAITS = ("disk", "memory", "mount", "shm", "gpu")
+WAITS = ("disk", "memory", "mount", "shm")
 ENDS = ("hold", "fail")
 STEPS = ("retry", "backoff", *(f"wait-{one}" for one in WAITS), *RUNGS, *ENDS)
 
@@ -87,7 +86,8 @@ def rules_of(tables: Iterable[Mapping[str, Any]]) -> tuple[Rule, ...]:
 
 
 def _read(name: str) -> dict[str, Any]:
-    return tomllib.loads(resources.files(__package__).joinpath(name).read_text(encoding="utf-8"))
+    table: dict[str, Any] = msgspec.toml.decode(resources.files(__package__).joinpath(name).read_bytes())
+    return table
 
 
 CAUSES: dict[str, Cause] = causes_of(_read("causes.toml"))

@@ -1,0 +1,169 @@
+"""Evidence → Cause: what ended an attempt, and where. Ordered finders, the first that knows decides."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+
+import msgspec
+
+from supervisor.core import words
+from supervisor.core.diagnosis.evidence import Sign
+from supervisor.core.diagnosis.tables import CAUSES, RULES, Cause, expand
+from supervisor.core.events import Examined
+from supervisor.core.model import Run
+
+#: Runner exit codes (contract) that name their cause themselves.
+CODES = {2: "bad-job", 65: "checkpoint-refused", 66: "input-missing", 76: "needs-a-person", 77: "wrong-start"}
+NO_ROOM_BYTES = 1024 * 1024  # below this nothing can be saved
+_CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
+_KINDS = {rule.name: rule.kind for rule in RULES}  # a rule that is not in the table is a user's: it names causes
+
+
+class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
+    """What an attempt died of, and what that is concluded from.
+
+    `seen` is a line of its log (at `line`, 0 for what stands elsewhere) or a fact in words. `mark` is the same for two
+    failures of the same kind at the same place, and empty where the place is not known. `first`: the steps that a
+    user's own rule asks for before the cause's plan.
+    """
+
+    cause: Cause
+    seen: str = ""
+    line: int = 0
+    place: str = ""
+    mark: str = ""
+    first: tuple[str, ...] = ()
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """What is tried, in this order; the last one is an end."""
+        return (*self.first, *self.cause.steps)
+
+    @property
+    def named(self) -> bool:
+        """True if the cause says more than the exit itself."""
+        return self.cause.name not in {"unknown", "code-error", "killed", "terminated"}
+
+
+def diagnose(run: Run, event: Examined) -> Diagnosis:
+    """Why the attempt ended. `run` is as it was before the event; the answer depends on nothing else."""
+    for find in _FINDERS:
+        found = find(run, event)
+        if found is not None:
+            return _placed(found, event)
+    return _placed(Diagnosis(cause=CAUSES["unknown"], seen=event.reason), event)
+
+
+def of_cause(name: str, seen: str) -> Diagnosis:
+    """A diagnosis that needs no evidence: what failed is known."""
+    return Diagnosis(cause=cause_named(name), seen=seen)
+
+
+def cause_named(name: str, means: str = "") -> Cause:
+    """The cause of the table; for a name that only a user's rule knows, one that is tried again as often as others."""
+    known = CAUSES.get(name)
+    if known is not None:
+        return known
+    text = means or name.replace("-", " ")
+    fix = f"see what the rule for {name} in the configuration means"
+    return Cause(name=name, title=text, means=text, fix=fix, plan=CAUSES["unknown"].plan)
+
+
+# ---- finders, the surest one first
+def _ordered(run: Run, _event: Examined) -> Diagnosis | None:
+    """We ended it ourselves, because it hung."""
+    order = run.stop
+    return of_cause(order.cause, order.reason) if order is not None and order.cause else None
+
+
+def _unmounted(_run: Run, event: Examined) -> Diagnosis | None:
+    """Whatever it said: a file system that it needs is not mounted."""
+    gone = event.evidence.unmounted
+    return of_cause("mount-gone", f"{', '.join(gone)} not mounted") if gone else None
+
+
+def _runner_code(run: Run, event: Examined) -> Diagnosis | None:
+    """The runner's own codes; `input-missing` may be said more closely by a line of the log."""
+    code = run.attempt.code if run.attempt is not None else None
+    name = CODES.get(code or 0) if run.job.train is not None else None
+    if name is None:
+        return None
+    sign = _first(event, "cause") if name == "input-missing" else None
+    return _signed(sign) if sign is not None else of_cause(name, event.reason)
+
+
+def _out_of_memory(_run: Run, event: Examined) -> Diagnosis | None:
+    """The kernel's own count: a line about a killed worker only follows from it."""
+    kills = event.evidence.oom_kills
+    if not kills:
+        return None
+    seen = event.evidence.kernel[0] if event.evidence.kernel else f"the out-of-memory killer struck {kills} times"
+    return of_cause("host-oom", seen)
+
+
+def _line(_run: Run, event: Examined) -> Diagnosis | None:
+    sign = _first(event, "cause") or _first(event, "alarm")
+    return _signed(sign) if sign is not None else None
+
+
+def _full_disk(_run: Run, event: Examined) -> Diagnosis | None:
+    for disk in event.evidence.disks:
+        if disk.free_bytes < NO_ROOM_BYTES or disk.free_inodes == 0 or disk.quota_left_bytes == 0:
+            return of_cause("disk-full", f"no room is left under {disk.path} ({disk.what})")
+    return None
+
+
+def _exception(_run: Run, event: Examined) -> Diagnosis | None:
+    evidence = event.evidence
+    if not evidence.error:
+        return None
+    where = f" ({evidence.site})" if evidence.site else ""
+    return of_cause("code-error", f"{evidence.error}{where}")
+
+
+def _signal(run: Run, event: Examined) -> Diagnosis | None:
+    number = run.attempt.signal if run.attempt is not None else None
+    if number is None:
+        return None
+    name = "killed" if number == signal.SIGKILL else "native-crash" if number in _CRASHES else "terminated"
+    by = f", sent by {event.evidence.sender}" if event.evidence.sender else ""
+    return of_cause(name, f"{words.signal_name(number)}{by}")
+
+
+def _echo(_run: Run, event: Examined) -> Diagnosis | None:
+    sign = _first(event, "echo")
+    return _signed(sign) if sign is not None else None
+
+
+_FINDERS: tuple[Callable[[Run, Examined], Diagnosis | None], ...] = (
+    _ordered, _unmounted, _runner_code, _out_of_memory, _line, _full_disk, _exception, _signal, _echo,
+)  # fmt: skip
+
+
+def _first(event: Examined, kind: str) -> Sign | None:
+    return next((sign for sign in event.evidence.signs if _KINDS.get(sign.rule, "cause") == kind), None)
+
+
+def _signed(sign: Sign) -> Diagnosis:
+    first = expand(sign.remedy) if sign.remedy else ()
+    return Diagnosis(cause=cause_named(sign.cause, sign.means), seen=sign.line, line=sign.number, first=first)
+
+
+# ---- where
+def _placed(found: Diagnosis, event: Examined) -> Diagnosis:
+    evidence = event.evidence
+    place = f"epoch {evidence.epoch}" if evidence.epoch else evidence.phase
+    if evidence.epoch and evidence.batch:
+        place += f", batch {evidence.batch}"
+    return msgspec.structs.replace(found, place=place, mark=_mark(found, event))
+
+
+def _mark(found: Diagnosis, event: Examined) -> str:
+    """An exception counts with where it was raised; anything else needs the exact batch to be no coincidence."""
+    evidence = event.evidence
+    if evidence.exact:
+        return f"{found.cause.name}/{evidence.epoch}/{evidence.batch}/{evidence.site}"
+    if found.cause.name == "code-error" and evidence.site:
+        return f"{found.cause.name}/{evidence.epoch}/{evidence.site}"
+    return ""

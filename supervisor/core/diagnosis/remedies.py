@@ -1,0 +1,129 @@
+"""Cause → Remedy: the next step of the cause's plan that can be taken, and why it is taken.
+
+Each cause has a budget of its own, which is its plan. It is used up step by step while no epoch is saved in between,
+and begins anew after verified progress, or when its last step lies a day back: a run of three weeks does not die of
+its fifth unrelated failure. Plain tries, of whatever cause, are also bounded by the job's `no_progress`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from supervisor.core.diagnosis import rungs
+from supervisor.core.diagnosis.diagnose import Diagnosis
+from supervisor.core.diagnosis.evidence import Change, Evidence, Spent
+from supervisor.core.diagnosis.tables import ENDS, RUNGS
+from supervisor.core.model import Policy, Run
+from supervisor.core.policy import after_failure, backoff_s
+
+WINDOW_S = 24 * 3600.0
+AT_ONCE_S = 1.0
+
+
+class Remedy(msgspec.Struct, frozen=True, kw_only=True):
+    """What is done about a failure. `step` is a word of tables.STEPS.
+
+    `spent` is how far the plans of all causes are used up afterwards, `failures` the failures in a row without a saved
+    epoch that were simply tried again.
+    """
+
+    step: str
+    reason: str
+    delay_s: float = 0.0
+    waiting_for: str = ""
+    change: Change | None = None
+    distrust_from: int = 0
+    failures: int = 0
+    spent: dict[str, Spent] = {}
+
+
+def has_progressed(run: Run) -> bool:
+    """True if an epoch was saved since the last failure."""
+    return run.progress.saved_epoch > run.failed_at_epoch
+
+
+class _Case(msgspec.Struct, frozen=True):
+    """One failure: all that its remedy depends on."""
+
+    run: Run
+    found: Diagnosis
+    evidence: Evidence
+    policy: Policy
+    now: float
+    spent: dict[str, Spent]
+
+
+def choose(run: Run, found: Diagnosis, evidence: Evidence, policy: Policy, now: float) -> Remedy:
+    """The remedy for this failure. Pure: the same run, diagnosis and time give the same answer."""
+    case = _Case(run, found, evidence, policy, now, {} if has_progressed(run) else run.spent)
+    if _no_chance(case):
+        return _end(case, f"it failed in the same way at the same place twice ({found.place})")
+    before = case.spent.get(found.cause.name)
+    place = before.place if before is not None and now - before.at < WINDOW_S else 0
+    for index in range(place, len(found.steps)):
+        if _can(found.steps[index], case):
+            spent = {**case.spent, found.cause.name: Spent(place=index + 1, at=now)}
+            return _taken(found.steps[index], msgspec.structs.replace(case, spent=spent))
+    return _end(case, "all that may be tried was tried")
+
+
+def _no_chance(case: _Case) -> bool:
+    same = bool(case.found.mark) and case.found.mark == case.run.last_failure
+    return same and case.found.cause.random and not has_progressed(case.run)
+
+
+def _can(step: str, case: _Case) -> bool:
+    if step == "wait-mount":
+        return bool(case.evidence.unmounted)
+    return step not in RUNGS or rungs.applicable(step, case.run, case.policy)
+
+
+def _taken(step: str, case: _Case) -> Remedy:
+    if step in ENDS:
+        return _end(case, "" if case.found.steps[0] == step else "all that may be tried was tried")
+    if step in {"retry", "backoff"}:
+        return _again(step, case)
+    if step.startswith("wait-"):
+        what = step.removeprefix("wait-")
+        waiting_for = f"mount: {case.evidence.unmounted[0]}" if what == "mount" else what
+        return Remedy(step=step, reason="it goes on when that is back", waiting_for=waiting_for, spent=case.spent)
+    return _changed(step, case)
+
+
+def _again(step: str, case: _Case) -> Remedy:
+    """Try the same once more, as long as `no_progress` allows."""
+    verdict = after_failure(case.run, case.run.progress.saved_epoch)
+    if verdict.delay_s is None:
+        return Remedy(step="fail", reason=verdict.reason, failures=verdict.failures, spent=case.spent)
+    if step == "retry" and verdict.failures:
+        text = f"{verdict.reason.partition(':')[0]}: tried again at once"
+        return Remedy(step=step, reason=text, delay_s=AT_ONCE_S, failures=verdict.failures, spent=case.spent)
+    return Remedy(
+        step=step, reason=verdict.reason, delay_s=verdict.delay_s, failures=verdict.failures, spent=case.spent
+    )
+
+
+def _changed(step: str, case: _Case) -> Remedy:
+    """Take a rung. What is changed is a new try: plain failures are counted from the beginning."""
+    run = case.run
+    delay_s = backoff_s(run.job.restart, 1, run.id, run.attempts)
+    again, spent = f"tried again in {delay_s:.0f} s", case.spent
+    if step == "checkpoint":
+        newest = max(run.progress.saved_epoch, run.attempt.from_epoch if run.attempt is not None else 0)
+        reason = f"goes back to a checkpoint before epoch {newest}; {again}"
+        return Remedy(step=step, reason=reason, delay_s=delay_s, distrust_from=newest, spent=spent)
+    if step == "gpus":
+        return Remedy(step=step, reason=f"on other GPUs, if some are free; {again}", delay_s=delay_s, spent=spent)
+    change = rungs.next_change(step, run, case.found.cause.name, case.now)
+    if change is None:
+        return Remedy(step="backoff", reason=again, delay_s=delay_s, spent=spent)
+    reason = f"{change.name} = {change.after} instead of {change.before}; {again}"
+    return Remedy(step=step, reason=reason, delay_s=delay_s, change=change, spent=spent)
+
+
+def _end(case: _Case, why: str) -> Remedy:
+    last = case.found.steps[-1]
+    reason = "; ".join(filter(None, (why, case.found.cause.fix)))
+    return Remedy(
+        step=last if last in ENDS else "hold", reason=reason, failures=case.run.failures + 1, spent=case.spent
+    )

@@ -1,0 +1,72 @@
+"""A training that stands still: what the hang detector says, and what is done about it.
+
+Only a proven hang is acted upon: what the training does is written down, then it is ended, step by step, and its
+remedy decides what follows. Whatever moves again in the meantime is left alone.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from supervisor.core import events, orders, words
+from supervisor.core.actions import Autopsy
+from supervisor.core.model import Phase, Run, StopOrder
+from supervisor.core.policy import AUTOPSY_S, OBSERVED_S
+from supervisor.core.turn import Turn
+
+
+def hang_seen(turn: Turn, run: Run, event: events.HangSeen) -> None:
+    """The hang detector has a verdict."""
+    if event.verdict == "moving":
+        moving(turn, run)
+    elif event.verdict == "hung" and run.attempt is not None and not run.attempt.watched:
+        _end(turn, run, event)
+    elif event.text != run.stalled:
+        title = f"{run.name} stands still"
+        turn.announce(
+            run, "stalled", "notice", title, f"{event.text}. It is not ended for that.", todo=_todo(run, event)
+        )
+        turn.put(replace(run, stalled=event.text))
+
+
+def _todo(run: Run, event: events.HangSeen) -> str:
+    pid = run.attempt.pid if run.attempt is not None else 0
+    if event.verdict == "stopped":
+        return f"if nobody debugs it: kill -CONT {pid}"
+    if event.verdict == "storage":
+        return "look at the disk or the mount that it waits for"
+    return f"look at process {pid}; yolo-supervisor logs {run.name}"
+
+
+def _end(turn: Turn, run: Run, event: events.HangSeen) -> None:
+    """Write down what it does, then end it. A stop that waits for a save would wait for ever: what follows it stays."""
+    order, attempt = run.stop, run.attempt
+    if attempt is None or (order is not None and order.how != "save"):
+        return  # it is being ended already
+    then = Phase.QUEUED if order is None else order.then
+    reason = event.text or f"nothing moved for {words.duration(event.quiet_s)} ({event.phase})"
+    stop = StopOrder(how="autopsy", then=then, by="the hang detector", reason=reason, cause=event.cause)
+    attempt = replace(attempt, moved_at=turn.now - event.quiet_s)
+    run = turn.move(
+        run, Phase.STOPPING, f"{reason}: writing down what it does", within_s=AUTOPSY_S, stop=stop, attempt=attempt
+    )
+    key = f"{run.id}/{attempt.number}/autopsy-{turn.number()}"
+    turn.act(Autopsy(key=key, run=run.id, attempt=attempt.number, job=run.job, reason=reason))
+
+
+def moving(turn: Turn, run: Run) -> Run:
+    """It moves again: nothing that was to end it for standing still is carried out any more."""
+    order = run.stop
+    if run.phase is Phase.STOPPING and order is not None and order.cause and order.how == "autopsy":
+        run = turn.move(run, Phase.RUNNING, "it moved again: it is not ended", within_s=OBSERVED_S, stop=None)
+    if run.stalled:
+        run = turn.put(replace(run, stalled=""))
+    return run
+
+
+def autopsy_done(turn: Turn, run: Run, event: events.AutopsyDone) -> None:
+    """What it did is known: now it is ended."""
+    if run.attempt is not None and event.summary:
+        run = turn.put(replace(run, attempt=replace(run.attempt, autopsy=event.summary)))
+    if run.phase is Phase.STOPPING and run.stop is not None and run.stop.how == "autopsy":
+        orders.term(turn, run, run.stop)

@@ -1,0 +1,125 @@
+"""Incidents as plain data: what was seen, what it means, what was done, what it cost, and how it stands. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from supervisor.core import words
+from supervisor.core.diagnosis.evidence import Incident
+from supervisor.core.model import Phase, Run, World
+from supervisor.core.story import Row
+
+VERSION = 1
+
+View = dict[str, Any]
+
+_BEGUN = ("StartConfirmed", "Progressed")  # whichever comes first ends the start: not all trainers confirm theirs
+
+
+def server_view(world: World, now: float, *, run: Run | None = None, is_open: bool = False, since_at: float = 0) -> View:
+    """Incidents of all runs, live and ended, or of one; the newest last.
+
+    `is_open`: only those that are not over. `since_at`: not those that were over before.
+    """
+    runs = [run] if run is not None else [*world.live.values(), *world.ended.values()]
+    found = [
+        incident_view(one, incident, now)
+        for one in runs
+        for incident in one.incidents
+        if not (is_open and _over(incident)) and (incident.closed_at or now) >= since_at
+    ]
+    found.sort(key=lambda incident: (incident["seen_at"], incident["run"], incident["number"]))
+    return {"version": VERSION, "at": now, "incidents": found}
+
+
+def run_incidents(run: Run, now: float, rows: Sequence[Row] = ()) -> list[View]:
+    """The incidents of a run, the newest last; with its history also how long the next start took."""
+    return [incident_view(run, incident, now, rows) for incident in run.incidents]
+
+
+def last_incident(run: Run, now: float) -> View | None:
+    """The newest incident of a run, if it ever had one."""
+    return incident_view(run, run.incidents[-1], now) if run.incidents else None
+
+
+def open_title(run: Run) -> str:
+    """What is wrong with the run just now; nothing if it has got further since its last failure."""
+    return next((incident.title for incident in reversed(run.incidents) if not _over(incident)), "")
+
+
+def incident_view(run: Run, incident: Incident, now: float, rows: Sequence[Row] = ()) -> View:
+    """One incident. Its `state` is open, held (it waits for a person), or the first word of its outcome."""
+    log = f"attempts/{incident.attempt}/log" + (f" line {incident.line}" if incident.line else "")
+    return {
+        **msgspec.to_builtins(incident),
+        "run": run.id,
+        "name": run.name,
+        "log": log if incident.attempt else "",
+        "what": words.remedy(incident.step, incident.done, incident.fix),
+        "open": not _over(incident),
+        "state": _state(run, incident),
+        "stands": _stands(run, incident),
+        "cost": _cost(incident, now, rows),
+    }
+
+
+def _over(incident: Incident) -> bool:
+    return incident.closed_at is not None
+
+
+def _latest(run: Run, incident: Incident) -> bool:
+    return run.incidents[-1].number == incident.number
+
+
+def _state(run: Run, incident: Incident) -> str:
+    if _over(incident):
+        return incident.outcome.partition(":")[0].strip() or "over"
+    return "held" if run.phase is Phase.HELD and _latest(run, incident) else "open"
+
+
+def _stands(run: Run, incident: Incident) -> str:
+    """How it ended, or what it waits for."""
+    if incident.closed_at is not None:
+        return f"{incident.outcome or 'over'} (after {words.duration(incident.closed_at - incident.seen_at)})"
+    if not _latest(run, incident):
+        return "open: it failed again before a new epoch was saved"
+    if run.phase is Phase.HELD:
+        return "open: held, a person must act"
+    if run.waiting_for:
+        return f"open: waits for {words.waiting(run.waiting_for)}"
+    if incident.relaunched_at is not None:
+        return f"open: attempt {run.attempts} runs, no new epoch is saved yet"
+    return "open: the next attempt has not begun"
+
+
+def _cost(incident: Incident, now: float, rows: Sequence[Row]) -> View:
+    """Seconds that it took, each None where it is not known; what still goes on counts up to now.
+
+    `detect_s`: from the last movement until it was seen. `wait_s`: until the next attempt ran. `start_s`: until that
+    attempt trained. `redone_s`: training that had to be done again. `total_s`: from the last movement until it was over.
+    """
+    end = incident.closed_at if incident.closed_at is not None else now
+    waited_until = incident.relaunched_at if incident.relaunched_at is not None else end
+    return {
+        "detect_s": max(0.0, incident.seen_at - incident.moved_at) if incident.moved_at else None,
+        "wait_s": max(0.0, waited_until - incident.seen_at),
+        "start_s": _start_s(incident, rows),
+        "redone_s": incident.lost_s,
+        "total_s": max(0.0, end - (incident.moved_at or incident.seen_at)),
+    }
+
+
+def _start_s(incident: Incident, rows: Sequence[Row]) -> float | None:
+    since = incident.relaunched_at
+    return None if since is None else next((at - since for at in _begun(rows, incident, since)), None)
+
+
+def _begun(rows: Sequence[Row], incident: Incident, since: float) -> Iterator[float]:
+    """When attempts after the incident's own said that they train."""
+    for row in rows:
+        number = row.body.get("attempt")
+        if row.kind in _BEGUN and row.at >= since and isinstance(number, int) and number > incident.attempt:
+            yield row.at

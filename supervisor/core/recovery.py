@@ -1,0 +1,76 @@
+"""What follows a failure: the remedy is chosen, carried out, told and kept as an incident."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from supervisor.core import endings, events, incidents, messages
+from supervisor.core.diagnosis.diagnose import Diagnosis, diagnose, of_cause
+from supervisor.core.diagnosis.evidence import Evidence
+from supervisor.core.diagnosis.remedies import Remedy, choose
+from supervisor.core.model import Phase, Run
+from supervisor.core.policy import WAITING_S
+from supervisor.core.turn import Turn
+
+
+def after_death(turn: Turn, run: Run, event: events.Examined, how: str) -> None:
+    """An attempt failed by itself, or hung: find out why and do what helps. `how` is how it ended, in words."""
+    found = diagnose(run, event)
+    remedy = choose(run, found, event.evidence, turn.world.policy, turn.now)
+    run = _noted(incidents.opened(replace(run, stop=None), found, remedy, event, turn.now), found, remedy)
+    title = f"{found.cause.title}: " if found.named else ""
+    _carry_out(turn, run, remedy, f"{how}; {title}{remedy.reason}", event.log_tail)
+
+
+def after_failed_launch(turn: Turn, run: Run, reason: str) -> None:
+    """No process was made."""
+    found = of_cause("not-launched", reason)
+    remedy = choose(run, found, Evidence(), turn.world.policy, turn.now)
+    run = _noted(incidents.opened(run, found, remedy, None, turn.now), found, remedy)
+    _carry_out(turn, run, remedy, f"could not be launched: {reason}; {remedy.reason}", ())
+
+
+def _noted(run: Run, found: Diagnosis, remedy: Remedy) -> Run:
+    """The run after the failure, with what is spent."""
+    return replace(
+        run,
+        failures=remedy.failures,
+        failed_at_epoch=max(run.progress.saved_epoch, run.failed_at_epoch),
+        spent=remedy.spent,
+        last_failure=found.mark,
+        distrust_from=remedy.distrust_from,
+    )
+
+
+def _carry_out(turn: Turn, run: Run, remedy: Remedy, reason: str, tail: tuple[str, ...]) -> None:
+    if remedy.step == "fail":
+        endings.finish(turn, run, Phase.FAILED, reason, tail)
+    elif remedy.step == "hold":
+        endings.hold(turn, run, reason, tail)
+    elif remedy.waiting_for:
+        _wait(turn, run, reason, remedy.waiting_for)
+    else:
+        run = endings.cool(turn, _with_change(run, remedy), reason, remedy.delay_s)
+        messages.failed_attempt(turn, run, tail)
+
+
+def _with_change(run: Run, remedy: Remedy) -> Run:
+    """The run with the rung that was taken; of one argument only the newest change counts."""
+    if remedy.step == "gpus" and run.attempt is not None:
+        return replace(run, avoid_gpus=run.attempt.gpus)
+    if remedy.change is None:
+        return run
+    changes = (*(one for one in run.changes if one.name != remedy.change.name), remedy.change)
+    return replace(run, changes=changes)
+
+
+def _wait(turn: Turn, run: Run, reason: str, waiting_for: str) -> None:
+    run = turn.move(run, Phase.COOLING, reason, within_s=WAITING_S, waiting_for=waiting_for)
+    endings.tell_waiting(turn, run, reason)
+
+
+def wait_over(turn: Turn, run: Run, event: events.WaitOver) -> None:
+    """What it waited for is back. An attempt that is not cleared away yet goes its own way."""
+    over = run.attempt is None or run.attempt.over
+    if over and run.waiting_for == event.what:
+        endings.queue_again(turn, run, f"{run.reason}; it is back")
