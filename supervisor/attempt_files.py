@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from supervisor import durable
+
 ATTEMPT_DIR_VARIABLE = "YOLO_SUPERVISOR_ATTEMPT_DIR"
 
 
@@ -172,18 +174,7 @@ def write_exit(att_dir: Path, record: Exit) -> None:
 
 
 def _write(att_dir: Path, name: str, record: Launch | Exit) -> None:
-    temporary = att_dir / f"{name}.tmp"
-    data = msgspec.json.encode(record)
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(att_dir / name)
-    directory = os.open(att_dir, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    durable.write(att_dir / name, msgspec.json.encode(record))
 
 
 def pid_namespace() -> int:

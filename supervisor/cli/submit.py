@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from supervisor import durable
 from supervisor.cli import screen
 from supervisor.cli.client import Client, Target, View, connect, run_path, target_options
 from supervisor.cli.examples import examples
@@ -157,7 +158,7 @@ def place(submission: Submission, folder: Path) -> Path:
     try:
         _write(temporary, submission.data)
         temporary.replace(path)
-        _sync(folder)
+        durable.sync(folder)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -172,14 +173,6 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # ---- the daemon's answer

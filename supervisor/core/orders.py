@@ -137,6 +137,7 @@ def order_resume(turn: Turn, run: Run, event: events.ResumeAsked) -> None:
     """`resume NAME`: a held run goes on; a stop that has not happened yet is taken back."""
     accepted = run.differences if event.accept else ""
     run = replace(run, wanted=Wanted.UP, failures=0, interruptions=0, stop=None, accepted=accepted)
+    run = replace(run, spent={}, last_failure="")  # a person has looked: what may be tried may be tried again
     attempt = run.attempt
     if run.phase is Phase.STOPPING:
         turn.move(run, Phase.RUNNING, f"{event.by} took the stop back", within_s=OBSERVED_S)

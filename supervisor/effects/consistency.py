@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from supervisor import layout
+from supervisor import durable, layout
 from supervisor.core import events, stages
 from supervisor.core.actions import Prepare
 from supervisor.core.consistency import Difference, Fingerprint, compare, digest, lost
@@ -205,14 +205,7 @@ def _write(
     used = {**(record.attempts if record is not None else {}), str(action.attempt): last.versions}
     before = _older(record, action, run_dir)
     new = Record(attempt=action.attempt, reference=reference, last=last, before=before, attempts=used)
-    path = run_dir.root / FILE
-    temporary = path.with_name(f".{FILE}.tmp")
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(new), indent=1))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    checkpoints.sync(path.parent)
+    durable.write(run_dir.root / FILE, msgspec.json.format(msgspec.json.encode(new), indent=1))
 
 
 # ---- taking one

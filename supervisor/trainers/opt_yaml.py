@@ -6,11 +6,12 @@ is, byte for byte.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+from supervisor import durable
 
 _KEY = re.compile(r"([A-Za-z_][A-Za-z0-9_-]*):(?:[ \t]+(.*))?$")
 _DOUBLE_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "e": "\x1b", "a": "\a", "b": "\b", "_": "\xa0"}
@@ -92,10 +93,4 @@ def _replace(path: Path, data: bytes, aside: Path) -> None:
     aside.mkdir(parents=True, exist_ok=True)
     if not (aside / path.name).exists():  # a second preparation must not replace the file as it was found
         shutil.copyfile(path, aside / path.name)
-    ours = aside.stat().st_dev == path.parent.stat().st_dev
-    temporary = (aside if ours else path.parent) / f".{path.name}.new"
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    durable.write(path, data, mode=0o644, by=aside)

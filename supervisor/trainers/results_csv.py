@@ -7,6 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from supervisor import durable
 from supervisor.core.numbers import finite
 
 HEAD_BYTES = 64 * 1024
@@ -140,13 +141,8 @@ def trim(path: Path, last_epoch: int, aside: Path, *, zero_based: bool = False) 
         return 0
     aside.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(path, aside / path.name)
-    ours = aside.stat().st_dev == path.parent.stat().st_dev  # then nothing of ours ever lies in the trainer's folder
-    temporary = (aside if ours else path.parent) / f".{path.name}.cut"
-    with temporary.open("w", encoding="utf-8") as file:
-        file.writelines([*header, *(kept[epoch] for epoch in sorted(kept))])
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    text = "".join([*header, *(kept[epoch] for epoch in sorted(kept))])
+    durable.write(path, text.encode(), mode=0o644, by=aside)
     return len(rows) - len(kept)
 
 

@@ -6,10 +6,9 @@ import re
 from dataclasses import dataclass
 
 from supervisor.core.numbers import finite
+from supervisor.core.progress_frames import FRAME
 
 FRAME_MAX_CHARACTERS = 1000
-# epoch / epochs, GPU memory, losses and sizes, percent, batch / batches
-_FRAME = re.compile(r"^\s*(\d{1,9})/(\d{1,9})\s+[\d.]+G\s(.*?):\s+(\d+)%.*?\s(\d{1,9})/(\d{1,9})\s")
 _TOTAL = re.compile(r"Starting training for (\d{1,9}) epochs|from epoch \d+ to (\d{1,9}) total epochs")
 _HEADER = re.compile(r"^\s*Epoch\s+gpu_mem\s+(.*)$", re.IGNORECASE)
 _LOSS_NAMES = frozenset({"box", "obj", "cls", "dfl", "total"})
@@ -53,7 +52,7 @@ class TrainLines:
             if "epoch" in text or "Epoch" in text:
                 self._learn(text)
             if "%" in text:
-                found = _FRAME.match(text + " ") or found
+                found = FRAME.match(text + " ") or found
         return self._frame(found) if found else None
 
     def _learn(self, text: str) -> None:
