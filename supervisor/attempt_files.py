@@ -34,6 +34,7 @@ class Train(msgspec.Struct, frozen=True, kw_only=True):
     safe_saves: bool = True
     epochs_override: int | None = None
     stop_after: int | None = None  # 0-based: when this epoch is saved the next stage of the job begins
+    changes: dict[str, Any] = {}  # of `args`: other than the job's after failures, or the job's once more
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
@@ -270,6 +271,29 @@ def descendants_and_marked(att_dir: Path, shim_pid: int, pid: int) -> list[tuple
     marked = {other for other in strangers if _is_marked(other, marker, att_dir)}
     found = [(other, table[other][1]) for other in (family | marked) - known_shim - {os.getpid()}]
     return sorted(found, key=lambda item: (item[1], item[0]))
+
+
+def descendants(pid: int, start_time: int) -> dict[int, tuple[int, int]]:
+    """Return parent and start time of a process and of all that descends from it and lives; nothing if it has ended.
+
+    Nothing but /proc/PID/stat is read, which never blocks: not even where a process hangs in the kernel with its
+    memory locked, and its environment could not be read.
+    """
+    table = _process_table()
+    family = {pid} if pid in table and table[pid][1] == start_time else set()
+    while children := {child for child, (parent, _) in table.items() if parent in family} - family:
+        family |= children
+    return {member: table[member] for member in sorted(family, key=lambda member: (table[member][1], member))}
+
+
+def catches(pid: int, number: int) -> bool:
+    """Tell whether a process has a handler for that signal; False if it is gone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_bytes()
+    except OSError:
+        return False
+    caught = next((line.split()[1] for line in status.splitlines() if line.startswith(b"SigCgt:")), b"0")
+    return bool(int(caught, 16) >> (number - 1) & 1)
 
 
 def _is_watched(att_dir: Path) -> bool:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import os
 import re
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
 
-from supervisor import toml_errors, units
+from supervisor import channel_rules, toml_errors, units, user_rules
 from supervisor.core.model import Policy
 from supervisor.errors import Problem, UserError
-from supervisor.toml_errors import AbsolutePath, Duration, Name, Size, Source
+from supervisor.hang_config import Hang, Remedies
+from supervisor.toml_errors import AbsolutePath, Duration, HangAfter, Interval, Name, Size, Source
+
+if TYPE_CHECKING:
+    from supervisor.core.diagnosis.tables import Rule
 
 FILE_NAME = "config.toml"
 _UNSET = Path()
@@ -107,7 +109,7 @@ class Jobs(Table, frozen=True, kw_only=True):
 
     folder: AbsolutePath = msgspec.field(default_factory=lambda: places().jobs)
     settle: Duration = 30.0
-    rescan: Duration = 10.0
+    rescan: Interval = 10.0
     progress_every: Duration = 86400.0
     allow_root: bool = False
     allow_download: bool = False
@@ -125,6 +127,8 @@ class Restarts(Table, frozen=True, kw_only=True):
     no_progress: Annotated[int, msgspec.Meta(ge=1, le=1000, description="a whole number from 1 to 1000")] = 3
     backoff: Duration = 10.0
     backoff_max: Duration = 600.0
+    hang_after: HangAfter = units.AUTO_S
+    remedies: Remedies = ("workers", "cache", "checkpoint")
 
 
 class Checkpoints(Table, frozen=True, kw_only=True):
@@ -198,8 +202,10 @@ class Config(Table, frozen=True, kw_only=True):
     jobs: Jobs = msgspec.field(default_factory=Jobs)
     defaults: Defaults = Defaults()
     queue: Queue = Queue()
+    hang: Hang = Hang()
     disk: Disk = Disk()
     channel: tuple[Channel, ...] = ()
+    rule: tuple[user_rules.UserRule, ...] = ()
 
 
 def default_config_path() -> Path:
@@ -229,16 +235,18 @@ def parse(data: bytes, file: str, *, mountinfo: Path = Path("/proc/self/mountinf
     table, source = toml_errors.read(data, file)
     config = toml_errors.convert(table, Config, source)
     problems = [*_server_problems(config, source, mountinfo), *_defaults_problems(config, source)]
-    for place, channel in enumerate(config.channel):
-        problems += [source.problem(("channel", str(place), key), found) for key, found in _channel_problems(channel)]
-    names = [channel.name for channel in config.channel]
-    for place, name in enumerate(names):
-        if name in names[:place]:
-            wrong = Problem("another channel has this name", got=toml_errors.shown(name))
-            problems.append(source.problem(("channel", str(place), "name"), wrong))
+    for place, key, found in channel_rules.problems(config.channel):
+        problems.append(source.problem(("channel", str(place), key), found))
+    for place, key, found in user_rules.problems(config.rule):
+        problems.append(source.problem(("rule", str(place), key), found))
     if problems:
         raise toml_errors.refusal(file, problems)
     return config
+
+
+def rules(config: Config) -> tuple[Rule, ...]:
+    """Return what lines of logs are signs of: the rules of the configuration, then the built-in ones."""
+    return user_rules.as_rules(config.rule)
 
 
 def policy(config: Config, gpu_count: int) -> Policy:
@@ -302,7 +310,12 @@ def network_file_system(path: Path, mountinfo: Path = Path("/proc/self/mountinfo
         mount = Path(re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), before.split()[4]))
         if resolved.is_relative_to(mount) and len(mount.parts) >= best:  # of equal ones the later hides the earlier
             best, kind = len(mount.parts), after.split()[0]
-    return kind if _NETWORK_FILE_SYSTEMS.fullmatch(kind) else ""
+    return kind if is_network_type(kind) else ""
+
+
+def is_network_type(kind: str) -> bool:
+    """Return whether the type of a mount names a file system that a server elsewhere holds."""
+    return _NETWORK_FILE_SYSTEMS.fullmatch(kind) is not None
 
 
 def redact_url(url: str) -> str:
@@ -321,12 +334,8 @@ def _plain(value: Any, kind: Any = None) -> Any:
         return {known.name: _plain(getattr(value, known.name), known.type) for known in fields}
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    reader = toml_errors.reader_of(kind)
-    if value is not None and reader == "duration":
-        return units.format_duration(value, exact=True)
-    if value is not None and reader == "size":
-        return units.format_size(value, exact=True)
-    return str(value) if isinstance(value, Path) else value
+    written = toml_errors.write(value, kind)
+    return str(written) if isinstance(written, Path) else written
 
 
 def _server_problems(config: Config, source: Source, mountinfo: Path) -> list[Problem]:
@@ -335,9 +344,6 @@ def _server_problems(config: Config, source: Source, mountinfo: Path) -> list[Pr
         hint = "set state_dir to a folder on a local disk; runs_dir may stay where it is"
         wrong = Problem("the state directory must not lie on a network file system", got=kind, hint=hint)
         problems.append(source.problem(("server", "state_dir"), wrong))
-    if config.jobs.rescan < 1:
-        wrong = Problem("looking so often costs more than it finds", expected='at least "1s"')
-        problems.append(source.problem(("jobs", "rescan"), wrong))
     if len(os.fsencode(config.server.socket)) > _SOCKET_BYTES:
         wrong = Problem("the socket's path is too long", expected=f"at most {_SOCKET_BYTES} bytes")
         problems.append(source.problem(("server", "socket"), wrong))
@@ -359,36 +365,3 @@ def _defaults_problems(config: Config, source: Source) -> list[Problem]:
             wrong = Problem("there is no such [[channel]]", got=toml_errors.shown(name))
             problems.append(source.problem(("defaults", "notify"), wrong))
     return problems
-
-
-def _channel_problems(channel: Channel) -> list[tuple[str, Problem]]:
-    problems = []
-    if not _is_web_address(channel.url):
-        problems.append(("url", Problem("wrong value", expected="an address that starts with https:// or http://")))
-    if channel.proxy and not _is_web_address(channel.proxy):
-        problems.append(("proxy", Problem("wrong value", expected="an address that starts with http://")))
-    if channel.secret and channel.kind != "webhook":
-        problems.append(("secret", Problem("only a webhook is signed", hint="remove it, or set kind")))
-    if channel.secret and channel.kind == "webhook" and not _is_signing_secret(channel.secret):
-        hint = "make one: echo whsec_$(head -c 24 /dev/urandom | base64)"
-        expected = '"whsec_" and then 24 to 64 bytes in base64 (Standard Webhooks)'
-        problems.append(("secret", Problem("wrong value", expected=expected, got="(not shown)", hint=hint)))
-    return problems
-
-
-def _is_web_address(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        usable = bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
-    return usable and parts.scheme in {"http", "https"}
-
-
-def _is_signing_secret(secret: str) -> bool:
-    prefix, _, encoded = secret.partition("whsec_")
-    try:
-        key = base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError):
-        return False
-    return not prefix and 24 <= len(key) <= 64

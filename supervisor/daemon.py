@@ -26,6 +26,7 @@ from supervisor.core.checkpoints import Saved
 from supervisor.core.model import Phase, Run, World
 from supervisor.core.views import View
 from supervisor.effects import listing, survey
+from supervisor.effects.autopsy import Autopsist
 from supervisor.effects.check import JobChecker
 from supervisor.effects.compare import Comparer
 from supervisor.effects.dispatch import Dispatcher
@@ -40,10 +41,13 @@ from supervisor.gpu_count import count_gpus
 from supervisor.journal import Journal, make_reserve
 from supervisor.loop import Loop
 from supervisor.sd_notify import SdNotify
+from supervisor.sources.hangs import HangSource
 from supervisor.sources.processes import ProcessSource
 from supervisor.sources.schedules import RESYNC_S, Schedules
 from supervisor.sources.spool import Spool
 from supervisor.sources.train_log import Board, ProgressSource
+from supervisor.sources.waits import WaitSource
+from supervisor.stacks import python_stacks
 from supervisor.state_lock import SecondDaemonError, state_lock
 from supervisor.web.server import ApiServer
 
@@ -100,11 +104,17 @@ class Daemon:
         board = Board()
         progress = ProgressSource(loop.put, lambda: loop.world, self._settings.server.runs_dir, self._clock, board)
         spool = self._spool(loop)
+        runs_dir, pause_below = self._settings.server.runs_dir, self._settings.disk.pause_below
+        waits = WaitSource.of(runs_dir, pause_below, loop.put, lambda: loop.world, now)
+        world, clock = self._world, self._clock
+        hangs = HangSource(self._settings.hang, loop.put, world, runs_dir, clock, board=board, stacks=python_stacks)
         loop.after_step.append(_on_new_attempts(loop, processes.wake))
         self._open(loop, stack)
         for part in (
             processes,
             progress,
+            hangs,
+            waits,
             spool,
             self._schedules(loop, processes, spool),
             self._api(loop, board),
@@ -142,7 +152,8 @@ class Daemon:
             actions.Prepare: Preparer(runs_dir, settings.disk.pause_below, self._source_of, now, self._is_wanted),
             actions.Launch: engine.launch,
             actions.Terminate: engine.terminate,
-            actions.Examine: Examiner(runs_dir, now),
+            actions.Autopsy: Autopsist(runs_dir, now),
+            actions.Examine: Examiner(runs_dir, now, config.rules(settings)),
             actions.Keep: Keeper(runs_dir, now),
             actions.Compare: Comparer(runs_dir, now),
             actions.Announce: Notifier(settings.channel, self._clock, settings.server.name or socket.gethostname()),

@@ -14,7 +14,8 @@ from supervisor.config import Count, Defaults, Gpus, KeepEpochs, KeepLast, Prior
 from supervisor.core.placeholders import PLACEHOLDERS, names_in
 from supervisor.core.revisions import ALLOWED_TRAIN_KEYS
 from supervisor.errors import Problem
-from supervisor.toml_errors import AbsolutePath, Duration, Name, Size, Source, shown
+from supervisor.hang_config import Remedies
+from supervisor.toml_errors import AbsolutePath, Duration, HangAfter, Name, Size, Source, shown
 from supervisor.trainers.scripts import script_place
 
 RESERVED_TRAIN_KEYS = {
@@ -56,6 +57,8 @@ class RestartTable(msgspec.Struct, frozen=True, kw_only=True):
     no_progress: Annotated[int, msgspec.Meta(ge=1, le=1000, description="a whole number from 1 to 1000")] | None = None
     backoff: Duration | None = None
     backoff_max: Duration | None = None
+    hang_after: HangAfter | None = None
+    remedies: Remedies | None = None
 
 
 class DoneTable(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from supervisor.core.model import Checkpoints, Done, Job, Restart, Stage, StartF
 from supervisor.errors import Problem, UserError
 from supervisor.job_rules import DoneTable, JobFile, either, problems_of, train_problems
 from supervisor.toml_errors import Source, shown
+from supervisor.units import AUTO_S
 
 _ONLY_IN_DEFAULTS = {"env_pass": "only the administrator passes variables on: [defaults] in config.toml"}
 _SNAPSHOTS = "checkpoints are saved after whole epochs only; keep_last, keep_best and keep_epochs say which are kept"
@@ -71,11 +72,7 @@ def _settle(spec: JobFile, defaults: Defaults, *, start_after_at: float | None, 
         start_after_at=start_after_at,
         time_limit_s=either(spec.time_limit, defaults.time_limit),
         log_max_bytes=either(spec.limits.log_max, defaults.limits.log_max),
-        restart=Restart(
-            no_progress=either(spec.restart.no_progress, defaults.restart.no_progress),
-            backoff_s=either(spec.restart.backoff, defaults.restart.backoff),
-            backoff_max_s=either(spec.restart.backoff_max, defaults.restart.backoff_max),
-        ),
+        restart=_restart(spec, defaults),
         notify=either(spec.notify, defaults.notify),
         env={**defaults.env, **spec.env},
         env_pass=defaults.env_pass,
@@ -93,6 +90,18 @@ def _settle(spec: JobFile, defaults: Defaults, *, start_after_at: float | None, 
         watch=None if spec.watch is None else Watch(**msgspec.structs.asdict(spec.watch)),
     )
     return JobDraft(job=job, conda=conda or "", gpus=either(spec.gpus, defaults.gpus))
+
+
+def _restart(spec: JobFile, defaults: Defaults) -> Restart:
+    own, default = spec.restart, defaults.restart
+    hang_after_s = either(own.hang_after, default.hang_after)
+    return Restart(
+        no_progress=either(own.no_progress, default.no_progress),
+        backoff_s=either(own.backoff, default.backoff),
+        backoff_max_s=either(own.backoff_max, default.backoff_max),
+        hang_after_s=None if hang_after_s == AUTO_S else hang_after_s,
+        remedies=either(own.remedies, default.remedies),
+    )
 
 
 def _checkpoints(spec: JobFile, defaults: Defaults) -> Checkpoints:

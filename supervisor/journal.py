@@ -17,6 +17,7 @@ import msgspec
 
 from supervisor.core.actions import Action, AnyAction
 from supervisor.core.events import AnyEvent, Event, JobFileSeen
+from supervisor.core.milestones import KINDS, thinned
 from supervisor.core.model import Boot, FileNote, Policy, Run, World
 
 SCHEMA_VERSION = 1
@@ -184,6 +185,28 @@ class Journal:
             LEFT JOIN changes AS c ON c.seq = e.seq
             ORDER BY e.seq, c.run"""  # noqa: S608 - `order` is one of two constants
         return self._history(query, (after_seq, limit))
+
+    def milestones(self, run_id: str) -> list[HistoryRow]:
+        """What tells how a run spent its time (see core.goodput), oldest first: all of it, however long the run is.
+
+        Of the reports of progress only the first one of each saved epoch, and the last one before anything else.
+        """
+        query = f"""
+            WITH mine AS (SELECT seq FROM changes WHERE run = ?1 UNION SELECT seq FROM events WHERE run = ?1)
+            SELECT e.seq, e.at, e.kind, e.origin, ?1, coalesce(c.phase_before, ''), coalesce(c.phase_after, ''),
+                   coalesce(c.reason, ''), e.body, e.actions
+            FROM mine JOIN events AS e ON e.seq = mine.seq LEFT JOIN changes AS c ON c.seq = mine.seq AND c.run = ?1
+            WHERE e.kind IN ({", ".join(f"'{kind}'" for kind in KINDS)}) OR c.phase_before != c.phase_after
+            ORDER BY e.seq"""  # noqa: S608 - KINDS are constants
+        with closing(self._connection.execute(query, (run_id,))) as cursor:
+            return [_history_row(row) for row in thinned(cursor, kind=2, body=8)]
+
+    def server_rows(self) -> list[HistoryRow]:
+        """How the daemon was started and configured, oldest first."""
+        query = """
+            SELECT seq, at, kind, origin, run, '', '', '', body, actions FROM events
+            WHERE kind IN ('DaemonStarted', 'Configured') ORDER BY seq"""
+        return self._history(query, ())
 
     def _history(self, query: str, parameters: tuple[object, ...]) -> list[HistoryRow]:
         with closing(self._connection.execute(query, parameters)) as cursor:

@@ -61,6 +61,11 @@ class RunDirectory:
         return self.root / "good"
 
     @property
+    def cadence(self) -> Path:
+        """What was learned about how long this training is used to stand still."""
+        return self.root / "cadence.json"
+
+    @property
     def start(self) -> Path:
         """The checkpoint of another run with whose weights this one begins."""
         return self.root / "start.pt"
@@ -115,6 +120,11 @@ class AttemptDirectory:
     def final(self) -> Path:
         """The runner's copy of the last save, made before the trainer strips it."""
         return self.root / "final.pt"
+
+    @property
+    def autopsy(self) -> Path:
+        """What a hanging attempt did before it was ended."""
+        return self.root / "autopsy"
 
     @property
     def aside(self) -> Path:

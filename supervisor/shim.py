@@ -7,6 +7,8 @@ trainer left behind, and gives the lock back when no descendant is left. So thes
 * the lock is free and ``exit.json`` is there: the attempt is over and nothing of it runs;
 * the trainer ran one instruction of its own: ``started.json`` was durable before.
 
+The trainer starts with the limit for core files at 0, always.
+
 Started as ``shim.py --watch PID START_TIME /abs/attempt`` it starts nothing: it watches a training that a person
 started, and never signals it. It records that it has ended (how cannot be known of a process that is no child),
 and keeps the lock until what descended from it is gone too. SIGUSR1 makes it leave a training that goes on.
@@ -26,6 +28,7 @@ import errno
 import fcntl
 import json
 import os
+import resource
 import select
 import signal
 import stat
@@ -393,10 +396,20 @@ def forget_oom_protection() -> None:
         pass  # /proc is not writable: then the score is what it was
 
 
+def forbid_core_files() -> None:
+    """Leave no core file, whatever the daemon's own limit is: one of a training is as large as its memory.
+
+    A training that hangs is ended by SIGABRT, for the stacks that it writes then. The hard limit stays: a program that
+    wants its core file can still ask for it.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+
+
 def clean_process(launch: Launch, log: int, errors: int) -> None:
     """Undo what the trainer must not inherit: exec keeps ignored signals, and Python ignores SIGPIPE."""
     os.setpgid(0, 0)
     forget_oom_protection()
+    forbid_core_files()
     set_all_signals(signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.dup2(os.open("/dev/null", os.O_RDONLY), 0)

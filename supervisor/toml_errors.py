@@ -33,6 +33,8 @@ _MOST_PROBLEMS = 50  # nobody reads more, and each message goes to a file, a log
 _SHOWN = 80  # characters of a wrong value in a message
 
 Duration = Annotated[float, msgspec.Meta(extra={"reader": "duration"})]
+Interval = Annotated[float, msgspec.Meta(extra={"reader": "interval"})]
+HangAfter = Annotated[float, msgspec.Meta(extra={"reader": "hang_after"})]
 Size = Annotated[int, msgspec.Meta(extra={"reader": "size"})]
 AbsolutePath = Annotated[Path, msgspec.Meta(extra={"reader": "path"})]
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
@@ -359,7 +361,7 @@ def _metas(kind: Any) -> Iterator[msgspec.Meta]:
 
 
 def reader_of(kind: Any) -> str:
-    """Name the reader of a field's type: duration, size, path, or an empty text for plain values."""
+    """Name the reader of a field's type, as in READERS; an empty text for plain values."""
     return next((meta.extra["reader"] for meta in _metas(kind) if meta.extra and "reader" in meta.extra), "")
 
 
@@ -372,6 +374,18 @@ def _read_path(value: Any) -> Path:
 
 READERS: dict[str, Callable[[Any], Any]] = {
     "duration": units.parse_duration,
+    "interval": units.parse_interval,
+    "hang_after": units.parse_hang_after,
     "size": units.parse_size,
     "path": _read_path,
 }
+
+
+def write(value: Any, kind: Any) -> Any:
+    """Return a value as its reader would read it; one without a reader, or None, as it is."""
+    reader = reader_of(kind)
+    if value is None or reader in {"", "path"}:
+        return value
+    if reader == "size":
+        return units.format_size(value, exact=True)
+    return units.format_hang_after(value) if reader == "hang_after" else units.format_duration(value, exact=True)

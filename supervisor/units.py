@@ -21,6 +21,9 @@ _SHOWN_UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 _BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _LONGEST_S = 100 * 365 * 86400.0  # a hundred years: more is a typing error, and overflows calendars
 _LARGEST_BYTES = 2**62
+#: Stands for "auto" where a limit is meant that is learned.
+AUTO_S = -1.0
+_HANG_WORDS = {"auto": AUTO_S, "never": 0.0}
 
 
 def _refuse(what: str, expected: str, got: object, example: str) -> UserError:
@@ -48,6 +51,30 @@ def parse_duration(text: object) -> float:
     if seconds > _LONGEST_S:
         raise _refuse("this duration is longer than a hundred years", expected, text, "check the unit")
     return seconds
+
+
+def parse_interval(text: object) -> float:
+    """Seconds of a duration of at least a second: how often something is looked at. Raises UserError."""
+    seconds = parse_duration(text)
+    if seconds < 1:
+        raise UserError(problems=(Problem("looking so often costs more than it finds", expected='at least "1s"'),))
+    return seconds
+
+
+def parse_hang_after(text: object) -> float:
+    """Seconds of a duration of at least a second, 0.0 of "never", AUTO_S of "auto". Raises UserError."""
+    if isinstance(text, str) and text in _HANG_WORDS:
+        return _HANG_WORDS[text]
+    seconds = parse_duration(text) if isinstance(text, str) and text[:1].isdigit() else 0.0
+    if seconds < 1:
+        raise _refuse("wrong value", '"auto", "never" or a duration from "1s" on', text, '"30m" means: hung after that')
+    return seconds
+
+
+def format_hang_after(seconds: float) -> str:
+    """What parse_hang_after read."""
+    word = next((word for word, known in _HANG_WORDS.items() if known == seconds), "")
+    return word or format_duration(seconds, exact=True)
 
 
 def parse_size(text: object) -> int:

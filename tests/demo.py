@@ -370,6 +370,23 @@ def prove(demo: Demo) -> None:
         )
 
 
+def prove_times(demo: Demo) -> None:
+    """Each moment of the run is of one class: they add up to the wall clock, and work was lost by the kill."""
+    run = json.loads(command(demo, "show", NAME, "--json").stdout)
+    report = json.loads(command(demo, "report", NAME, "--json").stdout)
+    seconds, total_s = report["seconds"], report["total_s"]
+    wall_clock = (run["created_at"], run["phase_since_at"])
+    told = all(abs(one - report[key]) < 0.001 for one, key in zip(wall_clock, ("began_at", "ended_at"), strict=True))
+    exact = sum(seconds.values()) == total_s == report["ended_at"] - report["began_at"]
+    expect(
+        "its seconds by class add up to the wall clock", told and exact, f"{total_s:.1f} s in {len(seconds)} classes"
+    )
+    expect("what the kill cost is told", seconds["lost"] > 0 < seconds["detection"], f"{seconds['lost']:.1f} s lost")
+    demo.facts["goodput"] = f"{report['goodput']:.0%} of {total_s:.0f} s; " + ", ".join(
+        f"{name} {value:.1f} s" for name, value in seconds.items() if value >= 0.05
+    )
+
+
 def expect(promise: str, held: bool, detail: str) -> None:
     """Report one promise."""
     say(f"   {'ok ' if held else 'NOT'}  {promise}: {detail}", "32" if held else "1;31")
@@ -403,8 +420,10 @@ def summary(demo: Demo) -> None:
     )
     for message in messages(demo):
         say(f"   webhook                {message['data']['title']}")
+    say(f"   goodput                {facts['goodput']}")
     say(f"   picture                {demo.out / 'curve.png'}")
-    say(f"   try                    .venv/bin/yolo-supervisor --config {demo.config} why {NAME}")
+    for words in (f"why {NAME}", f"report {NAME}"):
+        say(f"   try                    .venv/bin/yolo-supervisor --config {demo.config} {words}")
     say(f"   took                   {time.monotonic() - demo.started_at:.0f} s")
 
 
@@ -439,6 +458,7 @@ def play(demo: Demo) -> None:
     see_the_end(demo)
     headline("Proof, from the trainer's own files")
     prove(demo)
+    prove_times(demo)
     draw(demo)
     summary(demo)
 

@@ -9,16 +9,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from supervisor import config, toml_errors
+from supervisor import config, toml_errors, user_rules
 
 EXAMPLE = Path(__file__).parents[1] / "config.example.toml"
 NESTED = {"limits": config.Limits, "restart": config.Restarts, "checkpoints": config.Checkpoints}
-EXAMPLES_ONLY = {"defaults.python", "defaults.time_limit", "defaults.notify", "channel.ca_file"}
+EXAMPLES_ONLY = {"defaults.python", "defaults.time_limit", "defaults.notify", "channel.ca_file", "rule.remedy"}
 
 
 def uncommented() -> str:
     """The example with every key switched on."""
-    return re.sub(r"^# (\[\[channel\]\]|[a-z_.]+ = )", r"\1", EXAMPLE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return re.sub(r"^# (\[\[[a-z]+\]\]|[a-z_.]+ = )", r"\1", EXAMPLE.read_text(encoding="utf-8"), flags=re.MULTILINE)
 
 
 def keys_of_example() -> set[str]:
@@ -36,7 +36,7 @@ def keys_of_code() -> set[str]:
     """Every key that the structs take."""
     keys = set()
     tables = {"channel": config.Channel, "server": config.Server, "jobs": config.Jobs, "defaults": config.Defaults}
-    tables |= {"queue": config.Queue, "disk": config.Disk}
+    tables |= {"queue": config.Queue, "hang": config.Hang, "disk": config.Disk, "rule": user_rules.UserRule}
     assert tables.keys() == set(config.Config.__struct_fields__)
     for table, struct in tables.items():
         for field in struct.__struct_fields__:
@@ -58,6 +58,7 @@ def test_the_example_shows_the_defaults(monkeypatch, tmp_path):
     assert loaded.server == default.server
     assert loaded.jobs == default.jobs
     assert loaded.queue == default.queue
+    assert loaded.hang == default.hang
     assert loaded.disk == default.disk
     for field in config.Defaults.__struct_fields__:
         if f"defaults.{field}" not in EXAMPLES_ONLY:
@@ -65,6 +66,9 @@ def test_the_example_shows_the_defaults(monkeypatch, tmp_path):
     for field in msgspec.structs.fields(config.Channel):
         if not field.required and f"channel.{field.name}" not in EXAMPLES_ONLY:
             assert getattr(loaded.channel[0], field.name) == field.default, field.name
+    for field in msgspec.structs.fields(user_rules.UserRule):
+        if not field.required and f"rule.{field.name}" not in EXAMPLES_ONLY:
+            assert getattr(loaded.rule[0], field.name) == field.default, field.name
 
 
 def test_the_example_as_it_stands_is_the_default(monkeypatch, tmp_path):

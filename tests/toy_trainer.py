@@ -14,6 +14,7 @@ import pickle
 import signal
 import sys
 import time
+import traceback
 import zipfile
 from pathlib import Path
 
@@ -61,6 +62,13 @@ def signal_at(text: str) -> tuple[int, tuple[int, int]]:
     return int(number), place(where)
 
 
+def fault_at(text: str) -> tuple[str, tuple[int, int]]:
+    """Read NAME@EPOCH.BATCH; batch 0 is the moment before the first batch of all."""
+    name, _, where = text.partition("@")
+    epoch, _, batch = where.partition(".")
+    return name, (int(epoch or 1), int(batch or 1))
+
+
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -83,6 +91,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help="send itself a signal behind that batch",
     )
     add("--hang-after", type=place, metavar="EPOCH.BATCH", help="do nothing for ever behind that batch")
+    add("--fault", type=fault_at, metavar="NAME@EPOCH.BATCH", help="a fault of toy_faults.py, behind that batch")
+    add("--data", type=Path, help="a folder of images, for faults that read them")
+    add("--refuse-epoch", type=int, metavar="EPOCH", help="do not resume from a checkpoint behind this epoch")
     add("--torn-checkpoint", type=int, metavar="EPOCH", help="be killed in the middle of writing last.pt")
     add(
         "--print",
@@ -211,6 +222,7 @@ class Training:
         self.beat("phase", phase="setup")
         self.weights.mkdir(parents=True, exist_ok=True)
         fork_workers(self.options.fork_workers)
+        self.strike(1, 0)
         try:
             first = self.first_epoch()
         except Exception as error:  # noqa: BLE001  as in Ultralytics every failure is exit code 1
@@ -239,6 +251,8 @@ class Training:
             return 0
         stored = unpacked(self.options.resume)
         epoch = stored["epoch"]
+        if epoch + 1 == self.options.refuse_epoch:
+            raise RuntimeError("reading zip archive: failed finding central directory")
         if epoch < 0 or stored["optimizer"] is None or epoch + 1 >= self.options.epochs:
             raise ValueError(
                 f"{self.options.resume} training to {self.options.epochs} epochs is finished, nothing to resume."
@@ -260,8 +274,9 @@ class Training:
         for batch in range(1, options.batches + 1):
             time.sleep(options.epoch_s / options.batches)
             self.show_batch(epoch, batch, losses)
-            if faulty:
-                self.strike(epoch + 1, batch)
+            code = self.strike(epoch + 1, batch) if faulty else None
+            if code is not None:
+                return code
             if self.stop_signal:
                 say("")
                 return self.end("stopped", STOPPED, f"stopped by signal {self.stop_signal}", epoch)
@@ -280,8 +295,10 @@ class Training:
         where = {"epoch": epoch, "epochs": options.epochs, "batch": batch, "batches": options.batches}
         self.beat("batch", losses=finite(losses), images_per_s=100.0, **where)
 
-    def strike(self, epoch: int, batch: int) -> None:
-        """Send the signal or hang, if this is the batch for it."""
+    def strike(self, epoch: int, batch: int) -> int | None:
+        """Let the fault happen if this is the batch for it; the exit code if it raised."""
+        if self.options.fault and self.options.fault[1] == (epoch, batch):
+            return self.fail(epoch, batch)
         if self.options.hang_after == (epoch, batch):
             while True:
                 time.sleep(3600)
@@ -289,6 +306,19 @@ class Training:
             if self.options.print:
                 say("\n" + LAST_WORDS[self.options.print])
             os.kill(os.getpid(), self.options.signal_after[0])
+        return None
+
+    def fail(self, epoch: int, batch: int) -> int | None:
+        """Let the fault happen, and end as the runner does if it raised."""
+        from toy_faults import strike
+
+        say("")
+        try:
+            strike(self.options)
+        except BaseException as error:  # noqa: BLE001  Ctrl-C too is told as the runner tells it
+            traceback.print_exc(file=sys.stdout)
+            return self.end("error", FAILED, f"{type(error).__name__}: {error}", epoch - 1, batch=batch)
+        return None
 
     def close_epoch(self, epoch: int, losses: dict[str, float], *, torn: bool) -> None:
         """Validate, write the row, then the checkpoints: the order of Ultralytics."""

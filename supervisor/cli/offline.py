@@ -27,6 +27,14 @@ class Reading(Protocol):
         """The chain of events of a run; see views.why_view."""
         ...
 
+    def incidents(self, name: str | None, *, is_open: bool, since_at: float) -> View:
+        """What went wrong, of one run or of all; see incidents_view.server_view."""
+        ...
+
+    def report(self, name: str | None, *, since_at: float) -> View:
+        """Where the time of one run went, or of all; see goodput_view."""
+        ...
+
     def checkpoints(self, name: str) -> View:
         """The checkpoints of a run; see listing.checkpoints_view."""
         ...
@@ -58,6 +66,16 @@ class Online:
     def why(self, name: str) -> View:
         """See Reading."""
         return self._client.get(run_path(name, "why"))
+
+    def incidents(self, name: str | None, *, is_open: bool, since_at: float) -> View:
+        """See Reading."""
+        path = run_path(name, "incidents") if name else "/v1/incidents"
+        return self._client.get(path, open=int(is_open), since=max(0, int(since_at)))
+
+    def report(self, name: str | None, *, since_at: float) -> View:
+        """See Reading."""
+        path = run_path(name, "report") if name else "/v1/report"
+        return self._client.get(path, **({"since": int(since_at)} if since_at > 0 else {}))
 
     def checkpoints(self, name: str) -> View:
         """See Reading."""
@@ -120,6 +138,30 @@ class Offline:
         with self._open() as journal:
             run = _find(journal.load(), name)
             return self._marked(views.why_view(run, journal.history(run.id), None, self.state_at()))
+
+    def incidents(self, name: str | None, *, is_open: bool, since_at: float) -> View:
+        """See Reading."""
+        from supervisor.core import incidents_view
+
+        with self._open() as journal:
+            world = journal.load()
+        run = _find(world, name) if name else None
+        now = self.state_at()
+        return self._marked(incidents_view.server_view(world, now, run=run, is_open=is_open, since_at=since_at))
+
+    def report(self, name: str | None, *, since_at: float) -> View:
+        """See Reading."""
+        from supervisor.core import goodput_view
+
+        since = int(since_at) if since_at > 0 else None
+        with self._open() as journal:
+            world, now = journal.load(), self.state_at()
+            if name is None:
+                view = goodput_view.server_view(world, journal.milestones, now, board={}, since_at=since)
+            else:
+                run = _find(world, name)
+                view = goodput_view.report_view(run, journal.milestones(run.id), now, live=None, since_at=since)
+        return self._marked(view)
 
     def checkpoints(self, name: str) -> View:
         """See Reading. The files may be newer than the journal."""

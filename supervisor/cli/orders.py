@@ -52,21 +52,42 @@ def stop_verb(target: Target, names: tuple[str, ...], *, now: bool, as_json: boo
     _give(target, names, "stop", as_json=as_json, now=now)
 
 
-@click.command("resume", epilog=examples("yolo-supervisor resume truck", "yolo-supervisor resume truck --accept"))
+@click.command(
+    "resume",
+    epilog=examples(
+        "yolo-supervisor resume truck",
+        "yolo-supervisor resume truck --accept",
+        "yolo-supervisor resume truck --undo-changes",
+    ),
+)
 @names_argument
 @click.option(
     "--accept",
     is_flag=True,
     help="Agree to what has changed: data set, classes, model, Ultralytics' version.",
 )
+@click.option(
+    "--undo-changes",
+    "undo",
+    is_flag=True,
+    help="Take back what was changed after failures, in whatever phase: it counts from the next attempt on.",
+)
 @json_option
 @target_options
 @click.pass_obj
-def resume_verb(target: Target, names: tuple[str, ...], *, accept: bool, as_json: bool) -> None:
+def resume_verb(target: Target, names: tuple[str, ...], *, accept: bool, undo: bool, as_json: bool) -> None:
     """Let held runs go on from their newest good checkpoint; a stop that has not happened yet is taken back.
 
     A run that is held because its data or its trainer is not what it was goes on with --accept only.
+
+    With --undo-changes alone the run stays where it is: only the arguments (and GPUs) that were changed after failures
+    (`show NAME` lists them) are the job file's again when it starts the next time.
     """
+    if accept and undo:
+        raise click.UsageError("--accept and --undo-changes exclude each other: give one order after the other")
+    if undo:
+        _give(target, names, "undo", as_json=as_json)
+        return
     _give(target, names, "resume", as_json=as_json, **({"accept": True} if accept else {}))
 
 

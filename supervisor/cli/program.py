@@ -24,9 +24,13 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
     "Looking": {
         "ls": ("read", "List the runs."),
         "show": ("read", "Show everything about one run."),
-        "why": ("read", "Tell how a run came to where it is."),
+        "why": ("read", "Tell what went wrong with a run, and what was done."),
+        "incidents": ("incidents", "List what went wrong, in one run or in all."),
+        "what-if": ("what_if", "Tell what another policy would have decided."),
+        "report": ("report", "Tell where the time of a run went, or of all."),
         "logs": ("logs", "Print or follow what the training wrote."),
         "plot": ("plot", "Draw loss and mAP over all attempts, with the restarts."),
+        "explain-log": ("explain_log", "Tell what any training's log says about its end."),
         "checkpoints": ("checkpoints", "List a run's checkpoints, or verify any files."),
         "status": ("read", "Show how the server stands."),
     },
@@ -63,7 +67,7 @@ class Verbs(click.Group):
         if cmd_name not in _PLACES:
             return super().get_command(ctx, cmd_name)
         module = import_module(f"supervisor.cli.{_PLACES[cmd_name][0]}")
-        command: click.Command = getattr(module, f"{cmd_name}_verb")
+        command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_verb")
         return command
 
     def resolve_command(

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from supervisor.cli import screen
+from supervisor.cli import incidents, screen
 from supervisor.cli.client import Target, View, complete_run, target_options
 from supervisor.cli.examples import examples
 from supervisor.cli.failures import NoDaemon
 from supervisor.cli.offline import Reading, reading
 from supervisor.cli.screen import duration_text, phase_text, time_text
+from supervisor.core.diagnosis import rungs
 from supervisor.core.placeholders import expand
 from supervisor.units import format_size
 
@@ -84,7 +86,7 @@ def _line(row: View) -> list[str]:
         "-" if metric is None else f"{metric:.3f}",
         duration_text(row["eta_s"]),
         str(row["restarts"]),
-        row["waiting_for"] or row["reason"],
+        row["stalled"] or row["waiting_for"] or row["reason"],
     ]
 
 
@@ -115,6 +117,7 @@ def show_verb(target: Target, name: str, *, as_json: bool) -> None:
     click.echo(f"{view['id']}  {phase_text(view['phase'])}  {view['explanation']}")
     for label, text in _facts(view):
         click.echo(f"  {label:<12}{text}")
+    _show_last_incident(view)
     for attempt in view["attempts"]:
         click.echo(f"  attempt {attempt['number']:<4}{_attempt_text(attempt, view['at'])}")
         for note in attempt.get("notes", ()):
@@ -122,6 +125,13 @@ def show_verb(target: Target, name: str, *, as_json: bool) -> None:
         for finding in attempt.get("findings", ()):
             click.echo(f"              {'' if attempt.get('continuous', True) else 'a jump: '}{finding}")
     _show_commands(view)
+
+
+def _show_last_incident(view: View) -> None:
+    if view["last_incident"] is not None:
+        first, second = incidents.summary(view["last_incident"], view["at"])
+        click.echo(f"  {'incident':<12}{first}")
+        click.echo(f"  {'':<12}{second}")
 
 
 def _facts(view: View) -> list[tuple[str, str]]:
@@ -136,6 +146,8 @@ def _facts(view: View) -> list[tuple[str, str]]:
         ("losses", "  ".join(f"{name} {value:.4g}" for name, value in view["losses"].items())),
         ("next save", f"in about {duration_text(view['next_save_s'])}" if view["next_save_s"] is not None else ""),
         *(("stage", _stage_text(stage)) for stage in view.get("stages", ())),
+        *(("changed", _change_text(change)) for change in view.get("changes", ())),
+        ("avoids", _avoids_text(view.get("avoid_gpus", ()))),
         ("failures", f"{view['failures']} in a row without progress" if view["failures"] else ""),
         ("priority", str(view["priority"])),
         ("GPUs", str(view["gpus"])),
@@ -165,6 +177,18 @@ def _after(epoch: int | None) -> str:
 def _stage_text(stage: View) -> str:
     changes = ", ".join(f"{name} = {value}" for name, value in stage["args"].items())
     return f"from epoch {stage['from_epoch']}: {changes} ({stage['state']})"
+
+
+def _change_text(change: View) -> str:
+    """`workers 4 instead of 8 since attempt 3, because the machine's memory ran out`.
+
+    `attempt` is the one that failed: the next one was the first with the change.
+    """
+    return f"{rungs.words(change)} since attempt {change['attempt'] + 1}, because {change['because']}"
+
+
+def _avoids_text(gpus: Sequence[int]) -> str:
+    return f"GPU {', '.join(map(str, gpus))}: others are given first" if gpus else ""
 
 
 def _what(job: View) -> str:
@@ -213,21 +237,30 @@ def _show_commands(view: View) -> None:
     "why",
     epilog=examples(
         "yolo-supervisor why truck",
-        "yolo-supervisor why truck@1 --json",
+        "yolo-supervisor why truck --events",
+        "yolo-supervisor why truck@1 --json | jq '.incidents[-1]'",
     ),
 )
 @click.argument("name", shell_complete=complete_run)
+@click.option("--events", "--all", "chain", is_flag=True, help="Print the full chain of events instead.")
 @json_option
 @target_options
 @click.pass_obj
-def why_verb(target: Target, name: str, *, as_json: bool) -> None:
-    """Tell how a run came to where it is: what happened, what it changed, and what was done."""
+def why_verb(target: Target, name: str, *, chain: bool, as_json: bool) -> None:
+    """Tell how a run came to where it is.
+
+    First what went wrong, the newest last: what was seen, what it means, what was done, what it cost and what you can
+    do. Then how it stands now. Of a run that nothing ever went wrong with: what happened, and what was done then.
+    """
     view = reading(target).why(name)
     if as_json:
         screen.show_json(view)
         return
-    for step in view["steps"]:
-        _show_step(step, view["at"])
+    if view["incidents"] and not chain:
+        incidents.show_incidents(view["incidents"], name, view["at"])
+    else:
+        for step in view["steps"]:
+            _show_step(step, view["at"])
     click.echo(f"now: {phase_text(view['phase'])}: {view['explanation']}")
     _show_commands(view)
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import textwrap
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
@@ -75,7 +76,7 @@ def show_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, whole_i
     """
     if on_terminal():
         rows = [[cut(row[0], _NAME_WIDTH), *row[1:]] for row in rows]
-    table = [list(headers), *[[_flat(cell) for cell in row] for row in rows]]
+    table = [list(headers), *[[flat(cell) for cell in row] for row in rows]]
     widths = [max(columns(row[place]) for row in table) for place in range(len(headers) - 1)]
     left = room_left(widths) if on_terminal() or not whole_in_pipes else sys.maxsize
     shortened = {place for place, row in enumerate(table[1:]) if columns(row[-1]) > left}
@@ -118,7 +119,8 @@ def _style(cell: str) -> str:
     return _COLOURS.get(cell, "") if colourful() else ""
 
 
-def _flat(text: str) -> str:
+def flat(text: str) -> str:
+    """The text on one line."""
     return " ".join(text.split())
 
 
@@ -150,6 +152,14 @@ def cut(text: str, size: int) -> str:
             break
         kept += character
     return kept + "…"
+
+
+def wrapped(text: str, label: str, label_width: int) -> list[str]:
+    """A text beside its label, on as many lines as the terminal's width needs."""
+    size = max(LEAST_LAST, width() - label_width - GAP)
+    lines = textwrap.wrap(flat(text), size, break_on_hyphens=False) or [""]
+    labels = (label, *("" for _ in lines[1:]))
+    return [f"{'':<{GAP}}{name:<{label_width}}{line}".rstrip() for name, line in zip(labels, lines, strict=True)]
 
 
 def end_of(text: str, size: int) -> str:

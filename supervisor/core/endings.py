@@ -23,7 +23,7 @@ MAY_BE_A_MOUNT = frozenset({65, 66, 76})  # runner exit codes (contract), for so
 
 def conclude(turn: Turn, run: Run, event: events.Examined) -> None:
     """Everything about the end of the attempt is known: decide what the run does next."""
-    run = _with_findings(run, event)
+    run = incidents.progressed(_with_findings(run, event), turn.now)
     attempt, order = run.attempt, run.stop
     if attempt is None:
         return
@@ -68,6 +68,8 @@ def _interrupted(turn: Turn, run: Run, how: str) -> None:
         queue_again(turn, run, stages.words(stage))
         return
     count = 1 if saved > run.failed_at_epoch else run.interruptions + 1
+    if saved > run.failed_at_epoch:  # that counts for the failures before it as well
+        run = replace(run, failures=0, spent={}, last_failure="")
     run = replace(run, interruptions=count, failed_at_epoch=max(saved, run.failed_at_epoch))
     delay_s = backoff_s(run.job.restart, count, run.id, run.attempts)
     cool(turn, run, f"stopped from outside, resumable ({how}); goes on in {delay_s:.0f} s", delay_s)

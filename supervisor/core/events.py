@@ -363,7 +363,10 @@ class SaveSeen(AttemptEvent, frozen=True, kw_only=True, tag=True):
 
 
 class Progressed(AttemptEvent, frozen=True, kw_only=True, tag=True):
-    """The training moved on. Epochs count from 1; `saved_epoch` is the newest one in a checkpoint."""
+    """The training moved on. Epochs count from 1; `saved_epoch` is the newest one in a checkpoint.
+
+    `seconds`: what the attempt did until now (see core.attempt_seconds), with its first report and with each save.
+    """
 
     epoch: int
     epochs: int
@@ -372,10 +375,11 @@ class Progressed(AttemptEvent, frozen=True, kw_only=True, tag=True):
     metrics: dict[str, float] = {}
     epoch_s: float = 0.0
     eta_s: float | None = None
+    seconds: dict[str, float] = {}
 
     def __post_init__(self) -> None:
         """Keep finite numbers only."""
-        _keep_finite(self, "losses", "metrics")
+        _keep_finite(self, "losses", "metrics", "seconds")
         if not math.isfinite(self.epoch_s):
             msgspec.structs.force_setattr(self, "epoch_s", 0.0)
         if self.eta_s is not None and not math.isfinite(self.eta_s):

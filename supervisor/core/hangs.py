@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from supervisor.core import events, orders, words
+from supervisor.core import events, incidents, orders, words
 from supervisor.core.actions import Autopsy
 from supervisor.core.model import Phase, Run, StopOrder
 from supervisor.core.policy import AUTOPSY_S, OBSERVED_S
@@ -21,12 +21,21 @@ def hang_seen(turn: Turn, run: Run, event: events.HangSeen) -> None:
         moving(turn, run)
     elif event.verdict == "hung" and run.attempt is not None and not run.attempt.watched:
         _end(turn, run, event)
-    elif event.text != run.stalled:
+    else:
+        _tell(turn, run, event)
+
+
+def _tell(turn: Turn, run: Run, event: events.HangSeen) -> None:
+    """Say once, until it moves again, that it stands still; nothing is done about it."""
+    text = _text(event)
+    if not run.stalled:
         title = f"{run.name} stands still"
-        turn.announce(
-            run, "stalled", "notice", title, f"{event.text}. It is not ended for that.", todo=_todo(run, event)
-        )
-        turn.put(replace(run, stalled=event.text))
+        turn.announce(run, "stalled", "notice", title, f"{text}. It is not ended for that.", todo=_todo(run, event))
+    turn.put(replace(run, stalled=text))
+
+
+def _text(event: events.HangSeen) -> str:
+    return event.text or f"nothing moved for {words.duration(event.quiet_s)} ({event.phase})"
 
 
 def _todo(run: Run, event: events.HangSeen) -> str:
@@ -39,13 +48,13 @@ def _todo(run: Run, event: events.HangSeen) -> str:
 
 
 def _end(turn: Turn, run: Run, event: events.HangSeen) -> None:
-    """Write down what it does, then end it. A stop that waits for a save would wait for ever: what follows it stays."""
+    """Write down what it does, then end it. A stop that waits for a save would wait for ever: its order stays."""
     order, attempt = run.stop, run.attempt
     if attempt is None or (order is not None and order.how != "save"):
         return  # it is being ended already
-    then = Phase.QUEUED if order is None else order.then
-    reason = event.text or f"nothing moved for {words.duration(event.quiet_s)} ({event.phase})"
-    stop = StopOrder(how="autopsy", then=then, by="the hang detector", reason=reason, cause=event.cause)
+    reason = _text(event)
+    asked = order or StopOrder(how="save", then=Phase.QUEUED, by=orders.DETECTOR, reason=reason)
+    stop = replace(asked, how="autopsy", cause=event.cause, seen=reason)
     attempt = replace(attempt, moved_at=turn.now - event.quiet_s)
     run = turn.move(
         run, Phase.STOPPING, f"{reason}: writing down what it does", within_s=AUTOPSY_S, stop=stop, attempt=attempt
@@ -57,16 +66,28 @@ def _end(turn: Turn, run: Run, event: events.HangSeen) -> None:
 def moving(turn: Turn, run: Run) -> Run:
     """It moves again: nothing that was to end it for standing still is carried out any more."""
     order = run.stop
-    if run.phase is Phase.STOPPING and order is not None and order.cause and order.how == "autopsy":
-        run = turn.move(run, Phase.RUNNING, "it moved again: it is not ended", within_s=OBSERVED_S, stop=None)
+    if run.phase is Phase.STOPPING and order is not None and order.how == "autopsy":
+        waits = _asked(turn, order)
+        if waits is None:
+            run = turn.move(run, Phase.RUNNING, "it moved again: it is not ended", within_s=OBSERVED_S, stop=None)
+        else:
+            reason = f"{waits.reason}: it moved again, and ends when the next epoch is saved"
+            run = turn.move(run, Phase.STOPPING, reason, within_s=OBSERVED_S, stop=waits)
     if run.stalled:
         run = turn.put(replace(run, stalled=""))
     return run
 
 
+def _asked(turn: Turn, order: StopOrder) -> StopOrder | None:
+    """What somebody ordered before it stood still, or meanwhile; or nothing."""
+    over = order.then is Phase.QUEUED and not turn.world.draining
+    return None if order.by == orders.DETECTOR or over else replace(order, how="save", cause="", seen="")
+
+
 def autopsy_done(turn: Turn, run: Run, event: events.AutopsyDone) -> None:
     """What it did is known: now it is ended."""
     if run.attempt is not None and event.summary:
-        run = turn.put(replace(run, attempt=replace(run.attempt, autopsy=event.summary)))
+        run = replace(run, attempt=replace(run.attempt, autopsy=event.summary))
+        run = turn.put(incidents.autopsied(run, event.attempt, event.summary))
     if run.phase is Phase.STOPPING and run.stop is not None and run.stop.how == "autopsy":
         orders.term(turn, run, run.stop)

@@ -19,6 +19,7 @@ def opened(run: Run, found: Diagnosis, remedy: Remedy, event: Examined | None, n
     """The run with a new incident: what was seen, what it means and what is done."""
     attempt = run.attempt
     ended_at = attempt.ended_at if attempt is not None and attempt.ended_at else now
+    moved_at = attempt.moved_at if attempt is not None else 0.0
     incident = Incident(
         number=run.incidents[-1].number + 1 if run.incidents else 1,
         attempt=attempt.number if attempt is not None else run.attempts,
@@ -32,7 +33,7 @@ def opened(run: Run, found: Diagnosis, remedy: Remedy, event: Examined | None, n
         step=remedy.step,
         done=remedy.reason,
         epoch=run.progress.saved_epoch,
-        moved_at=(event.moved_at if event is not None else 0.0) or ended_at,
+        moved_at=(event.moved_at if event is not None else 0.0) or moved_at or ended_at,
         seen_at=now,
         lost_s=event.seconds.get("unsaved", 0.0) if event is not None else 0.0,
         autopsy=attempt.autopsy if attempt is not None else "",
@@ -50,6 +51,11 @@ def progressed(run: Run, now: float) -> Run:
     saved = run.progress.saved_epoch
     outcome = f"recovered: epoch {saved} is saved"
     return _updated(run, lambda one: replace(one, closed_at=now, outcome=outcome) if saved > one.epoch else one)
+
+
+def autopsied(run: Run, attempt: int, summary: str) -> Run:
+    """What the attempt did when it hung was known late: its incident, if it is open already, tells it."""
+    return _updated(run, lambda one: replace(one, autopsy=summary) if one.attempt == attempt else one)
 
 
 def ended(run: Run, outcome: str, now: float) -> Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,10 +17,19 @@ VERSION = 1
 
 View = dict[str, Any]
 
+_STATES = {
+    "recovered": "recovered",
+    "the run succeeded": "recovered",
+    "the run was given up": "failed",
+    "cancel": "cancelled",
+}
+_NAME = re.compile(r"\bNAME\b")
 _BEGUN = ("StartConfirmed", "Progressed")  # whichever comes first ends the start: not all trainers confirm theirs
 
 
-def server_view(world: World, now: float, *, run: Run | None = None, is_open: bool = False, since_at: float = 0) -> View:
+def server_view(
+    world: World, now: float, *, run: Run | None = None, is_open: bool = False, since_at: float = 0
+) -> View:
     """Incidents of all runs, live and ended, or of one; the newest last.
 
     `is_open`: only those that are not over. `since_at`: not those that were over before.
@@ -29,7 +39,7 @@ def server_view(world: World, now: float, *, run: Run | None = None, is_open: bo
         incident_view(one, incident, now)
         for one in runs
         for incident in one.incidents
-        if not (is_open and _over(incident)) and (incident.closed_at or now) >= since_at
+        if not (is_open and _over(incident)) and (incident.closed_at is None or incident.closed_at >= since_at)
     ]
     found.sort(key=lambda incident: (incident["seen_at"], incident["run"], incident["number"]))
     return {"version": VERSION, "at": now, "incidents": found}
@@ -51,19 +61,25 @@ def open_title(run: Run) -> str:
 
 
 def incident_view(run: Run, incident: Incident, now: float, rows: Sequence[Row] = ()) -> View:
-    """One incident. Its `state` is open, held (it waits for a person), or the first word of its outcome."""
+    """One incident. Its `state` is open, held (it waits for a person), recovered, failed, cancelled or over."""
     log = f"attempts/{incident.attempt}/log" + (f" line {incident.line}" if incident.line else "")
     return {
         **msgspec.to_builtins(incident),
+        "fix": _for(run, incident.fix),
         "run": run.id,
         "name": run.name,
         "log": log if incident.attempt else "",
-        "what": words.remedy(incident.step, incident.done, incident.fix),
+        "what": _for(run, words.remedy(incident.step, incident.done, incident.fix)),
         "open": not _over(incident),
         "state": _state(run, incident),
         "stands": _stands(run, incident),
         "cost": _cost(incident, now, rows),
     }
+
+
+def _for(run: Run, text: str) -> str:
+    """Commands in the table of causes are written for NAME."""
+    return _NAME.sub(lambda _: run.name, text)
 
 
 def _over(incident: Incident) -> bool:
@@ -76,14 +92,15 @@ def _latest(run: Run, incident: Incident) -> bool:
 
 def _state(run: Run, incident: Incident) -> str:
     if _over(incident):
-        return incident.outcome.partition(":")[0].strip() or "over"
+        return next((state for beginning, state in _STATES.items() if incident.outcome.startswith(beginning)), "over")
     return "held" if run.phase is Phase.HELD and _latest(run, incident) else "open"
 
 
 def _stands(run: Run, incident: Incident) -> str:
     """How it ended, or what it waits for."""
     if incident.closed_at is not None:
-        return f"{incident.outcome or 'over'} (after {words.duration(incident.closed_at - incident.seen_at)})"
+        after_s = incident.closed_at - incident.seen_at
+        return (incident.outcome or "over") + (f" (after {words.duration(after_s)})" if after_s >= 1 else "")
     if not _latest(run, incident):
         return "open: it failed again before a new epoch was saved"
     if run.phase is Phase.HELD:
@@ -99,7 +116,7 @@ def _cost(incident: Incident, now: float, rows: Sequence[Row]) -> View:
     """Seconds that it took, each None where it is not known; what still goes on counts up to now.
 
     `detect_s`: from the last movement until it was seen. `wait_s`: until the next attempt ran. `start_s`: until that
-    attempt trained. `redone_s`: training that had to be done again. `total_s`: from the last movement until it was over.
+    attempt trained. `redone_s`: training that was done again. `total_s`: from the last movement until it was over.
     """
     end = incident.closed_at if incident.closed_at is not None else now
     waited_until = incident.relaunched_at if incident.relaunched_at is not None else end
@@ -114,12 +131,12 @@ def _cost(incident: Incident, now: float, rows: Sequence[Row]) -> View:
 
 def _start_s(incident: Incident, rows: Sequence[Row]) -> float | None:
     since = incident.relaunched_at
-    return None if since is None else next((at - since for at in _begun(rows, incident, since)), None)
+    return None if since is None else next((max(0.0, at - since) for at in _begun(rows, incident)), None)
 
 
-def _begun(rows: Sequence[Row], incident: Incident, since: float) -> Iterator[float]:
+def _begun(rows: Sequence[Row], incident: Incident) -> Iterator[float]:
     """When attempts after the incident's own said that they train."""
     for row in rows:
         number = row.body.get("attempt")
-        if row.kind in _BEGUN and row.at >= since and isinstance(number, int) and number > incident.attempt:
+        if row.kind in _BEGUN and isinstance(number, int) and number > incident.attempt:
             yield row.at

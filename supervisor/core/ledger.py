@@ -19,7 +19,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One private copy in the run's folder `good`. `epoch` counts complete epochs, from 1; 0 if the file does not say.
 
     `map50_95` is the metric of just this epoch, if its checkpoint holds one. `source_mtime_ns` and `source_bytes` are
-    those of the file that was copied: the same file is not copied twice.
+    those of the file that was copied: the same file is not copied twice. `distrusted` says why no training goes on from
+    it although it is whole; empty if one may. It stays, and a person may go back to it.
     """
 
     file: str
@@ -36,6 +37,21 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     kept_at: float = 0.0
     source_mtime_ns: int = 0
     source_bytes: int = 0
+    distrusted: str = ""
+
+
+class Distrust(msgspec.Struct, frozen=True, kw_only=True):
+    """Copies of `from_epoch` and beyond that `line` could go on from are not to be used, and why.
+
+    Those that attempts before `attempt` made: what is saved after it is trusted again. `done`: the trainer's own files
+    were brought in line with that, so that an attempt could start.
+    """
+
+    from_epoch: int
+    attempt: int
+    line: int
+    reason: str
+    done: bool = False
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,11 +65,15 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ledger(msgspec.Struct, frozen=True, kw_only=True):
-    """All copies, oldest first, and all lines but the first. The last line is the current one."""
+    """All copies, oldest first, and all lines but the first. The last line is the current one.
+
+    `distrust` is the newest order not to use some of them.
+    """
 
     entries: tuple[Entry, ...] = ()
     lines: tuple[Line, ...] = ()
     version: int = 1
+    distrust: Distrust | None = None
 
     @property
     def line(self) -> int:
@@ -80,8 +100,13 @@ def usable(ledger: Ledger, line: int | None = None) -> tuple[Entry, ...]:
     """The copies that a line (the current one) may go on from, the most epochs first; of equals the newest.
 
     Those whose epoch is unknown come last, and only where they are of the line itself: nobody knows whether they were
-    written before it left its parent.
+    written before it left its parent. Those that are distrusted are left out.
     """
+    return tuple(entry for entry in of_line(ledger, line) if not entry.distrusted)
+
+
+def of_line(ledger: Ledger, line: int | None = None) -> tuple[Entry, ...]:
+    """As `usable`, with the distrusted copies."""
     start = ledger.line if line is None else line
     by_number = {each.number: each for each in ledger.lines}
     limits: dict[int, float] = {}
@@ -100,6 +125,41 @@ def usable(ledger: Ledger, line: int | None = None) -> tuple[Entry, ...]:
     return tuple(sorted(found, key=_age, reverse=True))
 
 
+def distrusting(ledger: Ledger, order: Distrust) -> Ledger:
+    """The ledger in which the order stands, and holds for all copies that it is about. Again changes nothing.
+
+    Of copies whose epoch is unknown nobody can say whether it is about them: they stay as they are.
+    """
+    about = {
+        entry.file
+        for entry in usable(ledger, order.line)
+        if entry.epoch >= order.from_epoch > 0 and entry.attempt < order.attempt
+    }
+    marked = [
+        msgspec.structs.replace(entry, distrusted=order.reason) if entry.file in about else entry
+        for entry in ledger.entries
+    ]
+    return msgspec.structs.replace(ledger, entries=tuple(marked), distrust=order)
+
+
+def under_order(ledger: Ledger, entry: Entry) -> Entry:
+    """A new entry as the newest order wants it: the copy of an older attempt may come late."""
+    if ledger.distrust is None:
+        return entry
+    return distrusting(msgspec.structs.replace(ledger, entries=(entry,)), ledger.distrust).entries[0]
+
+
+def opening(ledger: Ledger, line: Line) -> Ledger:
+    """The ledger with a new line. A person who goes back to a distrusted epoch trusts it again."""
+    entries = ledger.entries
+    if not any(entry.epoch == line.from_epoch for entry in usable(ledger, line.parent)):
+        entries = tuple(
+            msgspec.structs.replace(entry, distrusted="") if entry.epoch == line.from_epoch else entry
+            for entry in entries
+        )
+    return msgspec.structs.replace(ledger, entries=entries, lines=(*ledger.lines, line), distrust=None)
+
+
 def _age(entry: Entry) -> tuple[int, int, int, float]:
     return (entry.epoch, entry.line, entry.attempt, entry.kept_at)
 
@@ -110,12 +170,14 @@ def keep(ledger: Ledger, policy: Checkpoints) -> tuple[Entry, ...]:
     Always: the newest that the current line can go on from, each line's newest copy and one where it began (so that one
     can return there), and each line's newest copy of a finished training (only from it can the run be extended). By
     policy: the newest `keep_last` epochs, the best `keep_best` of all lines, and by `keep_epochs` all, or exponential
-    ones.
+    ones. Distrusted copies stay in any case, and count for none of that: they are what a person may want to look at.
     """
     line = usable(ledger)
-    wanted = {*_newest(line, policy.keep_last), *_best(ledger.entries, policy.keep_best)}
-    wanted.update(*_beginnings(ledger), _newest_of_lines(ledger.entries))
-    wanted.update(_newest_of_lines(entry for entry in ledger.entries if entry.state == DONE))
+    trusted = [entry for entry in ledger.entries if not entry.distrusted]
+    wanted = {*_newest(line, policy.keep_last), *_best(trusted, policy.keep_best)}
+    wanted.update(*_beginnings(ledger), _newest_of_lines(trusted))
+    wanted.update(_newest_of_lines(entry for entry in trusted if entry.state == DONE))
+    wanted.update(entry.file for entry in ledger.entries if entry.distrusted)
     if policy.keep_epochs == "all":
         wanted.update(entry.file for entry in ledger.entries)
     elif policy.keep_epochs == "exponential":

@@ -233,7 +233,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 class StopOrder(msgspec.Struct, frozen=True, kw_only=True):
     """Why an attempt is being ended, how, and which phase follows.
 
-    `cause`: it is no order of a person but a failure with this cause; its remedy decides what follows.
+    `cause`: the attempt failed with this cause, as `seen` says, while it still lived: it hung. Its remedy decides what
+    follows, unless somebody ordered something else than to go on.
     """
 
     how: str
@@ -242,6 +243,7 @@ class StopOrder(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     limit: bool = False
     cause: str = ""
+    seen: str = ""
 
 
 class Goal(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,6 +12,8 @@ from supervisor.core.policy import ABORT_S, CLEARING_S, FINAL_S, KILL_AGAIN_S, O
 from supervisor.core.queue import waits_for
 from supervisor.core.turn import Turn
 
+DETECTOR = "the hang detector"
+
 
 def order_stop(turn: Turn, run: Run, event: events.StopAsked) -> None:
     """`stop NAME`: hold at the next saved epoch, or at once."""
@@ -30,6 +32,7 @@ def order_cancel(turn: Turn, run: Run, event: events.CancelAsked) -> None:
 
 def stop(turn: Turn, run: Run, order: StopOrder) -> None:
     """Carry out a stop order in whatever phase the run is."""
+    order = _with_cause(run, order)
     at_rest = run.phase in {Phase.QUEUED, Phase.HELD} and not run.busy
     if at_rest or (run.phase is Phase.COOLING and run.attempt is not None and run.attempt.over):
         after_stop(turn, replace(run, stop=order), order.reason)
@@ -38,7 +41,7 @@ def stop(turn: Turn, run: Run, order: StopOrder) -> None:
     elif run.phase is Phase.HELD:
         kill(turn, run, order)  # a held run whose training still lives: see endings.hold
     elif run.phase is Phase.STOPPING and run.stop is not None and _weaker(order, run.stop):
-        turn.put(replace(run, stop=replace(run.stop, then=order.then, reason=order.reason)))
+        turn.put(replace(run, stop=replace(order, how=run.stop.how, limit=run.stop.limit)))
     elif run.phase is Phase.PREPARING:
         # Nothing runs. The next attempt's fence token disarms a preparation that is still under way.
         attempt = None if run.attempt is None else replace(run.attempt, cleared=True, examined=True)
@@ -51,6 +54,20 @@ def stop(turn: Turn, run: Run, order: StopOrder) -> None:
         term(turn, run, order)
     else:
         kill(turn, run, order)
+
+
+def _with_cause(run: Run, order: StopOrder) -> StopOrder:
+    """The order for an attempt that may be hanging: that is not forgotten, whoever wants its end too."""
+    now = run.stop
+    return order if now is None or not now.cause else replace(order, cause=now.cause, seen=now.seen)
+
+
+def _taken_back(run: Run) -> StopOrder | None:
+    """What is left of a stop that a person took back: an attempt that hangs is ended all the same, and goes on then."""
+    order = run.stop
+    if order is None or not order.cause:
+        return None
+    return replace(order, then=Phase.QUEUED, by=DETECTOR, reason=order.seen, limit=False)
 
 
 def _at_next_save(turn: Turn, run: Run, order: StopOrder) -> None:
@@ -96,7 +113,7 @@ def term(turn: Turn, run: Run, order: StopOrder) -> None:
     if run.attempt is not None and run.attempt.watched:
         _let_go(turn, run, order)
         return
-    done = 0 < run.progress.epochs <= run.progress.saved_epoch
+    done = 0 < run.progress.epochs <= run.progress.saved_epoch and not order.cause
     grace_s = max(turn.world.policy.stop_grace_s, FINAL_S if done else 0.0)
     reason = f"{order.reason}: asked to end, {grace_s:.0f} s grace"
     run = turn.move(run, Phase.STOPPING, reason, within_s=grace_s, stop=replace(order, how="term"))
@@ -136,10 +153,13 @@ def terminate(turn: Turn, run: Run, how: str) -> None:
 def order_resume(turn: Turn, run: Run, event: events.ResumeAsked) -> None:
     """`resume NAME`: a held run goes on; a stop that has not happened yet is taken back."""
     accepted = run.differences if event.accept else ""
-    run = replace(run, wanted=Wanted.UP, failures=0, interruptions=0, stop=None, accepted=accepted)
+    left = _taken_back(run)
+    run = replace(run, wanted=Wanted.UP, failures=0, interruptions=0, stop=left, accepted=accepted)
     run = replace(run, spent={}, last_failure="")  # a person has looked: what may be tried may be tried again
     attempt = run.attempt
-    if run.phase is Phase.STOPPING:
+    if left is not None:
+        turn.put(replace(run, reason=f"{left.reason}: it is ended, and goes on then, as {event.by} asked"))
+    elif run.phase is Phase.STOPPING:
         turn.move(run, Phase.RUNNING, f"{event.by} took the stop back", within_s=OBSERVED_S)
     elif attempt is not None and attempt.launches and attempt.ended_at is None:
         turn.move(run, Phase.RUNNING, f"resumed by {event.by}: its training was still running", within_s=OBSERVED_S)
@@ -159,7 +179,7 @@ def order_resume(turn: Turn, run: Run, event: events.ResumeAsked) -> None:
 def take_back(turn: Turn, run: Run, event: events.ResumeAsked) -> None:
     """`resume NAME` while a stop is still to come: the run goes on as if nobody had asked for it."""
     if run.stop is not None and run.stop.then is not Phase.CANCELLED:
-        turn.put(replace(run, wanted=Wanted.UP, stop=None, reason=f"{event.by} took the stop back"))
+        turn.put(replace(run, wanted=Wanted.UP, stop=_taken_back(run), reason=f"{event.by} took the stop back"))
 
 
 def order_retry(turn: Turn, run: Run, event: events.RetryAsked) -> None:

@@ -35,11 +35,15 @@ class Room:
         return "GPU" if run.job.gpus > len(self.gpus) else ""
 
     def take(self, run: Run) -> tuple[int, ...]:
-        """Use up what the run needs; the GPU indices in PCI bus order that it gets."""
+        """Use up what the run needs; the GPU indices in PCI bus order that it gets.
+
+        Those that it had better not have come last: a run that finds no others gets them all the same.
+        """
         self.slots -= 1
         self.owners[run.job.owner] += 1
-        given, self.gpus = self.gpus[: run.job.gpus], self.gpus[run.job.gpus :]
-        return tuple(given)
+        given = sorted(self.gpus, key=lambda gpu: (gpu in run.avoid_gpus, gpu))[: run.job.gpus]
+        self.gpus = [gpu for gpu in self.gpus if gpu not in given]
+        return tuple(sorted(given))
 
 
 def start_gap_s(world: World, now: float) -> float:

@@ -64,7 +64,7 @@ def _after_save(turn: Turn, run: Run) -> None:
     """A whole epoch was saved: compare the first one after a resume with those before; begin a stage that is due."""
     attempt, stage = run.attempt, stages.due(run)
     run = _compare(turn, run)
-    if stage is not None and not (attempt is not None and attempt.watched):
+    if stage is not None and run.stop is None and not (attempt is not None and attempt.watched):
         orders.stop(turn, run, stages.order(stage))
 
 
@@ -108,7 +108,8 @@ def exited(turn: Turn, run: Run, event: events.AttemptExited) -> None:
     attempt = replace(run.attempt, code=event.code, signal=event.signal, ended_at=event.ended_at or turn.now)
     how = event.lost or event.launch_error or messages.ending(attempt)
     within_s = ORPHANED_S if event.lost else CLEARING_S
-    turn.move(run, Phase.COOLING, f"{how}: waits until nothing of it is left", within_s=within_s, attempt=attempt)
+    reason = f"{how}: waits until nothing of it is left"
+    turn.move(run, Phase.COOLING, reason, within_s=within_s, attempt=attempt, stalled="")
 
 
 def exited_while_held(turn: Turn, run: Run, event: events.AttemptExited) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from supervisor.core import ancestry, incidents_view, outlook, secrets, stages, words
+from supervisor.core.diagnosis import rungs
 from supervisor.core.model import Job, Phase, Run, World
 from supervisor.core.story import Row, attempts_view, steps
 
@@ -161,6 +162,8 @@ def run_view(
         "last_incident": incidents_view.last_incident(run, now),
         "findings": list(run.findings),
         "stages": stages.view(run),
+        "changes": rungs.changes_view(run),
+        "avoid_gpus": list(run.avoid_gpus),
         "used_s": run.used_s,
         "deadline_at": run.deadline_at,
         "stop": msgspec.to_builtins(run.stop) if run.stop else None,

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import msgspec
 
-from supervisor import jobspec, layout, toml_errors
+from supervisor import bounded, jobspec, layout, mounts, places, toml_errors
 from supervisor.clock import Clock
 from supervisor.config import Config
 from supervisor.core.actions import CheckJob
 from supervisor.core.events import Event, JobAccepted, JobRefused
-from supervisor.core.model import Job
+from supervisor.core.model import Job, Mount
 from supervisor.core.placeholders import expand
 from supervisor.core.variables import SYSTEM_PATH
 from supervisor.effects import conda
@@ -91,7 +91,7 @@ class JobChecker:
             problems += _program_problems(job)
         if problems:
             raise UserError(problems=tuple(problems))
-        return job
+        return msgspec.structs.replace(job, mounts=_mounts(job, self._runs_dir))
 
     def _server_problems(self, job: Job) -> Iterator[Problem]:
         if self._euid == 0 and not self._config.jobs.allow_root:
@@ -139,6 +139,17 @@ class JobChecker:
         if problems:
             raise UserError(problems=problems)
         return msgspec.structs.replace(job, train=train, trainer_version=known.ultralytics or "")
+
+
+def _mounts(job: Job, runs_dir: Path) -> tuple[Mount, ...]:
+    """The file systems that the job needs, other than the root's: an absent one is waited for later on."""
+    try:
+        read = bounded.ask(f"data file of {job.name}", lambda: places.read(job), mounts.LOOK_S)
+    except OSError:
+        read = []  # a disk that does not answer now is not known to be needed
+    touched = [places.Place("runs", str(_existing(runs_dir))), *read]
+    found = [mounts.recorded(one.what, one.path) for one in touched]
+    return tuple(dict.fromkeys(mount for mount in found if mount is not None))
 
 
 def _program_problems(job: Job) -> Iterator[Problem]:

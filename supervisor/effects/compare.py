@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from supervisor import curve_files, layout
+from supervisor import attempt_files, curve_files, layout
 from supervisor.core.actions import Compare
 from supervisor.core.continuity import judge, planned_changes
 from supervisor.core.curve import Point, Rows, Trace, join
@@ -32,7 +32,7 @@ class Comparer:
         before, after = split(traces, curve_files.read_rows(job, run_dir), action.attempt, action.from_epoch)
         if _is_to_come(traces[-1:], action.attempt, self._now()):
             raise RetryableError(f"the record of the first epoch of attempt {action.attempt} is to come", LOOK_AGAIN_S)
-        planned = planned_changes(job, action.from_epoch + 1)
+        planned = (*planned_changes(job, action.from_epoch + 1), *changed_after_failure(run_dir, action.attempt))
         verdict = judge(before, after, from_epoch=action.from_epoch, planned=planned)
         compared = Compared(
             at=self._now(),
@@ -43,6 +43,18 @@ class Comparer:
             findings=verdict.findings,
         )
         return (compared,)
+
+
+def changed_after_failure(run_dir: layout.RunDirectory, attempt: int) -> tuple[str, ...]:
+    """The arguments with which this attempt trains otherwise than the one before, because of a failure."""
+    try:
+        ours, older = (attempt_files.read_launch(run_dir.attempt(number).root) for number in (attempt, attempt - 1))
+    except (OSError, ValueError):  # then nothing is known to be changed
+        return ()
+    if ours is None or ours.train is None:
+        return ()
+    before = older.train.args if older is not None and older.train is not None else {}
+    return tuple(name for name, value in ours.train.changes.items() if name not in before or before[name] != value)
 
 
 def split(

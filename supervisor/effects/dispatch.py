@@ -22,7 +22,7 @@ log = logging.getLogger("yolo-supervisor")
 Handler = Callable[[actions.Action], tuple[events.Event, ...]]
 Put = Callable[[events.Event], None]
 
-LANES = {"kill": 1, "process": 1, "check": 2, "disk": 2, "copies": 2, "files": 1, "network": 2}
+LANES = {"kill": 1, "process": 1, "check": 2, "disk": 2, "copies": 2, "files": 1, "network": 2, "autopsy": 2}
 LANE_OF: dict[type[actions.Action], str] = {
     actions.Terminate: "kill",
     actions.Launch: "process",
@@ -33,6 +33,7 @@ LANE_OF: dict[type[actions.Action], str] = {
     actions.Keep: "copies",
     actions.Compare: "check",
     actions.Announce: "network",
+    actions.Autopsy: "autopsy",  # of its own: a kill follows, and a check that takes minutes must not delay it
 }
 
 #: What a machine in trouble says; what is about the path itself (EACCES, ENOTDIR …) will not pass by waiting.
@@ -161,6 +162,8 @@ def failure(action: actions.Action, reason: str, now: float) -> events.Event:  #
         case actions.Compare():
             unknown = f"the epochs could not be compared: {reason}"
             return events.Compared(**about, continuous=True, findings=(unknown,))
+        case actions.Autopsy():
+            return events.AutopsyDone(**about, summary=f"the autopsy failed: {reason}")
         case actions.CheckJob():
             return events.JobRefused(**when, path=action.path, revision=action.revision, problem=reason)
         case actions.Announce():

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 from supervisor import attempt_files, layout, trainers
 from supervisor.attempt_files import Beat
 from supervisor.core.actions import Examine
+from supervisor.core.attempt_seconds import seconds_of
 from supervisor.core.checkpoints import Checkpoint
+from supervisor.core.diagnosis.tables import RULES, Rule
 from supervisor.core.events import Event, Examined
 from supervisor.core.model import Job
 from supervisor.core.plain_text import clean_lines
-from supervisor.effects import checkpoints
+from supervisor.effects import checkpoints, evidence, last_place
+from supervisor.effects.attempt_log import chunks
+from supervisor.effects.evidence import Subject
 from supervisor.trainers.results_csv import read_table
 
 TAIL_BYTES = 64 * 1024
-CHUNK_BYTES = 1024 * 1024
 TAIL_LINES = 12
 LINE_LENGTH = 300
 
@@ -27,10 +29,11 @@ LINE_LENGTH = 300
 class Examiner:
     """Carries out Examine."""
 
-    def __init__(self, runs_dir: Path, now: Callable[[], float]) -> None:
-        """`now` stamps the answer."""
+    def __init__(self, runs_dir: Path, now: Callable[[], float], rules: Sequence[Rule] = RULES) -> None:
+        """`now` stamps the answer; `rules` say which lines of a log are signs, the first that matches counts."""
         self._runs_dir = runs_dir
         self._now = now
+        self._rules = rules
 
     def __call__(self, action: Examine) -> tuple[Event, ...]:
         """See the module."""
@@ -44,6 +47,7 @@ class Examiner:
         watched = exit_record.watched if exit_record is not None else _was_watched(attempt_dir)
         finished, proof = _watched_proof(found) if watched else _proof(action, beats, found, run_dir)
         tail = log_tail(attempt_dir.log)
+        subject = _subject(action, run_dir, exit_record)
         examined = Examined(
             at=self._now(),
             origin="examine",
@@ -57,8 +61,35 @@ class Examiner:
             epochs=max((beat.epochs or 0 for beat in beats), default=0),
             metrics=_metrics(beats),
             log_tail=tail,
+            evidence=evidence.gather(subject, self._rules, self._now()),
+            seconds=seconds_of(beats, subject.started.started_at if subject.started else None, _moved_at(subject)),
+            moved_at=_moved_at(subject),
         )
         return (examined,)
+
+
+def _subject(action: Examine, run_dir: layout.RunDirectory, exit_record: attempt_files.Exit | None) -> Subject:
+    """The attempt as its records tell it."""
+    attempt_dir, job = run_dir.attempt(action.attempt), action.job
+    started = attempt_files.read_started(attempt_dir.root)
+    place = last_place.of_beats(attempt_dir.beats)
+    if place.told_at is None:
+        since = started.started_at if started is not None else 0.0
+        place = last_place.of_log(attempt_dir.log, trainers.trainer_for(job).tables(job, run_dir), since)
+    return Subject(
+        job=job,
+        run_dir=run_dir,
+        attempt=action.attempt,
+        place=place,
+        exit_record=exit_record,
+        started=started,
+    )
+
+
+def _moved_at(subject: Subject) -> float:
+    """When the training last moved; a log may grow after its end, by what was left of it."""
+    ended_at = subject.exit_record.ended_at if subject.exit_record is not None else float("inf")
+    return min(subject.place.moved_at, ended_at)
 
 
 def read_beats(path: Path) -> list[Beat]:
@@ -128,21 +159,9 @@ def _log_matches(path: Path, pattern: str) -> bool:
     expression = re.compile(pattern)
     try:
         with path.open("rb") as file:
-            return any(expression.search(line) for chunk in _chunks(file) for line in clean_lines(chunk))
+            return any(expression.search(line) for chunk in chunks(file) for line in clean_lines(chunk))
     except FileNotFoundError:
         return False
-
-
-def _chunks(file: BinaryIO) -> Iterator[bytes]:
-    """A log in pieces of whole lines; holes that were punched into it are skipped, endless lines are cut."""
-    rest = b""
-    while data := file.read(CHUNK_BYTES):
-        whole, end, rest = (rest + data.replace(b"\0", b"")).rpartition(b"\n")
-        yield whole + end
-        if len(rest) > CHUNK_BYTES:
-            yield rest
-            rest = b""
-    yield rest
 
 
 def _reason(action: Examine, end: Beat, exit_record: attempt_files.Exit | None, tail: tuple[str, ...]) -> str:

@@ -21,7 +21,7 @@ import msgspec
 
 from supervisor import attempt_files, layout
 from supervisor.core.checkpoints import BAD, GOES_ON, TORCH_SUFFIXES, Checkpoint, knows_its_end
-from supervisor.core.ledger import Entry, Ledger, Line, keep, usable
+from supervisor.core.ledger import Entry, Ledger, Line, keep, of_line, opening, under_order
 from supervisor.core.model import Checkpoints, Job
 from supervisor.core.outlook import map50_95
 from supervisor.effects import checkpoints
@@ -159,7 +159,7 @@ def _found_entry(run_dir: layout.RunDirectory, ledger: Ledger, checkpoint: Check
     attempt = int(match["attempt"]) if match else 0
     status = path.stat()
     run = run_of(run_dir, attempt)
-    return Entry(
+    entry = Entry(
         file=path.name,
         run=run,
         attempt=attempt,
@@ -167,6 +167,7 @@ def _found_entry(run_dir: layout.RunDirectory, ledger: Ledger, checkpoint: Check
         kept_at=status.st_ctime,
         **_content(checkpoint, Copied(sha256_of(path), status.st_size, status.st_mtime_ns)),
     )
+    return under_order(ledger, entry)
 
 
 def _content(checkpoint: Checkpoint, copied: Copied) -> dict[str, Any]:
@@ -231,7 +232,7 @@ def open_line(run_dir: layout.RunDirectory, line: Line) -> None:
         ledger = read(run_dir)
         if ledger.opened_by(line.run) is None:
             run_dir.good.mkdir(parents=True, exist_ok=True)
-            write(run_dir, msgspec.structs.replace(ledger, lines=(*ledger.lines, line)))
+            write(run_dir, opening(ledger, line))
 
 
 def enter(  # noqa: PLR0917 - all that an entry says of its origin
@@ -295,7 +296,7 @@ def take(run_dir: layout.RunDirectory, source: Path, maker: Maker) -> Taken:
 
 def _of_line(ledger: Ledger, maker: Maker) -> tuple[Entry, ...]:
     """The copies that stand for a save of this run: those of a line that it left do not help it."""
-    return usable(ledger, ledger.line_of(maker.run))
+    return of_line(ledger, ledger.line_of(maker.run))
 
 
 def _finish_with(final: Path, taken: Taken) -> None:
@@ -350,7 +351,8 @@ def _new_entry(
         content["map50_95"] = _metric_in_table(maker.job, run_dir, epoch)
     name = f"epoch{epoch}-attempt{attempt}{suffix}" if epoch else _save_name(run_dir, attempt, suffix)
     line = ledger.line_of(maker.run)
-    return Entry(file=name, run=maker.run, attempt=attempt, line=line, kept_at=maker.at, **content)
+    entry = Entry(file=name, run=maker.run, attempt=attempt, line=line, kept_at=maker.at, **content)
+    return under_order(ledger, entry)
 
 
 def _is_whole(checkpoint: Checkpoint, *, knows_end: bool) -> bool:

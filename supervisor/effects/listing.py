@@ -12,10 +12,10 @@ import msgspec
 
 from supervisor import layout
 from supervisor.core.checkpoints import WHOLE, Candidate, Checkpoint, Choice, choose
-from supervisor.core.ledger import Entry, Ledger, usable
+from supervisor.core.ledger import Distrust, Entry, Ledger, usable
 from supervisor.core.model import Run
 from supervisor.core.views import VERSION, View
-from supervisor.effects import checkpoints, ledger, survey
+from supervisor.effects import checkpoints, distrust, ledger, survey
 
 #: State of the older files of a run that saves every epoch under a name of its own: a look reads every byte.
 NOT_LOOKED_AT = "not looked at"
@@ -35,7 +35,7 @@ def checkpoints_view(run: Run, runs_dir: Path, now: float) -> View:
     copies = _as_found(run_dir, kept)
     own = _own(run_dir, [one for one in looked.candidates if not one.kept], copies)
     seen = [one for one in own if one.state != NOT_LOOKED_AT]
-    choice = _choice(run, [looked.judge(one) for one in (*seen, *copies)], hooked=looked.hooked)
+    choice = _choice(run, looked, [*seen, *copies])
     chosen = choice.checkpoint.path if choice.checkpoint is not None else ""
     rows = [
         *(_kept_row(run_dir, kept, entry) for entry in reversed(kept.entries)),
@@ -109,10 +109,16 @@ def _unseen(path: Path) -> Checkpoint:
 
 
 # ---- what is shown
-def _choice(run: Run, found: Sequence[Checkpoint], *, hooked: bool) -> Choice:
+def _choice(run: Run, looked: survey.Survey, found: Sequence[Checkpoint]) -> Choice:
     """The start by what was found. The real one looks closer before it takes a file."""
     fresh = not run.progress.saved_epoch
-    return choose(run.job, found, scratch_allowed=fresh, hooked=hooked)
+    if run.distrust_from:
+        order = Distrust(from_epoch=run.distrust_from, attempt=run.attempts + 1, line=0, reason="it failed from there")
+        older = [distrust.judging(looked.judge, order)(one) for one in found]
+        choice = choose(run.job, older, scratch_allowed=False, hooked=looked.hooked)
+        if choice.start == "resume":
+            return choice
+    return choose(run.job, [looked.judge(one) for one in found], scratch_allowed=fresh, hooked=looked.hooked)
 
 
 def _as_found(run_dir: layout.RunDirectory, kept: Ledger) -> list[Checkpoint]:
@@ -147,7 +153,7 @@ def _kept_row(run_dir: layout.RunDirectory, kept: Ledger, entry: Entry) -> dict[
         "where": "ledger",
         "path": str(path),
         "file": str(path.relative_to(run_dir.root)),
-        "state": entry.state,
+        "state": distrust.DISTRUSTED if entry.distrusted else entry.state,
         "epoch": entry.epoch or None,
         "epochs": entry.epochs,
         "map50_95": entry.map50_95,
@@ -159,7 +165,7 @@ def _kept_row(run_dir: layout.RunDirectory, kept: Ledger, entry: Entry) -> dict[
         "usable": entry in usable(kept),
         "kept_at": entry.kept_at,
         "trainer_version": entry.trainer_version or None,
-        "reason": None,
+        "reason": entry.distrusted or None,
     }
 
 

@@ -12,14 +12,13 @@ from pathlib import Path
 
 import msgspec
 
-from supervisor import layout
+from supervisor import conditions, layout
 from supervisor.attempt_files import descendants_and_marked, is_same_boot, lock_is_free, read_started
 from supervisor.clock import current_boot
 from supervisor.core import events
 from supervisor.core.actions import Prepare
 from supervisor.effects import adoption, checkpoints, consistency, start_point
 from supervisor.errors import PermanentError, RetryableError
-from supervisor.units import format_size
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,15 +72,15 @@ class Preparer:
     def _prepare(self, action: Prepare) -> tuple[events.Event, ...]:
         job = action.job
         run_dir = layout.run_directory(self._runs_dir, job.project, job.name)
-        shortage = self._shortage(run_dir)
-        if shortage:
+        waiting_for, reason = self._hindrance(action, run_dir)
+        if reason:
             failed = events.PrepareFailed(
                 at=self._now(),
                 origin="prepare",
                 run=action.run,
                 attempt=action.attempt,
-                reason=shortage,
-                waiting_for="disk",
+                reason=reason,
+                waiting_for=waiting_for,
             )
             return (failed,)
         _refuse_symlinks(self._runs_dir, run_dir.root)
@@ -100,13 +99,17 @@ class Preparer:
             choice = start_point.bring_into_place(choice, run_dir, action)
         return (msgspec.structs.replace(choice, at=self._now(), notes=(*notes, *choice.notes)),)
 
-    def _shortage(self, run_dir: layout.RunDirectory) -> str:
-        run_dir.root.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(run_dir.root.parent).free
-        if free >= self._pause_below_bytes:
-            return ""
-        limit = format_size(self._pause_below_bytes)
-        return f"{format_size(free)} are free under {self._runs_dir}, below disk.pause_below = {limit}"
+    def _hindrance(self, action: Prepare, run_dir: layout.RunDirectory) -> tuple[str, str]:
+        """Return what the machine lacks for an attempt, and why; looked at before anything is made or read.
+
+        A folder that is made where a mount is missing would be hidden by it later. A model is read only by a first
+        start.
+        """
+        needed = [mount for mount in action.job.mounts if mount.what != "model" or action.scratch_allowed]
+        point, reason = conditions.missing_mount(needed)
+        if point:
+            return f"mount: {point}", reason
+        return "disk", conditions.no_room(run_dir.root, self._pause_below_bytes)
 
     def _furnish(self, run_dir: layout.RunDirectory, action: Prepare) -> list[str]:
         notes = []

@@ -13,9 +13,9 @@ from supervisor import layout, trainers
 from supervisor.core import events
 from supervisor.core.actions import Prepare
 from supervisor.core.checkpoints import GOES_ON, Checkpoint, Choice, choose, choose_epoch, judged, of_an_older_plan
-from supervisor.core.ledger import Ledger, Line, usable
+from supervisor.core.ledger import Distrust, Ledger, Line, distrusting, usable
 from supervisor.core.model import Job
-from supervisor.effects import branch_point, checkpoints, ledger, survey
+from supervisor.effects import branch_point, checkpoints, distrust, ledger, survey
 from supervisor.effects.private_copy import NoRoomError
 from supervisor.errors import RetryableError
 from supervisor.trainers.command import left_undone
@@ -33,7 +33,7 @@ def choose_start(action: Prepare, run_dir: layout.RunDirectory, runs_dir: Path) 
     if _goal(action, kept) == "rewind":
         choice, notes = _choose_rewind(action, run_dir, kept)
     else:
-        choice, notes = _choose(action, run_dir, kept)
+        choice, notes = _choose_trusted(action, run_dir, kept)
     if action.set_aside and choice.start not in {"fresh", "refused"}:
         reason = "its checkpoints lie outside the run directory and are of an older run: move them away"
         choice = Choice("refused", reason=f"{reason} ({choice.checkpoint.path if choice.checkpoint else ''})")
@@ -78,6 +78,32 @@ def _goal(action: Prepare, kept: Ledger) -> str:
 
 
 # ---- choosing
+def _choose_trusted(action: Prepare, run_dir: layout.RunDirectory, kept: Ledger) -> tuple[Choice, tuple[str, ...]]:
+    """An older checkpoint where the newest is not to be used any more, if one is there that is proven good."""
+    order = _order(action, kept)
+    if order is None:
+        return _choose(action, run_dir, kept)
+    choice, notes = _choose_older(action, run_dir, kept, order)
+    if choice.start == "resume":
+        return choice, (*notes, distrust.words(order))
+    choice, notes = _choose(action, run_dir, kept)
+    return choice, (*notes, distrust.without_older(order))
+
+
+def _order(action: Prepare, kept: Ledger) -> Distrust | None:
+    """The order to go back that is still to be carried out; where a person wants to be comes first."""
+    return None if _goal(action, kept) else distrust.order_of(action, kept)
+
+
+def _choose_older(
+    action: Prepare, run_dir: layout.RunDirectory, kept: Ledger, order: Distrust
+) -> tuple[Choice, tuple[str, ...]]:
+    look = survey.of_run(action.job, run_dir, distrusting(kept, order), _judge(action, kept))
+    look.judge = distrust.judging(look.judge, order)
+    choice = look.choose(lambda found: choose(action.job, found, scratch_allowed=False, hooked=look.hooked))
+    return choice, look.notes
+
+
 def _choose(action: Prepare, run_dir: layout.RunDirectory, kept: Ledger) -> tuple[Choice, tuple[str, ...]]:
     job, look = action.job, survey.of_run(action.job, run_dir, kept, _judge(action, kept))
     scratch = action.scratch_allowed and not kept.entries
@@ -135,7 +161,31 @@ def bring_into_place(choice: events.Prepared, run_dir: layout.RunDirectory, acti
     a copy was removed meanwhile, or where another one for this run is under way.
     """
     with ledger.exclusive(run_dir):
-        return _bring_into_place(_entered_first(choice, run_dir, action), run_dir, action)
+        order = _order(action, ledger.read(run_dir))
+        if order is None or choice.from_epoch >= order.from_epoch:  # no older one is there: nothing is changed
+            return _bring_into_place(_entered_first(choice, run_dir, action), run_dir, action)
+        distrust.mark(run_dir, order)
+        # what runners left of last saves, or the next start would take it
+        finals = ledger.enter_finals(run_dir, _keeping_all(action.job), time.time())
+        chosen = _entered_first(choice, run_dir, action)
+        left = _leave_distrusted(chosen, run_dir, action, order)
+        placed = _bring_into_place(chosen, run_dir, action)
+        distrust.carried_out(run_dir, order)
+        kept_epoch = newest_kept(ledger.read(run_dir))
+        return msgspec.structs.replace(placed, notes=(*finals, *left, *placed.notes), kept_epoch=kept_epoch)
+
+
+def _leave_distrusted(
+    choice: events.Prepared, run_dir: layout.RunDirectory, action: Prepare, order: Distrust
+) -> list[str]:
+    """As _leave_behind, but only what the order is about. What stands in the trainer's place is entered first."""
+    source = Path(choice.checkpoint)
+    place = trainers.trainer_for(action.job).place(action.job, run_dir)
+    stays = {source} if place is None else {source, place}
+    notes = distrust.move_aside(action, run_dir, order, stays)
+    if place is not None and not (best := place.with_name("best.pt")).exists():
+        checkpoints.put_in_place(_best_until(choice, run_dir), best, run_dir.attempt(action.attempt).aside)
+    return notes
 
 
 def _entered_first(choice: events.Prepared, run_dir: layout.RunDirectory, action: Prepare) -> events.Prepared:

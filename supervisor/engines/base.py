@@ -19,5 +19,9 @@ class Engine(Protocol):
         ...
 
     def terminate(self, action: Terminate) -> tuple[Event, ...]:
-        """Ask the trainer to end (`term`), or end every process of the attempt (`kill`). SignalSent says how many."""
+        """End an attempt, as strongly as `how` says; SignalSent says how many processes got the signal.
+
+        `term` asks the trainer, `abort` has it (and its ranks) leave its stacks in the log and die, `kill` ends every
+        process of the attempt.
+        """
         ...

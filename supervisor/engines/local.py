@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -28,6 +29,8 @@ LOCK_HELD = 18
 # durable, disk full
 NOT_NOW = {69: "memory", 70: "memory", 73: "disk"}
 UMASK = 0o022
+STACKS_S = 0.05  # a trainer with 30 threads writes its stacks within 5 ms
+SIGNAL_OF = {"term": "SIGTERM", "abort": "SIGABRT"}  # kill, and what a newer daemon may have ordered: SIGKILL
 
 
 class LocalEngine:
@@ -139,12 +142,17 @@ class LocalEngine:
         if started.watched:
             return (self._sent(action, _let_go(attempt_dir, started, self._now()), "LEAVE"),)
         if action.how == "term":
+            # To the trainer alone, in a hang too. It decides when: at a safe point, and our runner passes it on to
+            # torchrun, once, which asks the ranks; a second one, as to a whole group, would make torchrun give up on
+            # them. Dataloader workers would die of it at once, and the save that is asked for with them.
             sent = attempt_files.signal_process(started.pid, started.start_time, signal.SIGTERM)
             return (self._sent(action, int(sent)),)
+        if action.how == "abort":
+            return (self._sent(action, abort_trainers(started)),)
         return (self._sent(action, kill_tree(attempt_dir, started)),)
 
     def _sent(self, action: Terminate, count: int, name: str = "") -> events.SignalSent:
-        name = name or ("SIGTERM" if action.how == "term" else "SIGKILL")
+        name = name or SIGNAL_OF.get(action.how, "SIGKILL")
         return events.SignalSent(
             at=self._now(), origin="engine", run=action.run, attempt=action.attempt, signal=name, count=count
         )
@@ -190,6 +198,40 @@ def _let_go(attempt_dir: Path, started: attempt_files.Started, now: float) -> in
         )
         attempt_files.write_exit(attempt_dir, left)
     return 0
+
+
+def abort_trainers(started: attempt_files.Started) -> int:
+    """SIGABRT to the trainer and to the ranks of a multi-GPU training, which leave their stacks in the log; how many.
+
+    A rank is told by what it does with the signal: it catches it (faulthandler, by our hook) and its parent, torchrun,
+    does not. The dataloader workers of a trainer or a rank inherit its handler, and are left out: their owner would
+    see one die first, and report that instead. What is no rank of ours gets nothing here; SIGKILL follows. A watched
+    training gets nothing, whoever asks.
+    """
+    if started.watched:
+        return 0
+    own = attempt_files.descendants(started.pid, started.start_time)
+    catching = {pid for pid in own if attempt_files.catches(pid, signal.SIGABRT)}
+    ranks = [pid for pid, (parent, _) in own.items() if pid in catching and parent not in catching]
+    aborted = 0
+    for pid in sorted(ranks, key=lambda pid: pid == started.pid) + [started.pid] * (started.pid not in ranks):
+        if pid in own:
+            with suppress(PermissionError):  # of another user: SIGKILL meets the same, and it is said there
+                aborted += attempt_files.signal_process(pid, own[pid][1], signal.SIGABRT)
+                _give_time_to_write(pid)
+    return aborted
+
+
+def _give_time_to_write(pid: int) -> None:
+    """Wait for milliseconds: two that write their stacks at once would write them into each other's lines."""
+    try:
+        handle = os.pidfd_open(pid)
+    except OSError:
+        return
+    try:
+        select.select([handle], [], [], STACKS_S)
+    finally:
+        os.close(handle)
 
 
 def kill_tree(attempt_dir: Path, started: attempt_files.Started) -> int:

@@ -2,9 +2,10 @@
 
 `install` waits for the library's import and then adds our callbacks to its table of defaults, so every trainer of
 this process has them: in our own runner, in the plain `yolo` command, in a user's script and in rank 0 of a
-multi-GPU training. No file of the library is changed. Three names are wrapped in memory, each where its module
-says why: `generate_ddp_command` (multi_gpu.py), `strip_optimizer` (safe_saves.py) and, outside our own runner,
-`Model.train` (resume_override.py). Whatever of this fails is said once, and the training goes on without it.
+multi-GPU training. No file of the library is changed. Four names are wrapped in memory, each where its module
+says why: `generate_ddp_command` (multi_gpu.py), `strip_optimizer` (safe_saves.py), `check_resume` where arguments
+were changed after a failure (changed_arguments.py) and, outside our own runner, `Model.train` (resume_override.py).
+Whatever of this fails is said once, and the training goes on without it.
 
 The callbacks are plain functions of this module on purpose: Ultralytics deep-copies the table (which would
 copy the object behind a bound method) and pickles it for the ranks of a multi-GPU training, where a function
@@ -20,7 +21,7 @@ import time
 from types import ModuleType
 from typing import Any, Callable
 
-from . import beats, loggers, multi_gpu, resume_override, safe_saves, stopping, time_budget
+from . import beats, changed_arguments, loggers, multi_gpu, resume_override, safe_saves, stopping, time_budget
 from .after_import import AfterImport
 from .outcome import ERROR, FINISHED, STOPPED, WRONG_PLACE
 from .session import Session, epoch_error, place_error, resume_error
@@ -56,9 +57,14 @@ def install(attempt_dir: str, controlled: bool = False) -> Session:
 def _wait_for_ultralytics(session: Session) -> None:
     after_import = AfterImport(session.note)
     after_import.when_imported(CALLBACK_TABLE, _add_callbacks)
-    after_import.when_imported(TRAINER, functools.partial(multi_gpu.guard, session))
+    after_import.when_imported(TRAINER, functools.partial(_wrap_trainer, session))
     if not session.controlled:
         after_import.when_imported(MODEL, functools.partial(resume_override.wrap, session))
+
+
+def _wrap_trainer(session: Session, module: ModuleType) -> None:
+    multi_gpu.guard(session, module)
+    changed_arguments.wrap(session, module)
 
 
 def _add_callbacks(table: ModuleType) -> None:

@@ -130,8 +130,13 @@ class Session:
             self.note(text)
 
     def arm_stacks(self) -> None:
-        """Let a signal dump all stacks into the attempt's folder, unless somebody else handles that signal."""
+        """Let a signal dump all stacks into the attempt's folder, unless somebody else handles that signal.
+
+        Also let the daemon look at them from outside, and a crash leave them in the log.
+        """
         try:
+            stacks.let_look()
+            stacks.tell_of_crashes()
             self.stacks_signal = stacks.arm(self.attempt_dir, self.rank)
         except (OSError, ValueError, RuntimeError) as error:
             self.note(f"no stack dumps: {error!r}")
@@ -158,7 +163,11 @@ class Session:
             self.beats.write("phase", phase=phase)
 
     def end(self, result: str, code: int, reason: str, **fields: Any) -> None:
-        """Write the end record, once per training: the first that knows why it ended wins."""
+        """Write the end record, once per training: the first that knows why it ended wins.
+
+        After an error `phase`, and inside an epoch `batch` (complete ones of `epoch`, as in the beats of batches), say
+        where it was raised: a failure at the same place twice is no accident.
+        """
         if self.ended:
             return
         self.ended = True
@@ -170,6 +179,10 @@ class Session:
             "best": best if best and os.path.exists(best) else None,
             "metrics": beats.metrics_of(trainer) if self.train_ended else {},
         }
+        if result == "error":
+            record["phase"] = self.phase
+            if self.in_epoch:
+                record["batch"] = self.batch
         record.update(fields)
         self.beats.write("end", result=result, code=code, reason=" ".join(reason.split()), **record)
 

@@ -1,5 +1,8 @@
 """Stack dumps on request: one signal, and every thread's Python stack is appended to a file of the attempt.
 
+That is the way where py-spy may not look; `let_look` allows it to where only parents may (Yama). A fatal signal (a
+crash in native code, or the SIGABRT that a training gets which took no notice of SIGTERM) leaves them in the log.
+
 The signal is SIGRTMIN + 6, a real-time one. SIGUSR1 and SIGUSR2 belong to others: Slurm, submitit and Lightning use
 them to announce a preemption, and users' scripts to save. Nothing that a training usually loads takes a real-time
 signal; the first ones belong to the C library. Who sends it must look first whether it is caught
@@ -8,14 +11,42 @@ signal; the first ones belong to the C library. Who sends it must look first whe
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import os
 import signal
-from typing import Any
+from typing import Any, Callable
 
 SIGNAL = signal.SIGRTMIN + 6
+PR_SET_PTRACER = 0x59616D61  # linux/prctl.h
+PR_SET_PTRACER_ANY = ctypes.c_ulong(-1)
 
 _file: Any = None
+_looked_at = False
+
+
+def let_look(prctl: Callable[..., Any] = ctypes.CDLL(None).prctl) -> None:
+    """Let processes of the same user look into this one and into those that it forks, as they may without Yama.
+
+    Under its scope 1 the daemon's py-spy, which is no parent of ours, would be refused. The permission ends with a
+    fork: it is given again in each child. A kernel without Yama answers EINVAL, and nothing is lost.
+    """
+    global _looked_at  # noqa: PLW0603 -- a function cannot be taken back from register_at_fork
+    if _looked_at:
+        return
+    _looked_at = True
+
+    def allow() -> None:
+        prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0)
+
+    allow()
+    os.register_at_fork(after_in_child=allow)
+
+
+def tell_of_crashes() -> None:
+    """Have a fatal signal write all stacks to stderr before it kills; who has that already keeps it as it is."""
+    if not faulthandler.is_enabled():
+        faulthandler.enable()
 
 
 def file_name(rank: int) -> str:

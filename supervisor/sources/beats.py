@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from supervisor.attempt_files import Beat, parse_beat
+from supervisor.core.attempt_seconds import Stopwatch
 from supervisor.sources.course import Course
 from supervisor.sources.tail import LINE_MAX_BYTES, Tail
 
@@ -17,20 +18,25 @@ _SAVED = re.compile(rb'"kind"\s*:\s*"saved"')
 
 
 class BeatFollower:
-    """Feeds the beats of one file to a Course."""
+    """Feeds the beats of one file to a Course, and adds up what the attempt spent its time on."""
 
-    def __init__(self, path: Path, course: Course) -> None:
-        """Follow `path`, which may come later."""
+    def __init__(self, path: Path, course: Course, started_at: float | None = None) -> None:
+        """Follow `path`, which may come later, of an attempt that was started at `started_at`."""
         self._path = path
         self._course = course
+        self._stopwatch = Stopwatch(started_at)
         self._tail: Tail | None = None
 
     def poll(self) -> None:
         """Take all that was written since. OSError where the file is there but cannot be read."""
         if self._tail is None:
             self._tail = self._catch_up()
+        news = False
         while lines := self._tail.read():
             self._feed(lines.split(b"\n"))
+            news = True
+        if news:
+            self._course.set(seconds=self._stopwatch.seconds())
 
     def _catch_up(self) -> Tail:
         """Of a long file (the daemon was away) take the head and as much of the end as has the last saved epoch.
@@ -43,8 +49,19 @@ class BeatFollower:
             window *= 4
         if window >= size - HEAD_BYTES:
             return Tail(self._path)
-        self._feed(_slice(self._path, 0, HEAD_BYTES).split(b"\n")[:-1])
+        head = _slice(self._path, 0, HEAD_BYTES).rpartition(b"\n")[0]
+        self._feed(head.split(b"\n"))
+        self._add_up(len(head), size - window)
         return Tail(self._path, skip_bytes=size - window)
+
+    def _add_up(self, start: int, end: int) -> None:
+        """Add up the phases of what is skipped, with the line at its end: a Tail leaves that out."""
+        with self._path.open("rb") as file:
+            file.seek(start)
+            while file.tell() <= end and (line := file.readline(LINE_MAX_BYTES)):
+                beat = None if _BATCH.search(line) else _parse(line.rstrip(b"\n"))
+                if beat is not None:
+                    self._stopwatch.take(beat)
 
     def _feed(self, lines: list[bytes]) -> None:
         newest_batch = next((line for line in reversed(lines) if _BATCH.search(line)), None)
@@ -53,6 +70,7 @@ class BeatFollower:
                 beat = _parse(line)
                 if beat is not None:
                     self._course.beat(beat)
+                    self._stopwatch.take(beat)
 
 
 def _parse(line: bytes) -> Beat | None:

@@ -18,7 +18,10 @@ PHASE_MAX_CHARACTERS = 80
 
 
 class Live(msgspec.Struct, frozen=True, kw_only=True):
-    """The newest of one run, between what the journal keeps. Epochs count from 1; `at` is the trainer's clock."""
+    """The newest of one run, between what the journal keeps. Epochs count from 1; `at` is the trainer's clock.
+
+    `seconds`: what the attempt did until then, where its trainer tells it; see core.attempt_seconds.
+    """
 
     phase: str = ""
     epoch: int = 0
@@ -33,6 +36,7 @@ class Live(msgspec.Struct, frozen=True, kw_only=True):
     eta_s: float | None = None
     next_save_s: float | None = None
     at: float = 0.0
+    seconds: dict[str, float] = {}
 
 
 class Pace:

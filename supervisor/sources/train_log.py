@@ -65,7 +65,7 @@ class Follower:
         files = directory.attempt(attempt.number)
         # A person's training was there before us: so are its tables.
         since = 0.0 if attempt.watched else attempt.started_at or run.phase_since
-        self._beats = BeatFollower(files.beats, self.course)
+        self._beats = BeatFollower(files.beats, self.course, attempt.started_at)
         self._command: CommandFollower | None = None
         if run.job.train is None or attempt.watched:
             self._command = CommandFollower(run.job, directory, files, since, self.course)
@@ -121,15 +121,16 @@ class Follower:
         due = live.saved_epoch != saved_before or now - self._told_at >= PROGRESS_S
         if not due or (told is not None and _place(told) == _place(live)):
             return []
+        tells_time = told is None or live.saved_epoch != saved_before
         self._told, self._told_at = live, now
-        return [self._progressed(live, now)]
+        return [self._progressed(live, now, live.seconds if tells_time else {})]
 
     def _saves(self, now: float) -> list[Event]:
         due = self.course.saves.due(now)
         facts: dict[str, Any] = {"at": now, "origin": _ORIGIN, "run": self.run_id, "attempt": self.attempt}
         return [SaveSeen(**facts, epoch=save.epoch, path=save.kept) for save in due]
 
-    def _progressed(self, live: Live, now: float) -> Progressed:
+    def _progressed(self, live: Live, now: float, seconds: dict[str, float]) -> Progressed:
         return Progressed(
             at=now,
             origin=_ORIGIN,
@@ -142,6 +143,7 @@ class Follower:
             metrics=live.metrics,
             epoch_s=live.epoch_s,
             eta_s=live.eta_s,
+            seconds=seconds,
         )
 
 

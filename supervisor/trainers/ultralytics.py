@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from supervisor import layout
+from supervisor import attempt_files, layout
 from supervisor.core import stages
 from supervisor.core.actions import Launch
+from supervisor.core.diagnosis.rungs import DEFAULTS
 from supervisor.core.model import Job
 from supervisor.errors import PermanentError
 from supervisor.layout import RunDirectory
@@ -26,9 +28,11 @@ class UltralyticsTrainer(Trainer):
             raise PermanentError(f"a start by {order.start} needs a checkpoint")
         weights = {} if going_on or not checkpoint else {"model": checkpoint}  # a branch that starts anew
         last = stages.last_epoch_before(job, from_epoch)
-        section = {
+        asked = job.train_after(from_epoch) or {}
+        changes = {**_taken_back(asked, order, run_dir), **order.changes}
+        section: dict[str, Any] = {
             "mode": "runner",
-            "args": {**(job.train_after(from_epoch) or {}), **weights},
+            "args": {**asked, **weights, **changes},
             "device": device(order.gpus),
             "save_dir": job.adopt or str(run_dir.train),  # of an adopted one its own name: a person may go on there
             "resume": checkpoint if going_on else None,
@@ -36,6 +40,7 @@ class UltralyticsTrainer(Trainer):
             "run_token_file": str(run_dir.token),
             "safe_saves": job.checkpoints.hook,
             "stop_after": None if last is None else last - 1,
+            **({"changes": changes} if changes else {}),
         }
         return [job.python, str(layout.TRAIN), str(run_dir.attempt(order.attempt).root)], section
 
@@ -54,6 +59,23 @@ class UltralyticsTrainer(Trainer):
     def make_ready(self, job: Job, run_dir: RunDirectory, *, from_epoch: int, aside: Path) -> list[str]:  # noqa: ARG002
         """See Trainer: the table of epochs ends where the checkpoint does."""
         return trim_to(run_dir.results, from_epoch, aside)
+
+
+def _taken_back(asked: dict[str, Any], order: Launch, run_dir: RunDirectory) -> dict[str, Any]:
+    """Return what earlier attempts here trained with otherwise and this one does not: as the job asks, or the default.
+
+    Checkpoints remember the arguments of the attempt that wrote them. What the job does not name would stay as it was
+    changed, also for another run that goes on in this folder.
+    """
+    names = set[str]()
+    for number in range(1, order.attempt):
+        try:
+            launch = attempt_files.read_launch(run_dir.attempt(number).root)
+        except (OSError, ValueError):  # gone, or damaged: what it changed is not known
+            continue
+        if launch is not None and launch.train is not None:
+            names |= launch.train.changes.keys() & DEFAULTS.keys()
+    return {name: asked.get(name, DEFAULTS[name]) for name in sorted(names - order.changes.keys())}
 
 
 def device(gpus: tuple[int, ...]) -> str:

@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from supervisor import curve_files
 from supervisor.clock import Clock
-from supervisor.core import ancestry, secrets, story, views
+from supervisor.core import ancestry, goodput_view, incidents_view, secrets, story, views
 from supervisor.core.checkpoints import Saved
 from supervisor.core.events import DrainAsked, Event
 from supervisor.core.model import Run, World
@@ -42,6 +42,10 @@ class History(Protocol):
 
     def history(self, run_id: str, limit: int = 1000) -> Sequence[story.Row]:
         """The newest events of a run, oldest first."""
+        ...
+
+    def milestones(self, run_id: str) -> Sequence[story.Row]:
+        """What tells how a run spent its time, oldest first."""
         ...
 
     def recent(self, after_seq: int = 0, limit: int = 200) -> Sequence[story.Row]:
@@ -108,7 +112,11 @@ class Api:
             Route("/v1/runs/{name}/curve", self.curve),
             Route("/v1/runs/{name}/checkpoints", self.checkpoints),
             Route("/v1/runs/{name}/saved", self.saved),
+            Route("/v1/runs/{name}/incidents", self.incidents),
+            Route("/v1/runs/{name}/report", self.report),
             Route("/v1/runs/{name}/{verb}", self.order, methods=["POST"]),
+            Route("/v1/incidents", self.incidents),
+            Route("/v1/report", self.report),
             Route("/v1/events", self.events),
             Route("/v1/config", self.config),
             Route("/v1/files", self.files),
@@ -130,7 +138,7 @@ class Api:
     async def runs(self, request: Request) -> Response:
         """GET /v1/runs, with ?all=1 also the runs that ended long ago."""
         parts = self._parts
-        every = request.query_params.get("all", "") not in {"", "0", "false"}
+        every = _flag(request, "all")
         view = views.runs_view(parts.world(), parts.board.snapshot(), parts.clock.now(), every=every)
         return JsonResponse(view)
 
@@ -168,6 +176,29 @@ class Api:
         run = self._find(self._parts.world(), request)
         found = await self._saved(run, _whole_number(request, "epoch", 0) or None)
         return JsonResponse({"version": views.VERSION, "epochs": found.epochs, "stripped": found.stripped})
+
+    async def incidents(self, request: Request) -> Response:
+        """GET /v1/incidents or /v1/runs/{name}/incidents, both with ?open=1&since=UNIX_SECONDS: the newest last."""
+        world = self._parts.world()
+        run = self._find(world, request) if "name" in request.path_params else None
+        since_at, is_open = float(_whole_number(request, "since", 0)), _flag(request, "open")
+        now = self._parts.clock.now()
+        return JsonResponse(incidents_view.server_view(world, now, run=run, is_open=is_open, since_at=since_at))
+
+    async def report(self, request: Request) -> Response:
+        """GET /v1/report or /v1/runs/{name}/report, both with ?since=UNIX_SECONDS: where the time of the runs went."""
+        world = self._parts.world()
+        run = self._find(world, request) if "name" in request.path_params else None
+        since_at = _whole_number(request, "since", 0) or None
+        return JsonResponse(await run_in_threadpool(self._report, world, run, since_at))
+
+    def _report(self, world: World, run: Run | None, since_at: float | None) -> views.View:
+        now, board = self._parts.clock.now(), self._parts.board.snapshot()
+        with closing(self._parts.history()) as journal:
+            if run is None:
+                return goodput_view.server_view(world, journal.milestones, now, board=board, since_at=since_at)
+            rows, live = journal.milestones(run.id), board.get(run.id)
+            return goodput_view.report_view(run, rows, now, live=live, since_at=since_at)
 
     async def events(self, request: Request) -> Response:
         """GET /v1/events?after=SEQ&limit=N: the newest ones without `after`."""
@@ -289,6 +320,10 @@ class Api:
 
 def _error(status: int, text: str) -> Response:
     return JsonResponse({"version": views.VERSION, "error": text}, status_code=status)
+
+
+def _flag(request: Request, name: str) -> bool:
+    return request.query_params.get(name, "") not in {"", "0", "false"}
 
 
 def _whole_number(request: Request, name: str, default: int) -> int:

@@ -11,6 +11,7 @@ import msgspec
 
 from supervisor.core import ancestry, events, outlook, words
 from supervisor.core.checkpoints import Saved, knows_its_end
+from supervisor.core.diagnosis import rungs
 from supervisor.core.model import Phase, Run, Wanted, World
 
 LOWEST, HIGHEST = -100, 100  # the contract's range of priorities
@@ -109,6 +110,12 @@ def _check_resume(_world: World, run: Run, _order: Order) -> None:
         raise RefusedOrder(409, f"{run.name} is {run.phase.value}, not held: it goes on by itself")
 
 
+def _check_undo(_world: World, run: Run, _order: Order) -> None:
+    _not_ended(run, "undo in")
+    if not run.changes and not run.avoid_gpus:
+        raise RefusedOrder(409, f"{run.name} has no changes to take back: it trains as its job file says")
+
+
 def _check_retry(world: World, run: Run, _order: Order) -> None:
     if not run.phase.terminal:
         hint = f"`resume {run.name}` lets it go on" if run.phase is Phase.HELD else "it goes on by itself"
@@ -188,6 +195,7 @@ _CHECKS: dict[str, Callable[[World, Run, Order], None]] = {
     "stop": _check_stop,
     "cancel": _check_cancel,
     "resume": _check_resume,
+    "undo": _check_undo,
     "retry": _check_retry,
     "rewind": _check_rewind,
     "extend": _check_extend,
@@ -208,6 +216,7 @@ _EVENTS: dict[str, tuple[Callable[..., events.Event], Callable[[Order], dict[str
     "stop": (events.StopAsked, lambda order: {"at_once": order.now}),
     "cancel": (events.CancelAsked, lambda order: {"at_once": order.now}),
     "resume": (events.ResumeAsked, lambda order: {"accept": order.accept}),
+    "undo": (events.UndoAsked, lambda _: {}),
     "retry": (events.RetryAsked, lambda _: {}),
     "rewind": (events.RewindAsked, lambda order: {"epoch": order.epoch or 0}),
     "extend": (events.ExtendAsked, lambda order: {"epochs": order.epochs or 0}),
@@ -234,6 +243,7 @@ _EFFECTS: dict[str, Callable[[Run, Order], bool]] = {
     "stop": lambda after, order: after.wanted is Wanted.HELD and _stopped(after, order),
     "cancel": lambda after, order: after.wanted is Wanted.DOWN and _stopped(after, order),
     "resume": lambda after, _: after.wanted is Wanted.UP and after.phase is not Phase.HELD,
+    "undo": lambda after, _: not after.changes and not after.avoid_gpus,
     "priority": lambda after, order: after.priority == order.priority,
 }
 
@@ -243,6 +253,8 @@ def what_next(verb: str, before: Run, after: Run, live: outlook.Live | None, now
     name = after.name
     if verb == "priority":
         return f"{name} has priority {after.priority}; it counts when places are given"
+    if verb == "undo":
+        return _taken_back(before, after)
     if verb in {"stop", "cancel"}:
         return _ending(before, after, live, now)
     agreed = "; what has changed around it is accepted" if after.accepted else ""
@@ -250,6 +262,15 @@ def what_next(verb: str, before: Run, after: Run, live: outlook.Live | None, now
         waits = f", waiting for {words.waiting(after.waiting_for)}" if after.waiting_for else ""
         return f"{after.id} is QUEUED{waits}{agreed}{_consequence(verb, before, after)}"
     return f"{after.id} is {after.phase.value}: {after.reason}{agreed}{_consequence(verb, before, after)}"
+
+
+def _taken_back(before: Run, after: Run) -> str:
+    """What the next attempt does as the job file says again."""
+    taken = [f"{rungs.words(change)}" for change in rungs.changes_view(before)]
+    if before.avoid_gpus:
+        taken.append(f"GPU {', '.join(map(str, before.avoid_gpus))} given last")
+    hint = f"; `resume {after.name}` lets it go on" if after.phase is Phase.HELD else ""
+    return f"{after.name}: taken back from attempt {after.attempts + 1} on: {', '.join(taken)}{hint}"
 
 
 def _consequence(verb: str, before: Run, after: Run) -> str:

@@ -59,8 +59,8 @@ def test_show_of_a_running_run(busy, cli):
 
 
 def test_why_tells_the_story(busy, cli):
-    """`why` shows each step with time, phases and what was done then."""
-    text = cli("why", "held").stdout
+    """`why --events` shows each step with time, phases and what was done then."""
+    text = cli("why", "held", "--events").stdout
     for part in (
         "new → PREPARING",
         "then: start the trainer",

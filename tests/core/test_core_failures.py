@@ -283,9 +283,21 @@ def test_no_room_on_the_disk_is_no_failure():
     for _ in range(5):
         bench.tell(events.PrepareFailed, "a", reason="2 GiB are free", waiting_for="disk")
         assert (bench.phase(), bench.run().waiting_for) == (Phase.COOLING, "disk")
-        bench.wait(60.0)
+        bench.tell(events.WaitOver, "a", what="disk")
         assert bench.phase() is Phase.PREPARING
     assert bench.run().failures == 0
+
+
+def test_a_wait_ends_only_by_what_it_waits_for():
+    """News of another thing does not end it; after ten minutes it is tried again, whatever was seen or not seen."""
+    bench = Bench()
+    bench.submit()
+    bench.tell(events.PrepareFailed, "a", reason="2 GiB are free", waiting_for="disk")
+    bench.tell(events.WaitOver, "a", what="memory")
+    bench.wait(599.0)
+    assert (bench.phase(), bench.run().waiting_for) == (Phase.COOLING, "disk")
+    bench.wait(1.0)
+    assert bench.phase() is Phase.PREPARING
 
 
 def test_a_directory_that_cannot_be_prepared_waits_for_a_person():
@@ -304,7 +316,7 @@ def test_a_wait_for_the_machine_is_told_once_and_uses_up_no_attempt():
     for _ in range(5):
         bench.tell(events.PrepareFailed, "a", reason="1 GiB is free", waiting_for="disk")
         assert (bench.phase(), bench.run().waiting_for, bench.run().attempts) == (Phase.COOLING, "disk", 0)
-        bench.wait(61.0)
+        bench.wait(601.0)
     assert len([one for one in bench.of(actions.Announce) if one.what == "waits"]) == 1
     assert bench.run().attempts == 1
 

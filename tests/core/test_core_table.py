@@ -43,6 +43,10 @@ SAMPLES = {
     "Kept": {"attempt": 1, "epoch": 1, "file": "epoch1-attempt1.pt"},
     "Compared": {"attempt": 1, "continuous": False, "findings": ("the learning rate jumped",)},
     "WrongStart": {"reason": "epoch 0"},
+    "HangSeen": {"verdict": "hung", "phase": "train", "quiet_s": 900.0, "text": "nothing has moved for 15m"},
+    "AutopsyDone": {"summary": "the main process waits for worker 3"},
+    "WaitOver": {"what": "disk"},
+    "UndoAsked": {"by": "ann"},
 }
 
 

@@ -13,10 +13,13 @@ from runner_lab import (
     TOKEN,
     end_of,
     finished,
+    hook_script,
     interrupted,
     kinds,
+    launch_hook,
     read_beats,
     resume,
+    start_hooked,
     write_checkpoint,
 )
 
@@ -186,6 +189,36 @@ def test_an_exception_is_one_line_in_the_record_and_a_traceback_in_the_log(lab):
     assert end_of(beats)["reason"] == "RuntimeError: CUDA out of memory. Tried to allocate 2 GiB"
     assert "Traceback" in log
     assert inspect(str(lab.last))["epoch"] == 0
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+def test_the_record_of_an_error_says_in_which_batch(lab, hooked):
+    """The epoch (0-based) and how many of its batches were complete: a failure at the same place twice is seen."""
+    if hooked:
+        launch_hook(lab)
+        process = start_hooked(lab, lab.python, hook_script(lab), FAKE_RAISE="1", FAKE_RAISE_BATCH="2")
+    else:
+        lab.launch()
+        process = lab.start(FAKE_RAISE="1", FAKE_RAISE_BATCH="2")
+    assert process.wait() == 1
+    record = end_of(read_beats(process.beats_file))
+    assert (record["epoch"], record["batch"], record["phase"]) == (1, 2, "train")
+
+
+def test_the_record_of_an_error_outside_of_epochs_names_no_batch(lab):
+    """What fails before the first epoch failed in no batch, but in a phase."""
+    lab.launch()
+    code, beats, _log = lab.run(FAKE_PLUGIN="no_such_module")
+    assert (code, end_of(beats)["result"], end_of(beats)["phase"]) == (1, "error", "setup")
+    assert "batch" not in end_of(beats)
+
+
+def test_a_finished_training_names_no_place_of_an_error(lab):
+    """Only an error has a place."""
+    lab.launch()
+    code, beats, _log = lab.run()
+    assert code == 0
+    assert not {"batch", "phase"} & end_of(beats).keys()
 
 
 @pytest.mark.parametrize("gone", ["data", "model"])

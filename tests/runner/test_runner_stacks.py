@@ -96,3 +96,58 @@ def test_a_folder_that_cannot_be_written_costs_the_stacks_only(lab):
     beats = read_beats(process.beats_file)
     assert "stacks_signal" not in next(beat for beat in beats if beat["kind"] == "start")
     assert [beat["kind"] for beat in beats].count("note") == 1
+
+
+LOOKED_AT = """
+import os, sys
+from supervisor.runner import stacks
+def prctl(*arguments):
+    with open(sys.argv[1], "a") as file:
+        file.write(f"{os.getpid()} {[getattr(word, 'value', word) for word in arguments]}\\n")
+stacks.let_look(prctl)
+stacks.let_look(prctl)
+child = os.fork()
+if child == 0:
+    os._exit(0)
+os.waitpid(child, 0)
+print(os.getpid(), child, flush=True)
+"""
+
+
+def test_the_permission_to_look_is_given_again_after_a_fork(lab, tmp_path):
+    """Under Yama only a parent may look into a process: the training and each dataloader worker allow it, once each."""
+    lab.launch()
+    told = tmp_path / "told"
+    process = lab.start(lab.python, "-c", LOOKED_AT, told, PYTHONPATH=str(REPOSITORY))
+    assert process.wait() == 0
+    words = f"[{0x59616D61}, {2**64 - 1}, 0, 0, 0]"  # linux/prctl.h: PR_SET_PTRACER, (unsigned long)-1
+    assert told.read_text().splitlines() == [f"{pid} {words}" for pid in process.log().split()]
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+def test_an_abort_leaves_the_stacks_in_the_log(lab, hooked):
+    """A training that took no notice of SIGTERM is aborted: it dies of that, and its log says where it was."""
+    if hooked:
+        launch_hook(lab)
+        process = start_hooked(lab, lab.python, hook_script(lab, epochs=1000), FAKE_BATCH_S="0.05")
+    else:
+        lab.launch(args=lab.arguments(epochs=1000))
+        process = lab.start(FAKE_BATCH_S="0.05")
+    process.wait_for_beat(kind="batch")
+    process.popen.send_signal(signal.SIGABRT)
+    assert process.wait() == -signal.SIGABRT
+    assert "Fatal Python error: Aborted" in process.log()
+    assert "_one_epoch" in process.log()
+
+
+def test_a_crash_handler_of_the_user_stays(lab):
+    """Who sends the stacks of a crash to a file of his own keeps them there."""
+    lab.launch()
+    code = (
+        "import faulthandler, os, sys; from supervisor.runner import stacks\n"
+        "faulthandler.enable(open('mine', 'w')); stacks.tell_of_crashes(); os.abort()\n"
+    )
+    process = lab.start(lab.python, "-c", code, PYTHONPATH=str(REPOSITORY))
+    assert process.wait() == -signal.SIGABRT
+    assert "Aborted" in (lab.run_dir / "mine").read_text()
+    assert "Aborted" not in process.log()

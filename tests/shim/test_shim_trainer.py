@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 import statistics
@@ -244,3 +245,19 @@ def test_moved_directory_gets_its_record(attempt: Attempt) -> None:
     record = attempt_files.read_exit(moved)
     assert record is not None
     assert record.signal_name == "SIGKILL"
+
+
+def test_a_trainer_leaves_no_core_file(attempt: Attempt) -> None:
+    """Whatever limit the daemon has, the trainer starts with 0; a program may still ask for its hard limit."""
+    attempt.write_launch([sys.executable, "-c", "import resource; print(resource.getrlimit(resource.RLIMIT_CORE))"])
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    starter = attempt.start(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (hard, hard)))
+    assert starter.returncode == 0
+    attempt.finish()
+    assert attempt.log().strip() == str((0, hard))
+
+
+def test_an_aborted_trainer_is_recorded_with_its_signal(attempt: Attempt) -> None:
+    """SIGABRT, which leaves stacks, is an end like any other: exit.json names it."""
+    attempt.python("import os; os.abort()")
+    assert (attempt.finish().signal_name, list(attempt.dir.glob("core*"))) == ("SIGABRT", [])

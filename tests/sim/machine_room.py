@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from supervisor.core import actions, events
 from supervisor.core.checkpoints import GOES_ON, Checkpoint, Choice, choose, choose_epoch, judged, of_an_older_plan
+from supervisor.core.diagnosis.evidence import Disk, Evidence, Sign
 from supervisor.core.ledger import Entry, Ledger, Line, keep, usable
 from supervisor.core.model import Attempt, Boot, Job, Run, World
 from supervisor.errors import PermanentError, RetryableError
@@ -32,7 +33,26 @@ FATES = (
     "hang",
     "deaf",
     "fork",
+    "die",
+    "die",
 )
+#: What is seen when a training died with the fate "die": signs in its log, or what the machine says.
+EVIDENCE = (
+    Evidence(signs=(Sign(rule="a", cause="cuda-oom", line="CUDA out of memory"),), oom_kills=0),
+    Evidence(signs=(Sign(rule="a", cause="shm-full", line="Bus error"),)),
+    Evidence(signs=(Sign(rule="a", cause="nan", line="loss is nan"),)),
+    Evidence(signs=(Sign(rule="a", cause="wrong-class-count", line="wrong"), Sign(rule="b", cause="nan", line="nan"))),
+    Evidence(signs=(Sign(rule="a", cause="nccl-timeout", line="Watchdog"),)),
+    Evidence(signs=(Sign(rule="mine", cause="our-own", line="our storage", remedy="wait-disk", means="it is slow"),)),
+    Evidence(signs=(Sign(rule="mine", cause="permission", line="our lock", remedy="retry"),)),
+    Evidence(oom_kills=1, kernel=("Out of memory: Killed process 9",)),
+    Evidence(unmounted=("/data",), missing=("/data/images",)),
+    Evidence(disks=(Disk(path="/runs", what="runs", free_bytes=0),)),
+    Evidence(error="ValueError: x", site="loss.py:7 in loss", phase="train", epoch=1, batch=3, exact=True),
+    Evidence(error="KeyError: 'y'", site="data.py:1 in get", phase="train", epoch=1),
+)
+SILENT = Evidence()
+ENDS_AT_ONCE = frozenset({"wrong-class-count"})  # causes of these whose plan is nothing but its end
 
 
 class WrongError(BaseException):
@@ -60,6 +80,9 @@ class Training:
     code: int | None = None
     signal: int | None = None
     recorded: bool = False
+    proven: bool = False  # it really hung when that was reported, and the core has not let it go on since
+    hung_once: bool = False
+    evidence: Evidence = SILENT
     saved: list[int] = field(default_factory=list)
 
     @property
@@ -82,6 +105,8 @@ class Folder:
     failures: int = 0
     saved_at_failure: int = 0
     counted: str = ""
+    last_place: Evidence = SILENT
+    same_place: bool = False  # the last two failures were the same, without an epoch in between
 
     def saved_before(self, run: str) -> int:
         """The newest epoch that runs before this one saved in this folder; of a rewound run where it begins."""
@@ -110,8 +135,19 @@ class Folder:
             raise WrongError(f"the newest verified copy was removed: {newest}")
         return entry
 
-    def count_failure(self, run: str) -> None:
+    def distrust(self, epoch: int) -> None:
+        """Do without the checkpoints from that epoch on, if there is an older one to go on from."""
+        if any(0 < one.done_epochs < epoch for one in self.good()):
+            trusted = {
+                name: one for name, one in self.files.items() if one.state not in GOES_ON or one.done_epochs < epoch
+            }
+            older = tuple(entry for entry in self.ledger.entries if entry.epoch < epoch)
+            self.files, self.ledger = trusted, replace(self.ledger, entries=older)
+
+    def count_failure(self, run: str, evidence: Evidence = SILENT) -> None:
         """Count as the contract does: an epoch saved since the last failure makes this one free; a new run is new."""
+        self.same_place = bool(evidence.site) and evidence == self.last_place
+        self.last_place = evidence
         if run != self.counted:
             self.counted, self.failures, self.saved_at_failure = run, 0, self.saved_before(run)
         self.failures = 0 if self.saved_ever > self.saved_at_failure else self.failures + 1
@@ -174,6 +210,8 @@ class MachineRoom:
         if action.set_aside and action.attempt not in folder.attempts:
             folder.files, folder.saved_ever, folder.saved_at_failure, folder.failures = {}, 0, 0, 0
             folder.ledger = Ledger()
+        if action.distrust_from and action.goal is None:
+            folder.distrust(action.distrust_from)
         choice = self._choose(action, folder)
         best = choice.checkpoint
         if choice.start == "fresh":
@@ -234,8 +272,12 @@ class MachineRoom:
         taken = {gpu for other in self.alive() for gpu in other.gpus}
         if taken & set(action.gpus):
             raise WrongError(f"{action.run} was given GPUs {action.gpus}, taken are {taken}")
+        if not set(action.changes) <= set(action.job.restart.remedies):
+            raise WrongError(f"{action.run} is launched with {action.changes}, which its job does not allow")
         if action.start == "fresh" and (folder.good() or (folder.saved_ever and not folder.misread)):
             raise WrongError(f"{action.run} starts from scratch over {folder.saved_ever} saved epochs")
+        if action.start == "resume" and action.from_epoch < folder.saved_ever:  # what is lost is no progress any more
+            folder.saved_at_failure = folder.saved_ever
         self.pids += 2
         epoch = 0 if action.start == "fresh" else action.from_epoch
         return Training(
@@ -251,14 +293,23 @@ class MachineRoom:
         return (events.SignalSent(**about, signal=f"SIG{action.how.upper()}", count=count),)
 
     def _signal(self, training: Training, how: str) -> int:
-        if training.alive and training.run not in self.told_to_end:
+        if training.alive and training.run not in self.told_to_end and not training.proven:
             raise WrongError(f"{training.run} was healthy and nobody ordered its end")
         if how == "kill":
             self.end(training, signal=9)
             training.children = 0
+        elif how == "abort" and not training.deaf:
+            self.end(training, signal=6)
         elif training.alive and not training.deaf and not training.hung:
             self.end(training, code=75)
         return 1
+
+    def _autopsy(self, action: actions.Autopsy) -> tuple[events.Event, ...]:
+        training = self.folder(action.job.name).attempts[action.attempt]
+        if training.alive and not training.hung_once:
+            raise WrongError(f"{training.run} never hung and is to be ended for that")
+        about: dict[str, Any] = {"at": self.now, "run": action.run, "attempt": action.attempt}
+        return (events.AutopsyDone(**about, summary="the main process waits for worker 3"),)
 
     def _examine(self, action: actions.Examine) -> tuple[events.Event, ...]:
         training = self.folder(action.job.name).attempts[action.attempt]
@@ -268,7 +319,9 @@ class MachineRoom:
         if action.job.train is None:
             saved = max((one.done_epochs for one in self.folder(action.job.name).good()), default=0)
         about: dict[str, Any] = {"at": self.now, "run": action.run, "attempt": action.attempt}
-        return (events.Examined(**about, finished=finished, proof="seen" if finished else "", saved_epoch=saved),)
+        found = {"evidence": training.evidence, "seconds": {"training": 9.0, "unsaved": 5.0}, "moved_at": self.now - 1}
+        proof = "seen" if finished else ""
+        return (events.Examined(**about, finished=finished, proof=proof, saved_epoch=saved, **found),)
 
     def _keep(self, action: actions.Keep) -> tuple[events.Event, ...]:
         """Copy what is whole into the ledger; nothing where the run is held by a newer attempt."""
@@ -289,8 +342,11 @@ class MachineRoom:
         return (events.Announced(at=self.now, channel=action.channel, tries=1),)
 
     # ---- what trainings do
-    def train(self, training: Training, fate: str) -> list[events.Event]:
-        """One epoch of a training, with what befalls it. What is reported of it, if it came to that."""
+    def train(self, training: Training, fate: str, why: int = 0) -> list[events.Event]:
+        """One epoch of a training, with what befalls it. What is reported of it, if it came to that.
+
+        `why` chooses among the causes of which it may die.
+        """
         training.hung = training.hung or fate == "hang"
         training.deaf = training.deaf or fate == "deaf"
         if fate == "fork":
@@ -300,6 +356,9 @@ class MachineRoom:
             self.end(training, code=int(number))
         elif verb == "kill":
             self.end(training, signal=9)
+        elif verb == "die":
+            training.evidence = EVIDENCE[why % len(EVIDENCE)]
+            self.end(training, code=1)
         elif verb == "torn":
             self._tear(training)
             self.end(training, signal=9)
@@ -351,8 +410,11 @@ class MachineRoom:
             return
         training.alive, training.code, training.signal, training.recorded = False, code, signal, True
         finished = training.finished or (training.job.train is None and code == 0)
-        if not finished and code != 75:
-            self.folder(training.job.name).count_failure(training.run)
+        folder = self.folder(training.job.name)
+        if not finished and (code != 75 or training.proven):
+            folder.count_failure(training.run, training.evidence)
+        elif not finished and folder.saved_ever > folder.saved_at_failure:  # stopped, after some progress
+            folder.failures, folder.saved_at_failure, folder.same_place = 0, folder.saved_ever, False
 
     def reboot(self, *, torn: bool) -> None:
         """Every process is gone and nobody recorded how; a file that was just written may be torn."""

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from machine_room import FATES, FakeProcessSource, MachineRoom, Training, WrongError
+from machine_room import ENDS_AT_ONCE, FATES, FakeProcessSource, MachineRoom, Training, WrongError
 from msgspec.structs import replace
 from recorder import ENDS, KilledError, Recorder
 
 from supervisor.core import actions, deadlines, events
+from supervisor.core.incidents import KEPT
 from supervisor.core.model import Job, Phase, Policy, Restart, Run, Stage
 from supervisor.effects.dispatch import failure
 from supervisor.errors import PermanentError, RetryableError
@@ -155,7 +156,33 @@ class Simulation:
     def _move_train(self, pick: int, how: int) -> None:
         training = _picked(self.room.alive(), pick)
         if training is not None:
-            self._put(self.room.train(training, FATES[how % len(FATES)]), pick)
+            self._put(self.room.train(training, FATES[how % len(FATES)], pick + how // len(FATES)), pick)
+
+    def _move_hang(self, pick: int, how: int) -> None:
+        """The hang detector has a verdict. It may be wrong about what stands still, never about a hang."""
+        training = _picked(self.room.alive(), pick)
+        if training is None:
+            return
+        verdict = ("hung", "hung", "stopped", "storage", "moving")[how % 5]
+        if verdict == "hung" and not training.hung:
+            verdict = "stopped"
+        if verdict == "hung":
+            training.proven = training.hung_once = True
+        about: dict[str, Any] = {"at": self.now(), "run": training.run, "attempt": training.number}
+        cause = ("hang", "hang-loader", "hang-start", "hang-of-a-user")[how // 5 % 4]
+        self._put([events.HangSeen(**about, verdict=verdict, phase="train", quiet_s=900.0, cause=cause)], pick)
+
+    def _move_back(self, pick: int, how: int) -> None:
+        """What a run waits for is back, or something else is."""
+        run = _picked([run for run in self.loop.world.live.values() if run.waiting_for], pick)
+        if run is not None:
+            what = run.waiting_for if how % 4 else "shm"
+            self._put([events.WaitOver(at=self.now(), run=run.id, what=what)], how)
+
+    def _move_undo(self, pick: int, how: int) -> None:
+        run = self.loop.world.named(NAMES[pick % 3])
+        if run is not None:
+            self.loop.put(events.UndoAsked(at=self.now(), run=run.id, by="ann"))
 
     def _move_heal(self, pick: int, how: int) -> None:
         training = _picked(self.room.alive(), pick)
@@ -290,21 +317,39 @@ class Simulation:
         for path in self.room.moved:
             self.loop.put(events.JobFileGone(at=self.now(), path=path))
         self.room.moved = []
+        self._check_hangs()
         for run in world.live.values():
+            _check_changes(run)
             if run.job.time_limit_s is not None or (run.next_job or run.job).stages:
                 self.room.told_to_end.add(run.id)
 
+    def _check_hangs(self) -> None:
+        """A training that was let go on has to be proven to hang anew, unless that is still to be told."""
+        told = {(one.run, one.attempt) for one in self.in_flight if isinstance(one, events.HangSeen)}
+        for training in self.room.alive() if not self.record.broken else ():
+            run = self.loop.world.live.get(training.run)
+            free = run is not None and run.phase is Phase.RUNNING and run.stop is None
+            if free and (training.run, training.number) not in told:
+                training.proven = False
+
     def _check_proof(self, run: Run) -> None:
-        """A run that has just ended really reached its own end, or really failed that often."""
-        if run.id in self.proven or run.job.train is None:
+        """A run that has just ended really reached its own end, or what it died of really allows nothing more."""
+        if run.id in self.proven:
             return
+        open_ones = [one.number for one in run.incidents if one.closed_at is None or not one.outcome]
+        if open_ones:
+            raise WrongError(f"{run.id} is {run.phase.value} with open incidents {open_ones}")
         self.proven.add(run.id)
+        if run.job.train is None:
+            return
         folder = self.room.folder(run.name)
         last = folder.files.get("last.pt")
         if run.phase is Phase.SUCCEEDED and (last is None or last.state != "finished"):
             raise WrongError(f"{run.id} is SUCCEEDED, but last.pt is {last}")
-        if run.phase is Phase.FAILED and folder.failures < run.job.restart.no_progress and not folder.misread:
-            raise WrongError(f"{run.id} was given up after {folder.failures} failures")
+        said = run.incidents[-1].cause in ENDS_AT_ONCE or folder.same_place if run.incidents else False
+        too_often = folder.failures >= run.job.restart.no_progress or folder.misread
+        if run.phase is Phase.FAILED and not (too_often or said):
+            raise WrongError(f"{run.id} was given up after {folder.failures} failures: {run.reason}")
 
     def check_the_end(self) -> None:
         """What must hold when everything has come to rest."""
@@ -377,7 +422,8 @@ def a_job(name: str, path: str, how: int, revision: int) -> Job:
         {"train": {"model": "m", "data": "d", "epochs": 3}, "gpus": 3},
         {"train": {"model": "m", "data": "d", "epochs": 4}, "stages": (Stage(from_epoch=3, args={"batch": 2}),)},
     )
-    restart = Restart(no_progress=1 + how % 3)
+    remedies = (("workers", "cache", "checkpoint"), (), ("workers", "batch"), ("checkpoint",))[how // 3 % 4]
+    restart = Restart(no_progress=1 + how % 3, remedies=remedies)
     return Job(name=name, revision=f"r{revision}", file=path, restart=restart, **kinds[how % len(kinds)])
 
 
@@ -401,6 +447,16 @@ def _check_known(run: Run | None, training: Training) -> None:
     """A living training belongs to a live run that knows of it and will not open another attempt."""
     if run is None or run.id != training.run or run.phase.terminal or run.attempts != training.number:
         raise WrongError(f"attempt {training.number} of {training.run} lives, but the run is {run}")
+
+
+def _check_changes(run: Run) -> None:
+    """Nothing is changed that the job does not allow, and of each argument one change is there; incidents are few."""
+    names = [one.name for one in run.changes]
+    if not set(names) <= set(run.job.restart.remedies) or len(set(names)) < len(names):
+        raise WrongError(f"{run.id} is changed in {names}, allowed are {run.job.restart.remedies}")
+    numbers = [one.number for one in run.incidents]
+    if len(numbers) > KEPT or numbers != sorted(set(numbers)):
+        raise WrongError(f"{run.id} has the incidents {numbers}")
 
 
 def _all_trainings(room: MachineRoom) -> list[Training]:

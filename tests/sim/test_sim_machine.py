@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
-from scripts import MOVES
+from scripts import COURSES, MOVES, course
 from simulation import Simulation
 
 # The usual course must be common enough for rare faults to meet a training at work.
@@ -41,6 +41,12 @@ class Room(RuleBasedStateMachine):
         self.simulation.do("train", pick, 0)
         self.simulation.do("train", pick, how)
         self.simulation.do("look", pick, 1)
+
+    @rule(name=st.sampled_from(tuple(COURSES)), pick=st.integers(0, 2), how=st.integers(0, 63))
+    def course(self, name, pick, how):
+        """What belongs together: a death of some cause, or a training that stands still, and what is decided then."""
+        for move in course(name, pick, how):
+            self.simulation.do(*move)
 
     def teardown(self):
         """Heal, and it must settle."""

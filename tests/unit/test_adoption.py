@@ -295,7 +295,7 @@ def test_a_training_that_was_let_go_is_no_reason_to_start_beside_it(run, folder,
 
 
 # ---- no signal ever
-@pytest.mark.parametrize("how", ["term", "kill"])
+@pytest.mark.parametrize("how", ["term", "abort", "kill"])
 def test_an_end_is_ordered_of_the_watcher_only(run, runs_dir, how, monkeypatch):
     """Neither the training nor a child of it gets a signal, whatever is ordered; a dead watcher's record is made."""
     sent = []
@@ -318,7 +318,7 @@ def test_not_even_the_killing_of_a_tree_touches_it(run, living):
     assert adoption.lives(living)
 
 
-@pytest.mark.parametrize("how", ["term", "kill"])
+@pytest.mark.parametrize("how", ["term", "abort", "kill"])
 def test_what_a_dead_training_left_is_not_ended(run, runs_dir, how, monkeypatch):
     """Ranks may train on without their parent: the watcher is not sent away either, it waits for them."""
     sent = []

@@ -51,7 +51,7 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "key", ["[server]\nlanguage = 'de'", "[hang]", "[[rule]]", "[api]", "[ping]", "[disk]\nprune_below='1GB'"]
+    "key", ["[server]\nlanguage = 'de'", "[api]", "[ping]", "[disk]\nprune_below='1GB'"]
 )
 def test_what_is_not_built_is_unknown(tmp_path, key):
     """Keys of later versions are refused, never read and ignored."""

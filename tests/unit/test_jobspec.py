@@ -124,8 +124,6 @@ def test_the_jobs_interpreter_replaces_the_default_one():
         ('run_as = "me"', "run_as"),
         ('limits = { memory = "1GiB" }', "limits.memory"),
         ("limits = { pids = 5 }", "limits.pids"),
-        ('restart = { hang_after = "auto" }', "restart.hang_after"),
-        ('restart = { remedies = ["workers"] }', "restart.remedies"),
         ('env_pass = ["HOME"]', "env_pass"),
         ("epochs = 3", "epochs"),
     ],

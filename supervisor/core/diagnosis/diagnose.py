@@ -15,7 +15,9 @@ from supervisor.core.model import Run
 
 #: Runner exit codes (contract) that name their cause themselves.
 CODES = {2: "bad-job", 65: "checkpoint-refused", 66: "input-missing", 76: "needs-a-person", 77: "wrong-start"}
+_FOLLOWS_A_KILL = {"host-oom", "killed", "worker-killed", "worker-died", "peer-gone", "rank-failed", "rendezvous"}
 NO_ROOM_BYTES = 1024 * 1024  # below this nothing can be saved
+_WRITTEN = ("runs", "save folder", "temporary files", "working folder", "home")  # a full disk of data only is no matter
 _CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
 _KINDS = {rule.name: rule.kind for rule in RULES}  # a rule that is not in the table is a user's: it names causes
 
@@ -74,7 +76,7 @@ def cause_named(name: str, means: str = "") -> Cause:
 def _ordered(run: Run, _event: Examined) -> Diagnosis | None:
     """We ended it ourselves, because it hung."""
     order = run.stop
-    return of_cause(order.cause, order.reason) if order is not None and order.cause else None
+    return of_cause(order.cause, order.seen or order.reason) if order is not None and order.cause else None
 
 
 def _unmounted(_run: Run, event: Examined) -> Diagnosis | None:
@@ -93,10 +95,16 @@ def _runner_code(run: Run, event: Examined) -> Diagnosis | None:
     return _signed(sign) if sign is not None else of_cause(name, event.reason)
 
 
-def _out_of_memory(_run: Run, event: Examined) -> Diagnosis | None:
-    """The kernel's own count: a line about a killed worker only follows from it."""
+def _out_of_memory(run: Run, event: Examined) -> Diagnosis | None:
+    """The kernel's own count: a line about a killed worker only follows from it.
+
+    It may count for other trainings that share a cgroup, so it decides only what it can explain.
+    """
     kills = event.evidence.oom_kills
-    if not kills:
+    sign = _first(event, "cause") or _first(event, "echo")
+    killed = run.attempt is not None and run.attempt.signal == signal.SIGKILL
+    explains = sign.cause in _FOLLOWS_A_KILL if sign is not None else not event.evidence.error
+    if not kills or not (killed or explains):
         return None
     seen = event.evidence.kernel[0] if event.evidence.kernel else f"the out-of-memory killer struck {kills} times"
     return of_cause("host-oom", seen)
@@ -109,6 +117,8 @@ def _line(_run: Run, event: Examined) -> Diagnosis | None:
 
 def _full_disk(_run: Run, event: Examined) -> Diagnosis | None:
     for disk in event.evidence.disks:
+        if not disk.what.startswith(_WRITTEN):
+            continue
         if disk.free_bytes < NO_ROOM_BYTES or disk.free_inodes == 0 or disk.quota_left_bytes == 0:
             return of_cause("disk-full", f"no room is left under {disk.path} ({disk.what})")
     return None

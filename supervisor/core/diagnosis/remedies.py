@@ -18,6 +18,7 @@ from supervisor.core.policy import after_failure, backoff_s
 
 WINDOW_S = 24 * 3600.0
 AT_ONCE_S = 1.0
+_ARGUMENTS = frozenset(RUNGS) - {"checkpoint", "gpus"}
 
 
 class Remedy(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,15 +80,25 @@ def _can(step: str, case: _Case) -> bool:
 
 
 def _taken(step: str, case: _Case) -> Remedy:
+    if step in ENDS and _may_go_on(case):
+        return _again("backoff", case)
     if step in ENDS:
-        return _end(case, "" if case.found.steps[0] == step else "all that may be tried was tried")
+        return _end(case, "" if case.found.steps[0] == step else "all that may be tried was tried", step)
     if step in {"retry", "backoff"}:
         return _again(step, case)
     if step.startswith("wait-"):
         what = step.removeprefix("wait-")
         waiting_for = f"mount: {case.evidence.unmounted[0]}" if what == "mount" else what
-        return Remedy(step=step, reason="it goes on when that is back", waiting_for=waiting_for, spent=case.spent)
+        failures = 0 if has_progressed(case.run) else case.run.failures  # no try, and nothing new either
+        reason = "it goes on when that is back"
+        return Remedy(step=step, reason=reason, waiting_for=waiting_for, failures=failures, spent=case.spent)
     return _changed(step, case)
+
+
+def _may_go_on(case: _Case) -> bool:
+    """All is changed that may be changed, and it still got further each time: so it may go on like that."""
+    steps = case.found.steps
+    return has_progressed(case.run) and steps[0] not in ENDS and not _ARGUMENTS.isdisjoint(steps)
 
 
 def _again(step: str, case: _Case) -> Remedy:
@@ -121,9 +132,10 @@ def _changed(step: str, case: _Case) -> Remedy:
     return Remedy(step=step, reason=reason, delay_s=delay_s, change=change, spent=spent)
 
 
-def _end(case: _Case, why: str) -> Remedy:
-    last = case.found.steps[-1]
-    reason = "; ".join(filter(None, (why, case.found.cause.fix)))
+def _end(case: _Case, why: str, step: str = "") -> Remedy:
+    last = step or case.found.steps[-1]
+    fix = case.found.cause.fix.replace("NAME", case.run.name)
+    reason = "; ".join(filter(None, (why, fix)))
     return Remedy(
         step=last if last in ENDS else "hold", reason=reason, failures=case.run.failures + 1, spent=case.spent
     )

@@ -49,7 +49,9 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     `scope`: end (it counts only after the last sign of progress in the log) or anywhere. `kind`: cause; echo (follows
     from another failure; counts if nothing else is there); info (never a cause of an end, but worth telling); alarm
     (the process will never end by itself after this line: it is treated as hanging at once).
-    `family`: empty for all. `remedy`: for users' rules, the step that is tried first. `sample` is its test.
+    `within`: a second pattern, for a frame of the traceback that the line ends; such a rule matches nothing else.
+    `remedy`: for users' rules, the step that is tried first; `means`: their words for it. `sample` is the rule's test:
+    a line, or a whole traceback whose last line counts.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     sample: str = ""
     scope: str = "end"
     kind: str = "cause"
+    within: str = ""
     remedy: str = ""
     means: str = ""
 

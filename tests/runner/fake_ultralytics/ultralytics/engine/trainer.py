@@ -108,12 +108,13 @@ class BaseTrainer(ResumedOfOld if os.environ.get("FAKE_IGNORES_SAVE_DIR") else R
 
     def _one_epoch(self):
         self.run("on_train_epoch_start")
-        for _ in self.train_loader:
+        for batch in self.train_loader:
             self.run("on_train_batch_start")
             time.sleep(float(os.environ.get("FAKE_BATCH_S", "0")))
             self.tloss = {"box_loss": 1.0 / (self.epoch + 1)}
             self.ema.updates += 1
-            if os.environ.get("FAKE_RAISE") == str(self.epoch):
+            fails_at = (os.environ.get("FAKE_RAISE"), int(os.environ.get("FAKE_RAISE_BATCH", "0")))
+            if fails_at == (str(self.epoch), batch):
                 raise RuntimeError("CUDA out of memory.\nTried to allocate 2 GiB")
             self.run("on_train_batch_end")
         self.run("on_train_epoch_end")

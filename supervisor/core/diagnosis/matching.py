@@ -1,0 +1,127 @@
+"""Which rule a line matches, quickly: a search for a few rare words first, the rules' own patterns only where one is.
+
+Logs of hundreds of megabytes hold almost nothing that any rule matches. Most patterns cannot match without one of a few
+fixed words, so many lines together are searched for all these words at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+from supervisor.core.diagnosis.tables import Rule
+
+_LEAST = 3  # characters of a word that is worth to be searched for
+_MOST = 12  # more of it would not make the search better
+_TELLING = 5  # fewer characters are found in words that mean something else
+#: Letters from rare to frequent in logs of trainings; a search that starts at rare ones stops less often.
+_RARE_FIRST = "XQZJKVYUWHGNDFBRMOCPLTISEAzqjxkvwybhfpgumdclonrtsiae"
+_RANK = {letter: place for place, letter in enumerate(_RARE_FIRST)}
+# One part of a pattern: a class, what cannot be read here, an escape, a group's ends, a quantifier, anything else.
+_PART = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]|\\[xuUN].*|\\.|\(\?[a-zA-Z-]+[:)]|[()|]|[*?+]|\{[^}]*\}|.", re.DOTALL)
+
+
+class Matcher:
+    """The rules of a table, ready to be asked. `words` are further words that `suspicious` shall find."""
+
+    def __init__(self, rules: Iterable[Rule], words: Sequence[str] = ()) -> None:
+        """Compile everything: some ten milliseconds for the built-in table."""
+        table = [(rule, fixed_words(rule.match)) for rule in rules]
+        self._rules = [
+            (rule, found, rule.pattern, re.compile(rule.within) if rule.within else None) for rule, found in table
+        ]
+        known = [word for _, found in table for word in found or ()]
+        self._words = _search_for([*known, *words])
+        self._loose = [loose for rule, found in table if not found for loose in [_across_lines(rule.match)]]
+
+    def suspicious(self, text: str) -> bool:
+        """False: no rule matches any line of this text. True: one may."""
+        if self._words.search(text):
+            return True
+        return any(loose is None or loose.search(text) for loose in self._loose)
+
+    def rule_of(self, line: str, frames: Sequence[str] = ()) -> Rule | None:
+        """The first rule that matches a line; `frames` are those of the traceback that the line ends."""
+        for rule, words, pattern, within in self._rules:
+            if words and not any(word in line for word in words):
+                continue
+            if pattern.search(line) and (within is None or any(within.search(frame) for frame in frames)):
+                return rule
+        return None
+
+
+@lru_cache(maxsize=8)
+def matcher_of(rules: tuple[Rule, ...], words: tuple[str, ...] = ()) -> Matcher:
+    """The matcher of a table, compiled once."""
+    return Matcher(rules, words)
+
+
+def fixed_words(pattern: str) -> tuple[str, ...]:
+    """Words of which one is in every line that the pattern matches; none if that cannot be told."""
+    words: list[str] = []
+    for runs in _alternatives(pattern):
+        longest = max(runs, key=len, default="")
+        if len(longest) < _LEAST:
+            return ()
+        words.append(longest)
+    return tuple(words)
+
+
+def _alternatives(pattern: str) -> list[list[str]]:
+    """Runs of fixed characters outside of groups, for each alternative; an empty list of runs where nothing is sure."""
+    found: list[list[str]] = [[]]
+    depth, run = 0, ""
+    for part in _PART.findall(pattern):
+        if part.startswith((r"\x", r"\u", r"\U", r"\N")) or re.match(r"\(\?[a-zA-Z-]+[:)]", part):
+            return [[]]  # spelt characters and flags: not worth to be understood
+        if part in "()" or depth:
+            depth += {"(": 1, ")": -1}.get(part, 0)
+            found[-1].append(run)
+            run = ""
+        elif part == "|":
+            found[-1].append(run)
+            found.append([])
+            run = ""
+        else:
+            run, ended = _next(run, part)
+            found[-1] += ended
+    found[-1].append(run)
+    return found
+
+
+def _next(run: str, part: str) -> tuple[str, list[str]]:
+    """The run with one more part, and what ended with it."""
+    if part in {"*", "?"} or part.startswith("{"):
+        return "", [run[:-1]]  # the character before may be missing
+    if len(part) == 2 and part[0] == "\\" and not part[1].isalnum():
+        return run + part[1], []
+    if len(part) > 1 or part in ".^$+":
+        return "", [run]
+    return run + part, []
+
+
+def _search_for(words: Iterable[str]) -> re.Pattern[str]:
+    """One pattern for the rare beginnings of all words, grouped by their first letters."""
+    groups: dict[str, set[str]] = {}
+    for word in words:
+        rare = _from_rarest(word)
+        groups.setdefault(rare[0], set()).add(rare[1:])
+    parts = [
+        f"{re.escape(first)}(?:{'|'.join(map(re.escape, sorted(rest)))})" for first, rest in sorted(groups.items())
+    ]
+    return re.compile("|".join(parts) or r"(?!)")
+
+
+def _from_rarest(word: str) -> str:
+    """The part of a word that begins at its rarest letter."""
+    starts = range(max(1, len(word) - _TELLING + 1))
+    start = min(starts, key=lambda place: _RANK.get(word[place], len(_RANK)))
+    return word[start : start + _MOST]
+
+
+def _across_lines(pattern: str) -> re.Pattern[str] | None:
+    """The pattern for many lines at once; None if it must see each line by itself."""
+    if re.search(r"\\[AZ]|\(\?<?!", pattern):
+        return None
+    return re.compile(pattern, re.MULTILINE)
