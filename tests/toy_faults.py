@@ -156,7 +156,9 @@ def rank(_options: argparse.Namespace) -> None:
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as child:
         child.kill()
         code = child.wait()
-    print(f"E1122 09:10:11 torch/distributed/elastic/multiprocessing/api.py:984] failed (exitcode: {code}) local_rank: 1")
+    print(
+        f"E1122 09:10:11 torch/distributed/elastic/multiprocessing/api.py:984] failed (exitcode: {code}) local_rank: 1"
+    )
     raise ChildProcessError(f"Signal {-code} (SIGKILL) received by PID {child.pid}")
 
 

@@ -217,7 +217,6 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     compared: bool = False
     moved_at: float = 0.0
     autopsy: str = ""
-    seconds: dict[str, float] = {}
 
     @property
     def watched(self) -> bool:

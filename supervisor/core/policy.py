@@ -61,7 +61,11 @@ def after_failure(run: Run, saved_epoch: int) -> Verdict:
         return Verdict(
             None,
             failures,
-            f"{failures} failure{'s' if failures > 1 else ''} in a row without a newly saved epoch (no_progress = {limit})",
+            f"{_failures(failures)} in a row without a newly saved epoch (no_progress = {limit})",
         )
     delay_s = backoff_s(run.job.restart, failures, run.id, run.attempts)
     return Verdict(delay_s, failures, f"failure {failures} of {limit} without progress: tried again in {delay_s:.0f} s")
+
+
+def _failures(count: int) -> str:
+    return "1 failure" if count == 1 else f"{count} failures"

@@ -64,7 +64,7 @@ def _after_save(turn: Turn, run: Run) -> None:
     """A whole epoch was saved: compare the first one after a resume with those before; begin a stage that is due."""
     attempt, stage = run.attempt, stages.due(run)
     run = _compare(turn, run)
-    if stage is not None and run.stop is None and not (attempt is not None and attempt.watched):
+    if stage is not None and not (attempt is not None and attempt.watched):
         orders.stop(turn, run, stages.order(stage))
 
 

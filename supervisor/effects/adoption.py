@@ -8,14 +8,13 @@ from pathlib import Path
 
 import msgspec
 
-from supervisor import layout
+from supervisor import durable, layout
 from supervisor.attempt_files import is_same_boot, pid_namespace, process_start_time, read_exit, read_started
 from supervisor.clock import current_boot
 from supervisor.core import events
 from supervisor.core.actions import Prepare
 from supervisor.core.model import Job, Watch
 from supervisor.effects import live_trainings
-from supervisor.effects.checkpoints import sync
 from supervisor.errors import PermanentError, RetryableError
 
 
@@ -83,7 +82,7 @@ def link(run_dir: layout.RunDirectory, job: Job, runs_dir: Path) -> None:
         train.rmdir()
     run_dir.root.mkdir(parents=True, exist_ok=True)
     train.symlink_to(target, target_is_directory=True)
-    sync(run_dir.root)
+    durable.sync(run_dir.root)
 
 
 def owner_of(runs_dir: Path, folder: Path) -> str:

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from supervisor import layout, trainers
+from supervisor import durable, layout, trainers
 from supervisor.core import events
 from supervisor.core.actions import Prepare
 from supervisor.core.checkpoints import GOES_ON, Candidate, Checkpoint, Choice, choose_epoch
@@ -160,7 +160,7 @@ def _bring(found: Checkpoint, staged: Path, kept: Ledger, job: Job) -> None:
         if (seen.state, seen.epoch) != (found.state, found.epoch) or (hashes and copied.sha256 not in hashes):
             raise RetryableError(f"{source} changed while it was copied: {seen.state} {seen.reason}", CHANGED_AGAIN_S)
         incoming.replace(staged)
-        checkpoints.sync(staged.parent)
+        durable.sync(staged.parent)
     except FileNotFoundError as error:
         raise RetryableError(f"{source} was removed while it was copied", CHANGED_AGAIN_S) from error
     finally:
@@ -189,5 +189,5 @@ def _copy_whole(source: Path, target: Path, aside: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = checkpoints.beside(target, aside) / f".{target.name}.copy"
     shutil.copyfile(source, temporary)
-    checkpoints.sync(temporary)
+    durable.sync(temporary)
     temporary.replace(target)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from supervisor import layout
+from supervisor import durable, layout
 from supervisor.core.checkpoints import Checkpoint
 from supervisor.core.variables import SYSTEM_PATH, passed_on
 from supervisor.errors import RetryableError
@@ -184,26 +184,17 @@ def put_in_place(source: Path, target: Path, aside: Path) -> None:
     """
     temporary = beside(target, aside) / f".{target.name}.copy"
     shutil.copyfile(source, temporary)
-    sync(temporary)
+    durable.sync(temporary)
     if target.exists():
         set_aside(target, aside)
     temporary.replace(target)
-    sync(target.parent)
+    durable.sync(target.parent)
 
 
 def beside(target: Path, aside: Path) -> Path:
     """A folder from which a file can be renamed to `target`: ours, unless that lies on another file system."""
     aside.mkdir(parents=True, exist_ok=True)
     return aside if aside.stat().st_dev == target.parent.stat().st_dev else target.parent
-
-
-def sync(path: Path) -> None:
-    """Have a file, or the names in a folder, on the disk when this returns."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def set_aside(path: Path, folder: Path) -> Path:

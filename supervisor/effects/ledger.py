@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from supervisor import attempt_files, layout
+from supervisor import attempt_files, durable, layout
 from supervisor.core.checkpoints import BAD, GOES_ON, TORCH_SUFFIXES, Checkpoint, knows_its_end
 from supervisor.core.ledger import Entry, Ledger, Line, keep, of_line, opening, under_order
 from supervisor.core.model import Checkpoints, Job
@@ -209,21 +209,8 @@ def write(run_dir: layout.RunDirectory, ledger: Ledger) -> None:
     """Make the record durable: whole or not at all. OSError where it cannot be; then the old one stands."""
     before, _ = _decoded(run_dir.good / RECORD)
     if before is not None:  # a damaged one would replace the only good one
-        _write_file(run_dir.good / RECORD_BEFORE, before)
-    _write_file(run_dir.good / RECORD, ledger)
-    checkpoints.sync(run_dir.good)
-
-
-def _write_file(path: Path, ledger: Ledger) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644), "wb") as file:
-            file.write(msgspec.json.encode(ledger))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        durable.write(run_dir.good / RECORD_BEFORE, msgspec.json.encode(before), mode=0o644)
+    durable.write(run_dir.good / RECORD, msgspec.json.encode(ledger), mode=0o644)
 
 
 def open_line(run_dir: layout.RunDirectory, line: Line) -> None:
@@ -386,7 +373,7 @@ def _store(run_dir: layout.RunDirectory, ledger: Ledger, entry: Entry, incoming:
     if len(others) < len(ledger.entries):  # not for a moment may the record name a file by another one's hash
         write(run_dir, msgspec.structs.replace(ledger, entries=others))
     incoming.replace(path_of(run_dir, entry))
-    checkpoints.sync(run_dir.good)
+    durable.sync(run_dir.good)
     full = msgspec.structs.replace(ledger, entries=(*others, entry))
     staying = {entry, *keep(full, policy)}
     write(run_dir, msgspec.structs.replace(full, entries=tuple(one for one in full.entries if one in staying)))

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import msgspec
 
-from supervisor import conditions, layout
+from supervisor import conditions, durable, layout
 from supervisor.attempt_files import descendants_and_marked, is_same_boot, lock_is_free, read_started
 from supervisor.clock import current_boot
 from supervisor.core import events
 from supervisor.core.actions import Prepare
-from supervisor.effects import adoption, checkpoints, consistency, start_point
+from supervisor.effects import adoption, consistency, start_point
 from supervisor.errors import PermanentError, RetryableError
 
 
@@ -117,11 +117,11 @@ class Preparer:
             notes.append(f"what an older run left is now in {moved}")
         source = self._source_of(action.job.revision)
         if source is not None:
-            _write(run_dir.job, source)
+            durable.write(run_dir.job, source)
         run_dir.attempt(action.attempt).root.mkdir(parents=True, exist_ok=True)
         _copy_settings(run_dir)
         if not run_dir.mark.exists():
-            _write(run_dir.mark, secrets.token_hex(8).encode())
+            durable.write(run_dir.mark, secrets.token_hex(8).encode())
         return notes
 
 
@@ -157,7 +157,7 @@ def _fence(run_dir: layout.RunDirectory, action: Prepare) -> None:
         host=socket.gethostname(),
         boot_id=current_boot().boot_id,
     )
-    _write(run_dir.token, msgspec.json.encode(token))
+    durable.write(run_dir.token, msgspec.json.encode(token))
 
 
 def _has_survivors(attempt: Path) -> bool:
@@ -176,16 +176,6 @@ def _holder(run_dir: layout.RunDirectory) -> Token:
         return Token(token=0, run="", attempt=0, host="", boot_id="")
     except msgspec.DecodeError as error:
         raise PermanentError(f"{run_dir.token} is damaged: {error}") from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    checkpoints.sync(path.parent)
 
 
 def _set_older_aside(run_dir: layout.RunDirectory) -> str:

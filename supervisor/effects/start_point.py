@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from supervisor import layout, trainers
+from supervisor import durable, layout, trainers
 from supervisor.core import events
 from supervisor.core.actions import Prepare
 from supervisor.core.checkpoints import GOES_ON, Checkpoint, Choice, choose, choose_epoch, judged, of_an_older_plan
@@ -328,5 +328,5 @@ def _keep_finished(best: Path, aside: Path) -> None:
         aside.mkdir(parents=True, exist_ok=True)
         temporary = aside / f".{best.name}.copy"
         shutil.copyfile(best, temporary)
-        checkpoints.sync(temporary)
+        durable.sync(temporary)
         temporary.replace(aside / best.name)

@@ -168,6 +168,25 @@ def test_what_is_not_known_is_no_cause(run):
     assert judged(run, Evidence(disks=(disk,), oom_kills=0)).cause.name == "unknown"
 
 
+def test_an_oom_kill_decides_only_what_it_explains(run):
+    """The count is the cgroup's, which others may share: a death that a line or an exception explains is not blamed on it.
+
+    A line that only follows from a kill, a SIGKILL, or nothing at all: then it was the kernel.
+    """
+    kills = {"oom_kills": 1}
+    assert judged(run, signs("early", **kills)).cause.name == "early"
+    assert judged(run, Evidence(error="ValueError: x", **kills)).cause.name == "code-error"
+    assert judged(run, signs("worker-killed", **kills)).cause.name == "host-oom"
+    assert judged(ended(run, signal=9), signs("early", **kills)).cause.name == "host-oom"
+    assert judged(run, Evidence(**kills)).cause.name == "host-oom"
+
+
+def test_a_full_disk_matters_only_where_something_is_written(run):
+    """A data set fills its disk to the last byte, and that ends nothing."""
+    full = Disk(path="/data", what="data", free_bytes=0)
+    assert judged(run, Evidence(disks=(full,))).cause.name == "unknown"
+
+
 def test_the_kernels_own_line_is_what_was_seen(run):
     """An OOM kill is told with the kernel's line, else with the count."""
     assert judged(run, Evidence(oom_kills=2, kernel=("Killed process 9 (python)",))).seen == "Killed process 9 (python)"

@@ -117,6 +117,18 @@ def test_an_autopsy_that_never_answers_delays_the_end_a_little(bench):
     assert bench.phase() is Phase.COOLING
 
 
+def test_a_verdict_that_comes_twice_counts_once(bench):
+    """At any step of the end: no second autopsy, and nothing begins anew."""
+    hangs(bench)
+    for _ in range(4):
+        before = bench.world
+        hangs(bench)
+        assert bench.world == before
+        bench.now = bench.run().deadline_at
+        bench.tell(events.TimePassed)
+    assert len(bench.of(actions.Autopsy)) == 1
+
+
 # ---- it moves again
 @pytest.mark.parametrize("sign", ["progress", "verdict"])
 def test_what_moves_again_before_it_is_asked_to_end_goes_on(bench, sign):

@@ -246,6 +246,37 @@ def test_a_wait_shows_what_it_waits_for_and_ends_with_it(monkeypatch):
     assert "it is back" in bench.run().reason
 
 
+@pytest.mark.parametrize(
+    ("order", "fields", "phase"),
+    [
+        (events.StopAsked, {}, Phase.HELD),
+        (events.StopAsked, {"at_once": True}, Phase.HELD),
+        (events.CancelAsked, {}, Phase.CANCELLED),
+    ],
+)
+def test_a_person_need_not_wait_for_a_wait(monkeypatch, order, fields, phase):
+    """Nothing runs: an order is carried out at once, and news of what it waited for changes nothing any more."""
+    known(monkeypatch, "wait-memory", "hold")
+    bench = Bench()
+    bench.bring_to(Phase.RUNNING)
+    dead(bench, signs("of-this-test"))
+    bench.tell(order, "a", by="ann", **fields)
+    assert bench.phase() is phase
+    bench.tell(events.WaitOver, "a", what="memory")
+    assert bench.phase() is phase
+
+
+def test_a_wait_that_is_over_during_a_drain_waits_for_the_drain(monkeypatch):
+    """It is back, but nothing is started now."""
+    known(monkeypatch, "wait-memory", "hold")
+    bench = Bench()
+    bench.bring_to(Phase.RUNNING)
+    dead(bench, signs("of-this-test"))
+    bench.tell(events.DrainAsked, by="ann")
+    bench.tell(events.WaitOver, "a", what="memory")
+    assert (bench.phase(), bench.run().waiting_for) == (Phase.QUEUED, "drain")
+
+
 def test_a_change_is_launched_shown_and_taken_back(monkeypatch):
     """The next launch carries it; `resume --undo-changes` and an edit of the job file take it back."""
     known(monkeypatch, "workers*3", "hold")

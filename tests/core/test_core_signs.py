@@ -27,7 +27,11 @@ def frame(epoch: int, batch: int, batches: int = 100) -> str:
 
 def trace(error: str, *sites: tuple[str, int, str], head: str = "Traceback (most recent call last):") -> list[str]:
     """A traceback with frames at these places."""
-    frames = [line for file, line_number, name in sites for line in (f'  File "{file}", line {line_number}, in {name}', "    x()")]
+    frames = [
+        line
+        for file, line_number, name in sites
+        for line in (f'  File "{file}", line {line_number}, in {name}', "    x()")
+    ]
     return [head, *frames, error]
 
 
@@ -91,7 +95,9 @@ def test_a_warning_comes_after_an_error():
 
 def test_notes_are_no_signs():
     """What explains no end is told beside it."""
-    found = scan(["WARNING CUDA out of memory with batch=16. Reducing to batch=8 and retrying (1/3).", frame(1, 50), FULL], RULES)
+    found = scan(
+        ["WARNING CUDA out of memory with batch=16. Reducing to batch=8 and retrying (1/3).", frame(1, 50), FULL], RULES
+    )
     assert [sign.rule for sign in found.signs] == ["disk-full"]
     assert [sign.rule for sign in found.notes] == ["oom-halved"]
 
@@ -133,7 +139,9 @@ def test_memory_of_validation_is_told_by_the_traceback():
 # ---- which exception
 def test_error_and_innermost_site():
     """The exception's own line, and where it was raised."""
-    found = scan([frame(1, 5), *trace("ValueError: bad", ("/a/train.py", 3, "main"), ("/a/model.py", 44, "forward"))], RULES)
+    found = scan(
+        [frame(1, 5), *trace("ValueError: bad", ("/a/train.py", 3, "main"), ("/a/model.py", 44, "forward"))], RULES
+    )
     assert (found.error, found.site, found.error_line) == ("ValueError: bad", "/a/model.py:44 in forward", 7)
 
 
@@ -154,8 +162,14 @@ def test_of_chained_exceptions_the_last_counts():
 def test_an_exception_of_a_worker_is_the_original_one():
     """The main process repeats it: what was raised in the worker counts."""
     lines = [
-        *trace("ValueError: Caught ValueError in DataLoader worker process 3.", ("/torch/dataloader.py", 9, "_next_data")),
-        *trace("ValueError: odd image", ("/u/base.py", 77, "load_image"), head="Original Traceback (most recent call last):"),
+        *trace(
+            "ValueError: Caught ValueError in DataLoader worker process 3.", ("/torch/dataloader.py", 9, "_next_data")
+        ),
+        *trace(
+            "ValueError: odd image",
+            ("/u/base.py", 77, "load_image"),
+            head="Original Traceback (most recent call last):",
+        ),
     ]
     found = scan(lines, RULES)
     assert (found.error, found.site) == ("ValueError: odd image", "/u/base.py:77 in load_image")
@@ -181,7 +195,9 @@ def test_an_exception_that_was_survived_is_none():
 
 def test_an_echo_is_no_error():
     """A launcher's wrapper or a broken pipe says nothing about the code."""
-    assert scan(trace("ConnectionResetError: [Errno 104] Connection reset by peer", ("/a.py", 1, "f")), RULES).error == ""
+    assert (
+        scan(trace("ConnectionResetError: [Errno 104] Connection reset by peer", ("/a.py", 1, "f")), RULES).error == ""
+    )
 
 
 # ---- ranks
@@ -197,7 +213,7 @@ SUMMARY = [
 
 
 def test_the_rank_that_failed_first_is_the_one():
-    """torchrun names it, and what the others said or got is an echo."""
+    """Torchrun names it, and what the others said or got is an echo."""
     lines = [
         *ranked(1, trace("ValueError: bad", ("/one.py", 1, "f"))),
         *ranked(0, trace("torch.distributed.DistBackendError: NCCL error in: x", ("/zero.py", 2, "g"))),
@@ -223,6 +239,17 @@ def test_without_prefixes_the_first_of_the_launched_counts():
         *trace("torch.distributed.elastic.multiprocessing.errors.ChildFailedError: ", ("/run.py", 1, "f")),
     ]
     assert scan(lines, RULES).error == "ValueError: first"
+
+
+def test_a_chain_of_the_first_of_the_launched_is_one_failure():
+    """What nobody caught in that rank counts, not what it was caught from."""
+    chain = "The above exception was the direct cause of the following exception:"
+    lines = [
+        *trace("KeyError: 'a'", ("/one.py", 1, "f")), chain, *trace("TypeError: b", ("/two.py", 2, "g")),
+        *trace("torch.distributed.elastic.multiprocessing.errors.ChildFailedError: ", ("/run.py", 1, "f")),
+    ]  # fmt: skip
+    found = scan(lines, RULES)
+    assert (found.error, found.site) == ("TypeError: b", "/two.py:2 in g")
 
 
 def test_the_watchdog_names_its_rank():
@@ -285,12 +312,21 @@ def test_fixed_words(pattern, words):
 @given(st.lists(st.binary(max_size=300), max_size=40))
 def test_nothing_in_a_log_raises(pieces):
     """Random bytes between lines that mean something."""
-    data = b"\n".join(x for piece in pieces for x in (piece, b"Traceback (most recent call last):", OOM.encode(), b"Failures:"))
+    data = b"\n".join(
+        x for piece in pieces for x in (piece, b"Traceback (most recent call last):", OOM.encode(), b"Failures:")
+    )
     lines = clean_lines(data)
     assert scan(lines, RULES).lines == len(lines)
 
 
-@given(st.lists(st.sampled_from([frame(1, 5), frame(2, 90), OOM, FULL, *SUMMARY, *trace(KILLED, ("/a", 1, "f")), "[rank1]: x", "%"]), max_size=60))
+@given(
+    st.lists(
+        st.sampled_from(
+            [frame(1, 5), frame(2, 90), OOM, FULL, *SUMMARY, *trace(KILLED, ("/a", 1, "f")), "[rank1]: x", "%"]
+        ),
+        max_size=60,
+    )
+)
 def test_no_order_of_lines_raises(lines):
     """Tracebacks that never end, summaries without a beginning."""
     found = scan(lines, RULES)
@@ -329,4 +365,7 @@ def test_a_log_is_never_held_as_a_whole():
 
 def test_a_plan_is_told_in_words():
     """Equal steps are counted."""
-    assert plan_words(("wait-disk", "wait-disk", "hold")) == "wait until the disk has space (up to 2 times); then hold it for a person"
+    assert (
+        plan_words(("wait-disk", "wait-disk", "hold"))
+        == "wait until the disk has space (up to 2 times); then hold it for a person"
+    )

@@ -1,7 +1,8 @@
-"""The real daemon is killed before and after every journal commit of one story, and started again: nothing is lost.
+"""The real daemon is killed before and after every journal commit of a story, and started again: nothing is lost.
 
-The story: a job file lies in the folder; its training saves an epoch, is killed in the middle of the second one, is
-resumed and finishes; a webhook is told. Everything is judged from outside: processes, the trainer's files, messages.
+The story: a job file lies in the folder; its training saves an epoch, is killed (or hangs) in the middle of the second
+one, is resumed and finishes; a webhook is told. Everything is judged from outside: processes, the trainer's files,
+messages.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ KILLED = Path(__file__).with_name("killed_daemon.py")
 EPOCHS = 3
 PATIENCE_S = 60.0
 POLL_S = 0.03
+KILLED_ONCE = ("--signal-after", "KILL@2.2")
+HANGS_ONCE = ("--hang-after", "2.2")
 AT_ONCE = int(os.environ.get("CRASH_STORIES_AT_ONCE", "4"))  # they wait most of the time
 
 
@@ -41,6 +44,7 @@ class Story:
     """One folder with a configuration, a job, and the daemons that are killed and started in it."""
 
     port: int
+    fault: tuple[str, str] = KILLED_ONCE
     top: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="yc-", dir="/tmp")))
     most_trainers: int = 0
 
@@ -52,12 +56,13 @@ class Story:
             f'[server]\nname = "crash"\nstate_dir = "{self.top}/state"\nsocket = "{self.top}/s"\n'
             f'[jobs]\nfolder = "{self.top}/jobs"\nallow_root = true\n'
             '[disk]\npause_below = "1MiB"\n'
-            '[defaults]\nrestart.backoff = "1s"\nrestart.backoff_max = "1s"\ngpus = 0\n'
+            '[defaults]\nrestart.backoff = "1s"\nrestart.backoff_max = "1s"\nrestart.hang_after = "3s"\ngpus = 0\n'
+            '[queue]\nstop_grace = "1s"\n[hang]\nevery = "1s"\n'
             f'[[channel]]\nname = "hook"\nkind = "webhook"\nurl = "http://127.0.0.1:{self.port}{self.top}"\n',
             encoding="utf-8",
         )
         words = [sys.executable, str(TOY), "--save-dir", "{run_dir}/train", "--epochs", str(EPOCHS), "--beats"]
-        words += ["--epoch-s", "0.15", "--signal-after", "KILL@2.2", "--fault-once"]
+        words += ["--epoch-s", "0.15", *self.fault, "--fault-once"]
         job = self.top / "jobs" / "toy.toml"
         job.write_text(
             f"command = {json.dumps(words)}\nresume_command = {json.dumps([*words, '--resume', '{checkpoint}'])}\n"
@@ -193,9 +198,9 @@ def read(attempt: Path, name: str) -> dict[str, float]:
     return found
 
 
-def tell(when: str, number: int, told: Receiver) -> tuple[str, int]:
+def tell(when: str, number: int, told: Receiver, fault: tuple[str, str] = KILLED_ONCE) -> tuple[str, int]:
     """One story: killed at that commit, started again, judged. What went wrong, and how many commits there were."""
-    story = Story(told.port)
+    story = Story(told.port, fault)
     daemons: list[subprocess.Popen[bytes]] = []
     try:
         daemons.append(story.deadly(when, number))
@@ -224,13 +229,34 @@ def test_the_story_without_a_kill():
     assert commits >= 10
 
 
+def test_the_story_of_a_hang_without_a_kill():
+    """A training that hangs is found, written down, ended and resumed: every epoch once."""
+    with Receiver() as told:
+        problem, commits = tell("never", 0, told, HANGS_ONCE)
+    assert problem == ""
+    assert commits >= 10
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_killed_at_every_commit_of_a_hang():
+    """The same promises when what the daemon is killed in is a hang, its autopsy and its end."""
+    problems = told_at_every_commit(HANGS_ONCE)
+    assert not problems, f"{len(problems)} stories went wrong:\n" + "\n".join(problems[:5])
+
+
 def test_killed_at_every_commit():
     """Before and after each commit: one trainer at any time, every epoch once, nothing launched twice, told with one id."""
+    problems = told_at_every_commit(KILLED_ONCE)
+    assert not problems, f"{len(problems)} stories went wrong:\n" + "\n".join(problems[:5])
+
+
+def told_at_every_commit(fault: tuple[str, str]) -> list[str]:
+    """That story once for each commit, killed before and after it; what went wrong."""
     with Receiver() as told:
-        problem, commits = tell("never", 0, told)
+        problem, commits = tell("never", 0, told, fault)
         assert problem == ""
         points = [(when, number) for number in range(1, commits + 1) for when in ("before", "after")]
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            stories = list(pool.map(lambda point: tell(*point, told), points))
-    problems = [problem for problem, _ in stories if problem]
-    assert not problems, f"{len(problems)} of {len(points)} stories went wrong:\n" + "\n".join(problems[:5])
+            stories = list(pool.map(lambda point: tell(*point, told, fault), points))
+    return [problem for problem, _ in stories if problem]

@@ -19,13 +19,21 @@ CUDA_TAIL = (
 
 
 def case(
-    rule: str, rows: Sequence[int], body: Sequence[str], *, stage: str = "train", family: str = "ultralytics", last: bool = False
+    rule: str,
+    rows: Sequence[int],
+    body: Sequence[str],
+    *,
+    stage: str = "train",
+    family: str = "ultralytics",
+    last: bool = False,
 ) -> Case:
     """A case. `last`: nothing is written after the body."""
     return {"rule": rule, "rows": tuple(rows), "family": family, "stage": stage, "body": tuple(body), "last": last}
 
 
-def cuda(rule: str, row: int, text: str, *, context: str = "forward", stage: str = "train", family: str = "ultralytics") -> Case:
+def cuda(
+    rule: str, row: int, text: str, *, context: str = "forward", stage: str = "train", family: str = "ultralytics"
+) -> Case:
     """An error of CUDA, with what torch always adds; newer versions have a class of their own for it."""
     name = "torch.AcceleratorError" if row % 2 else "RuntimeError"
     return case(rule, [row], traceback(context, f"{name}: CUDA error: {text}", *CUDA_TAIL), stage=stage, family=family)
@@ -45,8 +53,8 @@ def rank_end(rule: str, row: int, code: int) -> Case:
 
 
 INFO: list[Case] = [
-    case("oom-halved", [26], ["\x1b[33m\x1b[1mWARNING ⚠️\x1b[0m CUDA out of memory with batch=32. Reducing to batch=16 and retrying (2/3)."], stage="info"),
-    case("assigner-oom", [27], ["WARNING ⚠️ CUDA out of memory in TaskAlignedAssigner, using CPU"], stage="info", family="old"),
+    case("oom-halved", [26], ["\x1b[33m\x1b[1mWARNING ⚠️\x1b[0m CUDA backend memory error with batch=32. Reducing to batch=16 and retrying (2/3)."], stage="info"),
+    case("assigner-oom", [27], ["WARNING ⚠️ CUDA out of memory in TaskAlignedAssigner with batch_size=64 and max_num_obj=901; using CPU"], stage="info", family="old"),
     case("resume-ignores", [74], ["WARNING ⚠️ Resume ignores ['epochs', 'optimizer'], using checkpoint values."], stage="info"),
     case("label-cache-not-written", [81], ["WARNING ⚠️ val: Cache directory /mnt/ro/set/labels is not writable, cache not saved."], stage="info"),
     case("amp-off", [83], ["AMP: checks failed ❌. Anomalies were detected with AMP on your system that may lead to NaN losses or zero-mAP results, so AMP will be disabled during training."], stage="info"),
@@ -102,7 +110,7 @@ GPU: list[Case] = [
     case("cudnn-no-engine", [33], traceback("forward", "RuntimeError: GET was unable to find an engine to execute this computation")),
     cuda("cuda-illegal-access", 34, "an illegal memory access was encountered", context="backward"),
     cuda("cuda-launch-failed", 35, "unspecified launch failure", context="v5", family="yolov7"),
-    case("cuda-assert", [36], ["/pytorch/aten/src/ATen/native/cuda/IndexKernel.cu:93: operator(): block: [4,0,0], thread: [31,0,0] Assertion `-sizes[i] <= index && index < sizes[i] && \"index out of bounds\"` failed.", *traceback("forward", "torch.AcceleratorError: CUDA error: device-side assert triggered", *CUDA_TAIL)]),
+    case("cuda-assert", [36], ['/pytorch/aten/src/ATen/native/cuda/IndexKernel.cu:93: operator(): block: [4,0,0], thread: [31,0,0] Assertion `-sizes[i] <= index && index < sizes[i] && "index out of bounds"` failed.', *traceback("forward", "torch.AcceleratorError: CUDA error: device-side assert triggered", *CUDA_TAIL)]),
     cuda("cuda-illegal-instruction", 37, "an illegal instruction was encountered"),
     cuda("cuda-misaligned", 38, "misaligned address"),
     cuda("gpu-watchdog", 39, "the launch timed out and was terminated", context="v5", family="yolov5"),
@@ -154,7 +162,7 @@ SEVERAL: list[Case] = [
 
 CHECKPOINTS: list[Case] = [
     case("checkpoint-torn", [68], traceback("resume", "RuntimeError: PytorchStreamReader failed reading file data/49: invalid header or archive is corrupted"), stage="start"),
-    case("checkpoint-corrupt", [69], [*traceback("resume", "EOFError: Ran out of input"), "", "The above exception was the direct cause of the following exception:", "", *traceback("resume", "TypeError: ERROR ❌️ /srv/oom_runs/train/weights/last.pt is not a loadable checkpoint - the file is empty, truncated or corrupted.")], stage="start"),
+    case("checkpoint-corrupt", [69], [*traceback("resume", "EOFError: Ran out of input"), "", "The above exception was the direct cause of the following exception:", "", *traceback("resume", "TypeError: ERROR ❌️ /srv/oom_runs/train/weights/last.pt is not a loadable checkpoint — the file is empty, truncated or corrupted.")], stage="start"),
     case("checkpoint-missing", [70], traceback("resume", "FileNotFoundError: Resume checkpoint not found. Please pass a valid checkpoint to resume from, i.e. 'yolo train resume model=path/to/last.pt'"), stage="start"),
     case("already-finished", [71], traceback("resume", "AssertionError: /srv/oom_runs/train/weights/last.pt training to 100 epochs is finished, nothing to resume.", "Start a new training without resuming, i.e. 'yolo train model=/srv/oom_runs/train/weights/last.pt'"), stage="start"),
     case("no-epochs-left", [95], ["Starting training for 300 epochs...", *traceback("v5", "UnboundLocalError: local variable 'epoch' referenced before assignment")], stage="start", family="yolov9"),

@@ -37,7 +37,12 @@ LAYERS = (
     ([16, 19, 22], 1, 464912, "ultralytics.nn.modules.head.Detect", "[80, [64, 128, 256]]"),
 )
 # paths and names that look like troubles and are none
-TRAPS = ("/data/nan_killed/data.yaml", "/srv/oom_runs/CUDA error: drills", "cuda_out_of_memory_study", "/mnt/Bus error/set")
+TRAPS = (
+    "/data/nan_killed/data.yaml",
+    "/srv/oom_runs/CUDA error: drills",
+    "cuda_out_of_memory_study",
+    "/mnt/Bus error/set",
+)
 
 Frame = tuple[str, int, str, str]
 MAIN: tuple[Frame, ...] = (
@@ -81,7 +86,7 @@ CONTEXTS: dict[str, tuple[Frame, ...]] = {
     "validation": (
         *MAIN,
         (f"{UL}/engine/trainer.py", 512, "_do_train", "self.metrics, self.fitness = self.validate()"),
-        (f"{UL}/engine/validator.py", 223, "__call__", "preds = model(batch[\"img\"], augment=augment)"),
+        (f"{UL}/engine/validator.py", 223, "__call__", 'preds = model(batch["img"], augment=augment)'),
         (f"{UL}/utils/nms.py", 91, "non_max_suppression", "x = x[xc[xi]]"),
     ),
     "start": (
@@ -103,7 +108,7 @@ CONTEXTS: dict[str, tuple[Frame, ...]] = {
     "resume": (
         *MAIN[:3],
         (f"{UL}/engine/trainer.py", 811, "check_resume", "ckpt_args = load_checkpoint(last)[0].args"),
-        (f"{UL}/nn/tasks.py", 1498, "torch_safe_load", "ckpt = torch_load(file, map_location=\"cpu\")"),
+        (f"{UL}/nn/tasks.py", 1498, "torch_safe_load", 'ckpt = torch_load(file, map_location="cpu")'),
         (f"{TORCH}/serialization.py", 1530, "load", "with _open_zipfile_reader(opened_file) as opened_zipfile:"),
     ),
     "import": (
@@ -113,7 +118,7 @@ CONTEXTS: dict[str, tuple[Frame, ...]] = {
     ),
     "arguments": (
         *MAIN[:1],
-        (f"{UL}/cfg/__init__.py", 902, "entrypoint", "check_dict_alignment(full_args_dict, {a: \"\"})"),
+        (f"{UL}/cfg/__init__.py", 902, "entrypoint", 'check_dict_alignment(full_args_dict, {a: ""})'),
         (f"{UL}/cfg/__init__.py", 512, "check_dict_alignment", "raise SyntaxError(string + CLI_HELP_MSG) from e"),
     ),
     "v5": (
@@ -176,7 +181,7 @@ class Log:
 
     def __init__(self, seed: str, family: str) -> None:
         self.family = family
-        self._random = random.Random(seed)  # noqa: S311 - the same log each time is the point
+        self._random = random.Random(seed)
         self._text: list[str] = []
         self.batches = self._random.choice((132, 265, 500))
         self.zero_based = family in {"yolov5", "yolov7", "yolov9"}
@@ -252,7 +257,11 @@ class Log:
             "yolov9": "YOLO 🚀 v0.1-104-g5b1ea9a Python-3.10.14 torch-2.1.2+cu121 CUDA:0 (NVIDIA A100, 40960MiB)",
         }[self.family]
         if self.family == "yolov7":
-            self.add(head, "", f"Namespace(weights='yolov7.pt', cfg='', data='{trap}', epochs=300, batch_size=16, name='{trap}')")
+            self.add(
+                head,
+                "",
+                f"Namespace(weights='yolov7.pt', cfg='', data='{trap}', epochs=300, batch_size=16, name='{trap}')",
+            )
         else:
             self.add(
                 f"\x1b[34m\x1b[1mtrain: \x1b[0mweights=yolov5s.pt, cfg=, data={trap}, hyp=data/hyps/hyp.scratch-low.yaml, epochs=300, batch_size=16, name={trap}",
@@ -295,7 +304,9 @@ class Log:
         """An epoch counted from 1: header, frames, validation. With `until` it stops at that batch, without a line end."""
         shown = number - 1 if self.zero_based else number
         names = ("box_loss", "obj_loss", "cls_loss") if self.zero_based else ("box_loss", "cls_loss", "dfl_loss")
-        self.add("", f"{'Epoch':>11}{'GPU_mem':>11}{names[0]:>11}{names[1]:>11}{names[2]:>11}{'Instances':>11}{'Size':>11}")
+        self.add(
+            "", f"{'Epoch':>11}{'GPU_mem':>11}{names[0]:>11}{names[1]:>11}{names[2]:>11}{'Instances':>11}{'Size':>11}"
+        )
         last = until or self.batches
         for batch in sorted({0, last // 3, last - 1 if until is None else last, last}):
             self._text.append(self._frame(shown, batch, losses))
@@ -343,7 +354,7 @@ class Log:
 
 def torchrun(rank: int, code: int, *, others: Sequence[tuple[int, int]] = (), word: str = "") -> list[str]:
     """How torchrun sums up: the rank that failed first, and what the others got."""
-    lines = [
+    return [
         *traceback("ddp-start")[:1],
         '  File "/opt/conda/envs/yolo/lib/python3.11/runpy.py", line 198, in _run_module_as_main',
         "    return _run_code(code, main_globals, None,",
@@ -362,10 +373,11 @@ def torchrun(rank: int, code: int, *, others: Sequence[tuple[int, int]] = (), wo
         *traceback("forward")[:5],
         f'  File "{UL}/engine/trainer.py", line 239, in train',
         "    subprocess.run(cmd, check=True)",
-        "subprocess.CalledProcessError: Command '['/opt/conda/envs/yolo/bin/python', '-m', 'torch.distributed.run', '--nproc_per_node', '2', "
-        "'--master_port', '41251', '/home/lab/.config/Ultralytics/DDP/_temp_x1k2.py']' returned non-zero exit status 1.",
+        (
+            "subprocess.CalledProcessError: Command '['/opt/conda/envs/yolo/bin/python', '-m', 'torch.distributed.run', '--nproc_per_node', '2', "
+            "'--master_port', '41251', '/home/lab/.config/Ultralytics/DDP/_temp_x1k2.py']' returned non-zero exit status 1."
+        ),
     ]
-    return lines
 
 
 def _members(members: Sequence[tuple[int, int]], word: str = "") -> Iterator[str]:

@@ -21,7 +21,10 @@ CLEAN = ("ultralytics", "old", "yolov5", "yolov7", "yolov9", "ddp")
 DECOYS = (
     ("WARNING ⚠️ upload of metrics failed, it will be tried again: OSError: [Errno 28] No space left on device",),
     ("wandb: Network error (ConnectionError), entering retry loop.",),
-    (*traceback("validation", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 900.00 MiB."), "plots skipped"),
+    (
+        *traceback("validation", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 900.00 MiB."),
+        "plots skipped",
+    ),
     ("backup.sh: line 12: 4711 Killed                  rsync -a runs/ nas:/runs",),
     ("sync: RuntimeError: CUDA error: an illegal memory access was encountered (in another process, seen in its log)",),
     (*traceback("loader", "ConnectionResetError: [Errno 104] Connection reset by peer"), "monitor: connected again"),
@@ -66,7 +69,7 @@ def made() -> list[Made]:
 def _of_case(case: dict[str, object]) -> Made:
     rule, family, stage = str(case["rule"]), str(case["family"]), str(case["stage"])
     body = [str(line) for line in case["body"]]  # type: ignore[attr-defined]
-    chance = random.Random(rule)  # noqa: S311 - the same log each time is the point
+    chance = random.Random(rule)
     log = Log(rule, family)
     log.begin()
     _STAGES[stage](log, chance, body)

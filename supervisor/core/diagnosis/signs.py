@@ -32,8 +32,9 @@ _ROOT_RANK = re.compile(r"\s*rank\s*: (\d+)")
 # lines that repeat what a person wrote, and no more: arguments, commands, folders
 _CONFIGURATION = re.compile(
     r"engine[/\\]trainer: |train\w*: weights=|Namespace\(|hyperparameters: |DDP: debug command |[+$] |Command: "
-    r"|(?:train|val|test): (?:Scanning|Caching|Fast image access|Slow image access)|Plotting labels to |Logging results to "
-    r"|Results saved to |Optimizer stripped from |Validating |Resuming training |Starting training for "
+    r"|(?:train|val|test): (?:Scanning|Caching|Fast image access|Slow image access)|Plotting labels to "
+    r"|Logging results to |Results saved to |Optimizer stripped from |Validating |Resuming training "
+    r"|Starting training for "
 )
 _WARNING = re.compile(r"WARNING|\S*Warning: |.*\bUserWarning: ")
 _FAILURES, _ROOT, _COMPLETED = "Failures:", "Root Cause (first observed failure)", "epochs completed in"
