@@ -216,7 +216,7 @@ FAULTS: dict[str, Callable[[argparse.Namespace], None]] = {
 
 def strike(options: argparse.Namespace) -> None:
     """Let the fault of `--fault` happen; with `--fault-once` in one attempt of the run only."""
-    mark = Path(os.environ["YOLO_SUPERVISOR_ATTEMPT_DIR"]).with_name("struck")
+    mark = Path(os.environ["YOLO_SUPERVISOR_ATTEMPT_DIR"]).parents[1] / "struck"
     if not (options.fault_once and mark.exists()):
         mark.touch()
         FAULTS[options.fault[0]](options)

@@ -95,7 +95,7 @@ def _log_of(name: str) -> Path:
 
 def _scanned(path: Path, rules: Sequence[Rule]) -> Found:
     from supervisor.core.diagnosis.signs import scan
-    from supervisor.effects.log_lines import LogLines
+    from supervisor.effects.attempt_log import LogLines
 
     lines: Iterable[str] = _piped(sys.stdin.buffer) if str(path) == _STDIN else LogLines(path, head_bytes=_WHOLE)
     try:

@@ -120,6 +120,25 @@ def test_what_a_person_wrote_is_no_sign(line):
     assert (found.signs, found.notes) == ((), ())
 
 
+def test_the_code_in_a_traceback_is_no_sign():
+    """A line of the program that would raise something else was not reached, or is the one that is told below."""
+    code = "    raise RuntimeError('CUDA error: unspecified launch failure')"
+    lines = ["Traceback (most recent call last):", '  File "/a.py", line 1, in f', code, FULL]
+    assert rules_of(lines) == ["disk-full"]
+    assert rules_of([code.strip()]) == ["cuda-launch-failed"]
+
+
+def test_why_no_image_was_left_goes_before_that_none_was_left():
+    """Ultralytics leaves out image after image, and then has none; while training goes on, nothing ended."""
+    lines = [
+        "train: /data/1.jpg: ignoring corrupt image/label: Label class 7 exceeds dataset class count 1. Possible class labels are 0-0",
+        "RuntimeError: No valid images found in /data/labels/train.cache.",
+    ]
+    assert rules_of(lines) == ["label-class-too-high", "labels-missing"]
+    assert rules_of([*lines[:1], OOM])[0] == "cuda-oom"
+    assert rules_of([*lines[:1], frame(1, 50)]) == []
+
+
 def test_a_few_signs_are_enough():
     """However much a log says."""
     lines = [rule.sample.strip().splitlines()[-1] for rule in RULES]

@@ -60,7 +60,7 @@ INFO: list[Case] = [
     case("amp-off", [83], ["AMP: checks failed ❌. Anomalies were detected with AMP on your system that may lead to NaN losses or zero-mAP results, so AMP will be disabled during training."], stage="info"),
     case("nan-recovery", [84], ["WARNING ⚠️ Fitness NaN/Inf detected (attempt 2/3), recovering from last.pt..."], stage="info"),
     case("early-stopping", [89], ["EarlyStopping: Training stopped early as no improvement observed in last 50 epochs. Best results observed at epoch 112, best model saved as best.pt."], stage="info"),
-    case("image-skipped", [], ["train: WARNING ⚠️ /data/oom_runs/images/7.jpg: ignoring corrupt image/label: negative label values [-0.01]"], stage="info", family="yolov5"),
+    case("image-skipped", [], ["train: WARNING ⚠️ /data/oom_runs/images/7.jpg: ignoring corrupt image/label: image size (8, 8) <10 pixels"], stage="info", family="yolov5"),
     case("xid-note", [], ["[99121.100] NVRM: Xid (PCI:0000:af:00): 92, pid=991, name=python, High single-bit ECC error rate"], stage="info"),
 ]  # fmt: skip
 

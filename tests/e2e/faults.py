@@ -150,7 +150,7 @@ def meet(server: Site, fault: Fault) -> Met:
             until(lambda: _decided(scene), _where(scene, "has an incident"), PATIENCE_S)
         seconds = time.time() - (scene.struck_at or begun) if fault.told else None
         fault.mend(scene)
-        ends = {"SUCCEEDED", "FAILED", "CANCELLED", fault.phase}
+        ends = {"SUCCEEDED", "FAILED", "CANCELLED", fault.phase, *(["HELD"] if fault.mend is _nothing else [])}
         run = until(lambda: _ended(scene, ends), _where(scene, fault.phase), PATIENCE_S)
         records = scene.incidents()
         met = Met(fault, _pairs(records), run["phase"], seconds or _delay_s(scene, records), run["reason"], records)
@@ -202,6 +202,7 @@ def plain(prefix: Sequence[str] = (), **tables: dict[str, object]) -> Iterator[S
     with site(hang={"every": "1s"}, queue=queue, **tables) as made:
         made.config.write_text(made.config.read_text(encoding="utf-8") + RULE, encoding="utf-8")
         made.prefix = list(prefix)
+        made.toy_python()
         yield made.start()
 
 

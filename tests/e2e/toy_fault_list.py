@@ -127,6 +127,12 @@ def writable_again(scene: Scene) -> None:
     scene.server.order("resume", scene.name)
 
 
+def went_on(scene: Scene) -> None:
+    """It went on behind what it had saved there."""
+    [last] = scene.server.attempt(scene.name, 2).beats("resumed")
+    assert last["from_epoch"] >= 1
+
+
 def full(scene: Scene) -> None:
     """Another program fills the disk while it trains."""
     scene.train("", "--padding", str(4 * 1024 * 1024), epochs=12)
@@ -166,7 +172,7 @@ TOY_FAULTS = (
     Fault("cgroup-memory", toy("eat"), (("host-oom", "wait-memory"),), check=resumed, ground="little memory"),
     Fault("threads", toy("threads"), (("too-many-processes", "workers"),), check=fewer_workers),
     Fault("open-files", toy("files"), (("too-many-open-files", "workers"),), check=fewer_workers),
-    Fault("processor-time", toy("processor-time"), (("time-limit", "hold"),), "HELD"),
+    Fault("processor-time", toy("processor-time"), (("terminated", "backoff"),), check=resumed),
     Fault("time-limit", over_time, (), "HELD"),
     # ---- code and environment
     Fault("bug-once", toy("bug"), (("code-error", "backoff"),), check=resumed),
@@ -188,10 +194,10 @@ TOY_FAULTS = (
     # ---- disks and data
     Fault("disk-full", full, (("disk-full", "wait-disk"),), mend=freed, check=resumed, ground="small disk"),
     Fault("inodes", no_inodes, (("disk-full", "wait-disk"),), mend=freed, check=resumed, ground="few inodes"),
-    Fault("read-only", read_only, (("read-only", "hold"),), mend=writable_again, check=resumed),
+    Fault("read-only", read_only, (("read-only", "hold"),), mend=writable_again, check=went_on),
     Fault("unmounted", unmounted, (("mount-gone", "wait-mount"),), mend=mounted_again, check=resumed),
     Fault("permission", toy("permission"), (("permission", "hold"),), "HELD", check=named("img_0412.jpg")),
-    Fault("input-output", toy("unreadable"), (("io-error", "retry"),), check=resumed),
+    Fault("input-output", toy("unreadable"), (("io-error", "backoff"),), check=resumed),
     Fault("image-gone", vanished_image, (("input-missing", "hold"),), "HELD", check=named("img_0001.jpg")),
     Fault("image-cut", toy("image"), (("image-corrupt", "retry"),), check=resumed),
     # ---- hangs
@@ -199,7 +205,7 @@ TOY_FAULTS = (
     Fault("spin", toy("spin", **HANGS), (("hang", "retry"),), check=resumed),
     Fault("stubborn", toy("stubborn", **HANGS), (("hang", "retry"),), check=resumed),
     Fault("hang-before-batch", toy("silent", at="1.0", **HANGS), (("hang-start", "retry"),)),
-    Fault("blocked-worker", blocked_worker, (("hang", "retry"),), check=named("img_0412.jpg")),
+    Fault("blocked-worker", blocked_worker, (("hang-loader", "retry"),), check=named("img_0412.jpg")),
     Fault("shm-full", toy("shared-memory", **HANGS), (("hang-shm", "workers"),), check=fewer_workers),
     Fault("stopped", stopped, (), told="stopped", mend=goes_on, check=same_attempt),
 )  # fmt: skip

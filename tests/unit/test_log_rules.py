@@ -10,7 +10,7 @@ from supervisor.core.diagnosis.matching import Matcher, fixed_words
 from supervisor.core.diagnosis.signs import Found, scan
 from supervisor.core.diagnosis.tables import CAUSES, ENDS, RULES, STEPS, expand
 from supervisor.core.plain_text import clean_lines
-from supervisor.effects.log_lines import LogLines
+from supervisor.effects.attempt_log import LogLines
 from tests.data import make_logs
 from tests.data.log_cases import CASES
 

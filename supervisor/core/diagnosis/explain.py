@@ -34,13 +34,15 @@ STEPS = {
 def of_log(found: Found, rules: Sequence[Rule]) -> Diagnosis | None:
     """The cause that a log names; None if nothing in it explains a failure. Machine evidence is not asked."""
     kinds = {rule.name: rule.kind for rule in rules}
-    first = found.signs[0] if found.signs else None
-    if first is not None and kinds.get(first.rule) != "echo":
-        return _signed(first)
+    by_kind: dict[str, Sign] = {}
+    for sign in found.signs:
+        by_kind.setdefault(kinds.get(sign.rule, "cause"), sign)
+    if (told := by_kind.get("cause") or by_kind.get("alarm")) is not None:
+        return _signed(told)
     if found.error:
         where = f" ({found.site})" if found.site else ""
         return msgspec.structs.replace(of_cause("code-error", f"{found.error}{where}"), line=found.error_line)
-    return _signed(first) if first is not None else None
+    return _signed(by_kind["echo"]) if "echo" in by_kind else None
 
 
 def plan_words(steps: Sequence[str]) -> str:

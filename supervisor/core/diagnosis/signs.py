@@ -36,7 +36,9 @@ _CONFIGURATION = re.compile(
     r"|Logging results to |Results saved to |Optimizer stripped from |Validating |Resuming training "
     r"|Starting training for "
 )
+# how much a line of a cause says: an error most; less what happened to single images, and the sum of that; warnings
 _WARNING = re.compile(r"WARNING|\S*Warning: |.*\bUserWarning: ")
+_OF_IMAGES = re.compile(r".*(?:ignoring corrupt image/label|No (?:labels|valid images) found in )")
 _FAILURES, _ROOT, _COMPLETED = "Failures:", "Root Cause (first observed failure)", "epochs completed in"
 _WORDS = (tracebacks.BEGIN, _FAILURES, _ROOT, _COMPLETED, "Exception ignored in")
 
@@ -45,10 +47,9 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     """What a log says. Lines count from 1, 0 is none.
 
     `signs`: what explains the end best comes first; signs of causes in the order of the log (those of the rank that
-    torchrun names before all others), then those that stand in warnings, then echoes. `notes`: what is worth telling
-    and explains no end. `error` and `site`: the exception that ended the training, and its innermost frame; echoes are
-    left out.
-    `progressed` is the line of the last progress frame.
+    torchrun names before all others), then what is told of single images and warned of, then echoes. `notes`: what is
+    worth telling and explains no end. `error` and `site`: the exception that ended the training, and its innermost
+    frame; echoes are left out. `progressed` is the line of the last progress frame.
     """
 
     signs: tuple[Sign, ...] = ()
@@ -80,11 +81,13 @@ class _Seen:
     sign: Sign
     rule: Rule
     before: object
-    warning: bool
+    text: str
 
     @property
     def group(self) -> int:
-        return 2 if self.rule.kind == "echo" else int(self.warning)
+        if self.rule.kind == "echo":
+            return 3
+        return 2 if _WARNING.match(self.text) else int(_OF_IMAGES.match(self.text) is not None)
 
 
 def scan(lines: Iterable[str], rules: Sequence[Rule]) -> Found:
@@ -145,7 +148,7 @@ class _Log:
         failure = self._tracebacks.feed(text, rank, self._number, self._last)
         if not self._matcher.suspicious(text) or _CONFIGURATION.match(text):
             return
-        if failure is None or failure.kind != "ignored":
+        if failure is None or not (failure.kind == "ignored" or self._tracebacks.shows_code(text, rank)):
             self._match(text, rank, failure)
 
     def _match(self, text: str, rank: int | None, failure: Failure | None) -> None:
@@ -162,7 +165,7 @@ class _Log:
             remedy=rule.remedy,
             means=rule.means,
         )
-        self._seen[rule.name] = _Seen(sign, rule, self._last, _WARNING.match(text) is not None)
+        self._seen[rule.name] = _Seen(sign, rule, self._last, text)
 
     def _is_news(self, rule: Rule) -> bool:
         """True for the first match of a rule, and the first one after the training went on."""

@@ -49,6 +49,10 @@ class Tracebacks:
         """True while a traceback is being printed."""
         return bool(self._open)
 
+    def shows_code(self, text: str, rank: int | None) -> bool:
+        """True for a line inside a traceback that shows the program: what it would say is not said."""
+        return rank in self._open and text.startswith((" ", "\t"))
+
     def feed(self, text: str, rank: int | None, number: int, before: object) -> Failure | None:
         """Take the next line. Return the failure that it belongs to, if any."""
         if BEGIN in text:
