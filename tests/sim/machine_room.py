@@ -1,157 +1,23 @@
 """A fake machine room: run directories, trainings, shims and channels that carry out what the core orders.
 
 It promises what the real effects promise (an attempt starts at most once, nothing is prepared while an older attempt
-lives, a stale token starts nothing) and breaks where a machine breaks: see `FATES` and the flags of MachineRoom.
+lives, a stale token starts nothing) and breaks where a machine breaks: see fates.py and the flags of MachineRoom.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+from fates import EVIDENCE
+from folders import Folder, Training, WrongError, copy_of
 from msgspec.structs import replace
 
 from supervisor.core import actions, events
 from supervisor.core.checkpoints import GOES_ON, Checkpoint, Choice, choose, choose_epoch, judged, of_an_older_plan
-from supervisor.core.diagnosis.evidence import Disk, Evidence, Sign
-from supervisor.core.ledger import Entry, Ledger, Line, keep, usable
+from supervisor.core.ledger import Ledger, Line, usable
 from supervisor.core.model import Attempt, Boot, Job, Run, World
 from supervisor.errors import PermanentError, RetryableError
-
-FATES = (
-    "save",
-    "save",
-    "save",
-    "torn",
-    "exit 0",
-    "exit 1",
-    "exit 75",
-    "exit 137",
-    "exit 66",
-    "kill -9",
-    "hang",
-    "deaf",
-    "fork",
-    "die",
-    "die",
-)
-#: What is seen when a training died with the fate "die": signs in its log, or what the machine says.
-EVIDENCE = (
-    Evidence(signs=(Sign(rule="a", cause="cuda-oom", line="CUDA out of memory"),), oom_kills=0),
-    Evidence(signs=(Sign(rule="a", cause="shm-full", line="Bus error"),)),
-    Evidence(signs=(Sign(rule="a", cause="nan", line="loss is nan"),)),
-    Evidence(signs=(Sign(rule="a", cause="wrong-class-count", line="wrong"), Sign(rule="b", cause="nan", line="nan"))),
-    Evidence(signs=(Sign(rule="a", cause="nccl-timeout", line="Watchdog"),)),
-    Evidence(signs=(Sign(rule="mine", cause="our-own", line="our storage", remedy="wait-disk", means="it is slow"),)),
-    Evidence(signs=(Sign(rule="mine", cause="permission", line="our lock", remedy="retry"),)),
-    Evidence(oom_kills=1, kernel=("Out of memory: Killed process 9",)),
-    Evidence(unmounted=("/data",), missing=("/data/images",)),
-    Evidence(disks=(Disk(path="/runs", what="runs", free_bytes=0),)),
-    Evidence(error="ValueError: x", site="loss.py:7 in loss", phase="train", epoch=1, batch=3, exact=True),
-    Evidence(error="KeyError: 'y'", site="data.py:1 in get", phase="train", epoch=1),
-)
-SILENT = Evidence()
-ENDS_AT_ONCE = frozenset({"wrong-class-count"})  # causes of these whose plan is nothing but its end
-
-
-class WrongError(BaseException):
-    """Something happened that must never happen; a BaseException, so that nothing in the daemon catches it."""
-
-
-@dataclass
-class Training:
-    """One attempt's shim, trainer and children."""
-
-    run: str
-    number: int
-    token: int
-    job: Job
-    gpus: tuple[int, ...]
-    boot: Boot
-    pid: int
-    epoch: int
-    started_at: float
-    alive: bool = True
-    children: int = 0
-    hung: bool = False
-    deaf: bool = False
-    finished: bool = False
-    code: int | None = None
-    signal: int | None = None
-    recorded: bool = False
-    proven: bool = False  # it really hung when that was reported, and the core has not let it go on since
-    hung_once: bool = False
-    evidence: Evidence = SILENT
-    saved: list[int] = field(default_factory=list)
-
-    @property
-    def cleared(self) -> bool:
-        """Nothing of it is left."""
-        return not self.alive and not self.children
-
-
-@dataclass
-class Folder:
-    """One run directory."""
-
-    token: int = 0
-    files: dict[str, Checkpoint] = field(default_factory=dict)
-    ledger: Ledger = field(default_factory=Ledger)
-    begun_at: dict[str, int] = field(default_factory=dict)
-    attempts: dict[int, Training] = field(default_factory=dict)
-    saved_ever: int = 0
-    misread: bool = False
-    failures: int = 0
-    saved_at_failure: int = 0
-    counted: str = ""
-    last_place: Evidence = SILENT
-    same_place: bool = False  # the last two failures were the same, without an epoch in between
-
-    def saved_before(self, run: str) -> int:
-        """The newest epoch that runs before this one saved in this folder; of a rewound run where it begins."""
-        if run in self.begun_at:
-            return self.begun_at[run]
-        return max((epoch for one in self.attempts.values() if one.run != run for epoch in one.saved), default=0)
-
-    def good(self) -> list[Checkpoint]:
-        """The files from which a training can go on."""
-        return [one for one in self.found() if one.state in GOES_ON]
-
-    def found(self) -> list[Checkpoint]:
-        """Everything that a look at the trainer's files and at the copies of the present line finds."""
-        return [*self.files.values(), *map(_copy, usable(self.ledger))]
-
-    def enter(self, source: Checkpoint, run: str, attempt: int, job: Job) -> Entry:
-        """Copy a good checkpoint into the ledger, and prune that as the real one is pruned."""
-        epoch, line = source.done_epochs, self.ledger.line
-        name = f"epoch{epoch}-attempt{attempt}-{line}.pt"
-        entry = Entry(file=name, epoch=epoch, run=run, attempt=attempt, line=line, state=source.state)
-        others = tuple(one for one in self.ledger.entries if one.file != name)
-        self.ledger = replace(self.ledger, entries=(*others, entry))
-        newest = usable(self.ledger)[:1]
-        self.ledger = replace(self.ledger, entries=keep(self.ledger, job.checkpoints))
-        if usable(self.ledger)[:1] != newest:
-            raise WrongError(f"the newest verified copy was removed: {newest}")
-        return entry
-
-    def distrust(self, epoch: int) -> None:
-        """Do without the checkpoints from that epoch on, if there is an older one to go on from."""
-        if any(0 < one.done_epochs < epoch for one in self.good()):
-            trusted = {
-                name: one for name, one in self.files.items() if one.state not in GOES_ON or one.done_epochs < epoch
-            }
-            older = tuple(entry for entry in self.ledger.entries if entry.epoch < epoch)
-            self.files, self.ledger = trusted, replace(self.ledger, entries=older)
-
-    def count_failure(self, run: str, evidence: Evidence = SILENT) -> None:
-        """Count as the contract does: an epoch saved since the last failure makes this one free; a new run is new."""
-        self.same_place = bool(evidence.site) and evidence == self.last_place
-        self.last_place = evidence
-        if run != self.counted:
-            self.counted, self.failures, self.saved_at_failure = run, 0, self.saved_before(run)
-        self.failures = 0 if self.saved_ever > self.saved_at_failure else self.failures + 1
-        self.saved_at_failure = max(self.saved_ever, self.saved_at_failure)
 
 
 class MachineRoom:
@@ -236,7 +102,7 @@ class MachineRoom:
         return choice
 
     def _rewind(self, action: actions.Prepare, folder: Folder, epoch: int) -> Choice:
-        copies = [_copy(entry) for entry in folder.ledger.entries]
+        copies = [copy_of(entry) for entry in folder.ledger.entries]
         choice = choose_epoch([*folder.files.values(), *copies], epoch)
         if choice.checkpoint is not None:
             last = folder.files.get("last.pt")
@@ -413,8 +279,8 @@ class MachineRoom:
         folder = self.folder(training.job.name)
         if not finished and (code != 75 or training.proven):
             folder.count_failure(training.run, training.evidence)
-        elif not finished and folder.saved_ever > folder.saved_at_failure:  # stopped, after some progress
-            folder.failures, folder.saved_at_failure, folder.same_place = 0, folder.saved_ever, False
+        elif not finished:
+            folder.count_progress(training.run)
 
     def reboot(self, *, torn: bool) -> None:
         """Every process is gone and nobody recorded how; a file that was just written may be torn."""
@@ -425,11 +291,6 @@ class MachineRoom:
                     self._tear(training)
                     folder.files.update({name: replace(one, state="torn") for name, one in folder.files.items()})
                 training.alive, training.children = False, 0
-
-
-def _copy(entry: Entry) -> Checkpoint:
-    """What a look at a copy finds."""
-    return Checkpoint(path=f"/good/{entry.file}", state=entry.state, epoch=entry.epoch - 1, size_bytes=9, kept=True)
 
 
 def _path(job: Job, name: str) -> str:

@@ -6,7 +6,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Sequence
 
-from machine_room import WrongError
+from folders import WrongError
 
 from supervisor.core import actions
 from supervisor.core.model import Phase

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from machine_room import FATES
+from fates import FATES
 from simulation import Move, Simulation
 
 WEIGHTS = {

@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from machine_room import ENDS_AT_ONCE, FATES, FakeProcessSource, MachineRoom, Training, WrongError
+from drawn_jobs import a_job
+from fates import ENDS_AT_ONCE, FATES
+from folders import Training, WrongError
+from machine_room import FakeProcessSource, MachineRoom
 from msgspec.structs import replace
+from promises import check_changes, check_known
 from recorder import ENDS, KilledError, Recorder
 
 from supervisor.core import actions, deadlines, events
-from supervisor.core.incidents import KEPT
-from supervisor.core.model import Job, Phase, Policy, Restart, Run, Stage
+from supervisor.core.model import Phase, Policy, Run
 from supervisor.effects.dispatch import failure
 from supervisor.errors import PermanentError, RetryableError
 from supervisor.journal import Journal, replay
@@ -130,7 +133,8 @@ class Simulation:
             self._put(self._failed(action, "broken"), how)
 
     def _failed(self, action: actions.Action, reason: str) -> tuple[events.Event, ...]:
-        if isinstance(action, actions.Prepare | actions.Launch):
+        starts = isinstance(action, actions.Prepare | actions.Launch)
+        if starts and self.loop.world.latest.get(action.job.name) == action.run:  # an older run's is news of the past
             self.room.folder(action.job.name).count_failure(action.run)
         if isinstance(action, actions.Examine):
             self.room.folder(action.job.name).misread = True
@@ -311,7 +315,7 @@ class Simulation:
         if len(given) != len(set(given)):
             raise WrongError(f"a GPU was given twice: {given}")
         for training in self.room.alive():
-            _check_known(world.named(training.job.name), training)
+            check_known(world.named(training.job.name), training)
         for run in world.ended.values():
             self._check_proof(run)
         for path in self.room.moved:
@@ -319,7 +323,7 @@ class Simulation:
         self.room.moved = []
         self._check_hangs()
         for run in world.live.values():
-            _check_changes(run)
+            check_changes(run)
             if run.job.time_limit_s is not None or (run.next_job or run.job).stages:
                 self.room.told_to_end.add(run.id)
 
@@ -410,23 +414,6 @@ class Simulation:
         return due_at is None
 
 
-def a_job(name: str, path: str, how: int, revision: int) -> Job:
-    """One of several kinds of jobs."""
-    kinds: tuple[dict[str, Any], ...] = (
-        {"train": {"model": "m", "data": "d", "epochs": 3}, "gpus": 1},
-        {"train": {"model": "m", "data": "d", "epochs": 4}, "gpus": 2},
-        {"train": {"model": "m", "data": "d", "epochs": 2}, "time_limit_s": 900.0},
-        {"train": {"model": "m", "data": "d", "epochs": 3}, "after": ("a",) if name != "a" else ()},
-        {"command": ("x",), "resume_command": ("x", "-r"), "checkpoint_files": ("*.pt",), "gpus": 1},
-        {"command": ("x",)},
-        {"train": {"model": "m", "data": "d", "epochs": 3}, "gpus": 3},
-        {"train": {"model": "m", "data": "d", "epochs": 4}, "stages": (Stage(from_epoch=3, args={"batch": 2}),)},
-    )
-    remedies = (("workers", "cache", "checkpoint"), (), ("workers", "batch"), ("checkpoint",))[how // 3 % 4]
-    restart = Restart(no_progress=1 + how % 3, remedies=remedies)
-    return Job(name=name, revision=f"r{revision}", file=path, restart=restart, **kinds[how % len(kinds)])
-
-
 def _picked(of: Sequence[Any], pick: int) -> Any:
     return of[pick % len(of)] if of else None
 
@@ -441,22 +428,6 @@ def _may_fail(action: actions.Action, room: MachineRoom) -> bool:
     if isinstance(action, actions.Launch):
         return action.attempt not in room.folder(action.job.name).attempts
     return not isinstance(action, actions.Announce | actions.MarkFile)
-
-
-def _check_known(run: Run | None, training: Training) -> None:
-    """A living training belongs to a live run that knows of it and will not open another attempt."""
-    if run is None or run.id != training.run or run.phase.terminal or run.attempts != training.number:
-        raise WrongError(f"attempt {training.number} of {training.run} lives, but the run is {run}")
-
-
-def _check_changes(run: Run) -> None:
-    """Nothing is changed that the job does not allow, and of each argument one change is there; incidents are few."""
-    names = [one.name for one in run.changes]
-    if not set(names) <= set(run.job.restart.remedies) or len(set(names)) < len(names):
-        raise WrongError(f"{run.id} is changed in {names}, allowed are {run.job.restart.remedies}")
-    numbers = [one.number for one in run.incidents]
-    if len(numbers) > KEPT or numbers != sorted(set(numbers)):
-        raise WrongError(f"{run.id} has the incidents {numbers}")
 
 
 def _all_trainings(room: MachineRoom) -> list[Training]:

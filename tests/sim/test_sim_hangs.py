@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
-from machine_room import FATES
+from fates import FATES
 from simulation import Simulation
 
 from supervisor.core.model import Phase
