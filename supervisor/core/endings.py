@@ -31,6 +31,7 @@ def conclude(turn: Turn, run: Run, event: events.Examined) -> None:
     if event.finished:
         finish(turn, run, Phase.SUCCEEDED, event.proof)
     elif order is not None and not _is_ours(order):
+        run = recovery.hung_before_its_stop(turn, run, event) if order.cause else run
         after_stop(turn, run, f"{order.reason}: {how}")
     elif event.unknown:
         hold(turn, run, f"it could not be learnt how the attempt ended: {how}", event.log_tail)

@@ -12,7 +12,7 @@ from supervisor.core.diagnosis.remedies import Remedy
 from supervisor.core.events import Examined
 from supervisor.core.model import Run
 
-KEPT = 50  # older ones are in the journal
+KEPT = 20  # older ones are in the journal
 
 
 def opened(run: Run, found: Diagnosis, remedy: Remedy, event: Examined | None, now: float) -> Run:

@@ -22,6 +22,13 @@ def after_death(turn: Turn, run: Run, event: events.Examined, how: str) -> None:
     _carry_out(turn, run, remedy, f"{how}; {title}{remedy.reason}", event.log_tail)
 
 
+def hung_before_its_stop(turn: Turn, run: Run, event: events.Examined) -> Run:
+    """It was to end anyway, but it hung: that is kept as an incident all the same; what was ordered follows."""
+    found = diagnose(run, event)
+    ordered = Remedy(step="stop", reason=run.stop.reason if run.stop is not None else "", failures=run.failures)
+    return turn.put(incidents.opened(run, found, ordered, event, turn.now))
+
+
 def after_failed_launch(turn: Turn, run: Run, reason: str) -> None:
     """No process was made."""
     found = of_cause("not-launched", reason)

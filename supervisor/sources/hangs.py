@@ -21,6 +21,7 @@ from supervisor.attempt_files import Started
 from supervisor.clock import Clock
 from supervisor.core.diagnosis import cadence, hang
 from supervisor.core.diagnosis.cadence import Cadence
+from supervisor.core.diagnosis.hang_words import HUNG
 from supervisor.core.diagnosis.tables import RULES
 from supervisor.core.diagnosis.waiting import WORKER, Process
 from supervisor.core.events import Event, HangSeen
@@ -37,6 +38,7 @@ log = logging.getLogger("yolo-supervisor")
 #: A run directory on a dead mount answers never; then nobody knows whether the training moves.
 FILES_S = 2.0
 SAVE_EVERY_S = 300.0
+SAY_AGAIN_S = 30.0
 STACKS_S = 4.0  # for all processes of one training together
 STACKS_EACH_S = 2.0
 LOG_BYTES = 8192
@@ -74,9 +76,14 @@ class Follower:
         self._known: Cadence | None = None
         self._written = Cadence()
         self._write_at = 0.0
+        self._hung: hang.HangVerdict | None = None
+        self._say_at = 0.0
 
     def look(self, live: Live, machine: _Once, stacks: Stacks, now: float) -> hang.HangVerdict | None:
-        """Look once; the verdict where it changed. `now` counts seconds of a clock that a suspend stops."""
+        """Look once; the verdict where it changed, and a hang again while nothing is done about it.
+
+        `now` counts seconds of a clock that a suspend stops.
+        """
         blind = not self._look_at_files()
         if self._files is None:
             return None
@@ -87,7 +94,17 @@ class Follower:
         if mark == self.state.mark and phase == self.state.phase:
             reading = self._closer(reading, machine, stacks)
         self.state, found = hang.judge(self.state, reading, now)
-        return found
+        if found is not None and found.verdict == HUNG:
+            self._hung, self._say_at = found, now + SAY_AGAIN_S
+        return found or self._again(now)
+
+    def _again(self, now: float) -> hang.HangVerdict | None:
+        """The hang that was told before: late news of its progress may have taken that back."""
+        ignored = self.run.phase is Phase.RUNNING and self.run.stop is None and not self.attempt.watched
+        if self._hung is None or self.state.told != HUNG or not ignored or now < self._say_at:
+            return None
+        self._say_at = now + SAY_AGAIN_S
+        return self._hung
 
     # ---- what moves
     def _look_at_files(self) -> bool:

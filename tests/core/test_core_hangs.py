@@ -286,6 +286,7 @@ def test_a_stop_now_during_the_autopsy(bench):
     assert signals(bench) == ["kill"]
     bench.die(signal=9)
     assert bench.phase() is Phase.HELD
+    assert [(one.cause, one.step) for one in bench.run().incidents] == [("of-this-test", "stop")]
 
 
 @pytest.mark.parametrize("at_once", [False, True])

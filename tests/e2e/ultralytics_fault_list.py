@@ -21,6 +21,37 @@ PYTHON = Path(os.environ.get("YOLO_SUPERVISOR_TRAIN_PYTHON", REPOSITORY / ".venv
 HANG_AFTER = "20s"
 IMAGE = "00011.jpg"
 SMALL_SHM = 'mount -t tmpfs -o size=256k tmpfs /dev/shm && exec "$@"'
+#: Ultralytics loads the images of a CPU training itself. With this on PYTHONPATH as many workers do it as it was told.
+WORKERS = """
+import importlib.abc, importlib.machinery, json, os, sys
+
+def told():
+    with open(os.path.join(os.environ["YOLO_SUPERVISOR_ATTEMPT_DIR"], "launch.json")) as file:
+        return json.load(file)["train"]["args"]["workers"]
+
+class Loader(importlib.abc.Loader):
+    def __init__(self, loader):
+        self.loader = loader
+    def create_module(self, spec):
+        return self.loader.create_module(spec)
+    def exec_module(self, module):
+        self.loader.exec_module(module)
+        build = module.build_dataloader
+        def with_workers(dataset, batch, workers, *given, **named):
+            return build(dataset, batch, told(), *given, **named)
+        module.build_dataloader = with_workers
+
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name != "ultralytics.data.build":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        spec.loader = Loader(spec.loader)
+        return spec
+
+sys.meta_path.insert(0, Finder())
+"""
 RANKS = """
 import os, pathlib, sys, time
 import torch, torch.distributed as dist
@@ -75,7 +106,9 @@ def train(scene: Scene, keys: dict[str, object] | None = None, **arguments: obje
         "model": str(MODEL), "data": str(data / "data.yaml"), "epochs": 8, "batch": 2, "imgsz": 64, "workers": 0,
         "plots": False, **arguments,
     }  # fmt: skip
-    settings = {"name": scene.name, "python": str(PYTHON), "env": {"OMP_NUM_THREADS": "1"}, **(keys or {})}
+    (scene.folder / "sitecustomize.py").write_text(WORKERS, encoding="ascii")
+    env = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(scene.folder)}
+    settings = {"name": scene.name, "python": str(PYTHON), "env": env, **(keys or {})}
     scene.server.drop(f"{scene.name}.toml", job({**settings, "train": given}))
     return data
 
@@ -90,9 +123,9 @@ def worker_of(pid: int) -> int:
     """A dataloader's worker of a trainer."""
 
     def look() -> int:
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in (task / "children").read_text(encoding="ascii").split():
-                if (Path("/proc") / child / "comm").read_text(encoding="ascii").startswith("pt_data_worker"):
+        with contextlib.suppress(FileNotFoundError):
+            for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split():
+                if Path(f"/proc/{child}/comm").read_text(encoding="ascii").startswith("pt_data_worker"):
                     return int(child)
         return 0
 
@@ -122,7 +155,7 @@ def killed_worker(scene: Scene) -> None:
 
 def huge_steps(scene: Scene) -> None:
     """The highest learning rate that may be given, on a loss that is as much too large: no training survives that."""
-    train(scene, lr0=1.0, box=1e38, optimizer="SGD", warmup_epochs=0)
+    train(scene, lr0=1.0, cls=1e39, optimizer="SGD")
 
 
 def moved(scene: Scene) -> None:
@@ -169,7 +202,7 @@ def frozen(scene: Scene) -> None:
 def missing_package(scene: Scene) -> None:
     """A package of the environment imports one that is not there any more."""
     (scene.folder / "cv2.py").write_text("import a_module_that_nobody_has\n", encoding="ascii")
-    train(scene, {"env": {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(scene.folder)}})
+    train(scene)
 
 
 def no_memory(scene: Scene) -> None:

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
-from drawn_jobs import a_job
 from fates import ENDS_AT_ONCE, FATES
 from folders import Training, WrongError
 from machine_room import FakeProcessSource, MachineRoom
 from msgspec.structs import replace
+from people import People, picked
 from promises import check_changes, check_known
 from recorder import ENDS, KilledError, Recorder
 
@@ -26,13 +25,12 @@ from supervisor.errors import PermanentError, RetryableError
 from supervisor.journal import Journal, replay
 from supervisor.loop import Loop
 
-NAMES = ("a", "b", "c")
 CHANNELS = ("ops", "log")
 SETTLE_S = 3 * 86_400.0
 Move = tuple[str, int, int]
 
 
-class Simulation:
+class Simulation(People):
     """One world, from an empty journal on."""
 
     def __init__(self) -> None:
@@ -108,10 +106,10 @@ class Simulation:
     def _move_act(self, pick: int, how: int) -> None:
         """Carry out one effect; messages and marks only when nothing else is to be done."""
         weighty = [one for one in self.under_way.values() if not isinstance(one, actions.Announce | actions.MarkFile)]
-        self._carry_out(_picked(weighty or list(self.under_way.values()), pick), how)
+        self._carry_out(picked(weighty or list(self.under_way.values()), pick), how)
 
     def _move_speak(self, pick: int, how: int) -> None:
-        self._carry_out(_picked(list(self.under_way.values()), pick), how)
+        self._carry_out(picked(list(self.under_way.values()), pick), how)
 
     def _carry_out(self, action: actions.Action | None, how: int) -> None:
         if action is None:
@@ -127,7 +125,7 @@ class Simulation:
 
     def _move_fail(self, pick: int, how: int) -> None:
         """An effect gives up: it can never be carried out."""
-        action = _picked([one for one in self.under_way.values() if _may_fail(one, self.room)], pick)
+        action = picked([one for one in self.under_way.values() if _may_fail(one, self.room)], pick)
         if action is not None:
             del self.under_way[action.key]
             self._put(self._failed(action, "broken"), how)
@@ -142,7 +140,7 @@ class Simulation:
 
     def _move_half(self, pick: int, how: int) -> None:
         """An effect is done, and must be done again: its answer was lost with a time-out."""
-        action = _picked(list(self.under_way.values()), pick)
+        action = picked(list(self.under_way.values()), pick)
         if action is not None:
             try:
                 self.room.carry_out(action)
@@ -150,7 +148,7 @@ class Simulation:
                 return
 
     def _move_deliver(self, pick: int, how: int) -> None:
-        event = _picked(self.in_flight, pick)
+        event = picked(self.in_flight, pick)
         if event is None:
             return
         self.loop.put(event)
@@ -158,13 +156,13 @@ class Simulation:
             self.in_flight.remove(event)
 
     def _move_train(self, pick: int, how: int) -> None:
-        training = _picked(self.room.alive(), pick)
+        training = picked(self.room.alive(), pick)
         if training is not None:
             self._put(self.room.train(training, FATES[how % len(FATES)], pick + how // len(FATES)), pick)
 
     def _move_hang(self, pick: int, how: int) -> None:
         """The hang detector has a verdict. It may be wrong about what stands still, never about a hang."""
-        training = _picked(self.room.alive(), pick)
+        training = picked(self.room.alive(), pick)
         if training is None:
             return
         verdict = ("hung", "hung", "stopped", "storage", "moving")[how % 5]
@@ -178,18 +176,13 @@ class Simulation:
 
     def _move_back(self, pick: int, how: int) -> None:
         """What a run waits for is back, or something else is."""
-        run = _picked([run for run in self.loop.world.live.values() if run.waiting_for], pick)
+        run = picked([run for run in self.loop.world.live.values() if run.waiting_for], pick)
         if run is not None:
             what = run.waiting_for if how % 4 else "shm"
             self._put([events.WaitOver(at=self.now(), run=run.id, what=what)], how)
 
-    def _move_undo(self, pick: int, how: int) -> None:
-        run = self.loop.world.named(NAMES[pick % 3])
-        if run is not None:
-            self.loop.put(events.UndoAsked(at=self.now(), run=run.id, by="ann"))
-
     def _move_heal(self, pick: int, how: int) -> None:
-        training = _picked(self.room.alive(), pick)
+        training = picked(self.room.alive(), pick)
         if training is not None:
             training.hung = training.deaf = False
 
@@ -213,78 +206,6 @@ class Simulation:
         due_at = deadlines.next_at(self.loop.world, self.now())
         if due_at is not None:
             self.room.now = max(self.room.now, due_at)
-
-    def _move_submit(self, pick: int, how: int) -> None:
-        path = f"/jobs/{NAMES[pick % 3]}.toml"
-        self.revisions += 1
-        self.room.jobs[path] = a_job(NAMES[pick % 3], path, how, self.revisions)
-        self.loop.put(self._seen(path))
-
-    def _move_edit(self, pick: int, how: int) -> None:
-        path = _picked(sorted(self.room.jobs), pick)
-        if path is None:
-            return
-        old = self.room.jobs[path]
-        self.revisions += 1
-        fields: dict[str, Any] = {"notes": str(how)} if how % 2 else {"priority": how}
-        if how % 5 == 4 and old.train is not None:
-            fields = {"train": {**old.train, "epochs": 2 + how % 3}}
-        self.room.jobs[path] = replace(old, revision=f"r{self.revisions}", **fields)
-        self.loop.put(self._seen(path))
-
-    def _move_delete(self, pick: int, how: int) -> None:
-        path = _picked(sorted(self.room.jobs), pick)
-        if path is not None:
-            del self.room.jobs[path]
-            self.loop.put(events.JobFileGone(at=self.now(), path=path))
-
-    def _seen(self, path: str) -> events.Event:
-        job = self.room.jobs[path]
-        data = msgspec.json.encode(job)
-        return events.JobFileSeen(at=self.now(), path=path, data=data, revision=job.revision, owner=0)
-
-    def _move_order(self, pick: int, how: int) -> None:
-        run = self.loop.world.named(NAMES[pick % 3])
-        if run is None:
-            return
-        kind, fields = (
-            (events.StopAsked, {"at_once": False}),
-            (events.StopAsked, {"at_once": True}),
-            (events.CancelAsked, {"at_once": False}),
-            (events.CancelAsked, {"at_once": True}),
-            (events.ResumeAsked, {}),
-            (events.ResumeAsked, {}),
-            (events.RetryAsked, {}),
-            (events.PriorityAsked, {"priority": how}),
-        )[how % 8]
-        if kind in {events.StopAsked, events.CancelAsked}:
-            self.room.told_to_end.add(run.id)
-        self.loop.put(kind(at=self.now(), run=run.id, by="ann", **fields))
-
-    def _move_lineage(self, pick: int, how: int) -> None:
-        """A person wants a run back at an epoch that is there, or on beyond its end, as far as the API lets that."""
-        runs = [run for run in map(self.loop.world.named, NAMES) if run is not None and _may_begin_anew(run)]
-        run = _picked(runs, pick)
-        if run is None:
-            return
-        about: dict[str, Any] = {"at": self.now(), "run": run.id, "by": "ann"}
-        saved = run.progress.saved_epoch
-        if run.phase is Phase.SUCCEEDED and how % 2:
-            self.loop.put(events.ExtendAsked(**about, epochs=saved + 1 + how % 3))
-        epochs = sorted({entry.epoch for entry in self.room.folder(run.name).ledger.entries if entry.epoch < saved})
-        if epochs:
-            self.loop.put(events.RewindAsked(**about, epoch=_picked(epochs, how)))
-
-    def _move_drain(self, pick: int, how: int) -> None:
-        off = how % 3 == 2
-        if not off:
-            self.room.told_to_end |= set(self.loop.world.live)
-        self.loop.put(events.DrainAsked(at=self.now(), by="ann", at_once=how % 3 == 1, off=off))
-
-    def _move_poison(self, pick: int, how: int) -> None:
-        run = self.loop.world.named(NAMES[pick % 3])
-        if run is not None:
-            self.loop.put(events.Poisoned(at=self.now(), run=run.id, error="ValueError: x"))
 
     def _move_restart(self, pick: int, how: int) -> None:
         """The daemon is killed, and the clock of the next one may be hours off."""
@@ -412,15 +333,6 @@ class Simulation:
         due_at = deadlines.next_at(self.loop.world, self.now())
         self.room.now = max(self.room.now, due_at or 0.0)
         return due_at is None
-
-
-def _picked(of: Sequence[Any], pick: int) -> Any:
-    return of[pick % len(of)] if of else None
-
-
-def _may_begin_anew(run: Run) -> bool:
-    at_rest = run.phase.terminal or (run.phase is Phase.HELD and not run.busy)
-    return at_rest and run.job.train is not None and not run.set_aside and run.attempts > 0
 
 
 def _may_fail(action: actions.Action, room: MachineRoom) -> bool:

@@ -50,6 +50,7 @@ class Room:
         job = Job(name="truck", revision="r", train={"epochs": 9}, restart=Restart(**restart))
         self.run = Run(id="truck@1", job=job, phase=Phase.RUNNING, created_at=0.0, phase_since=0.0, attempt=attempt)
         self.told, self.asked, self.now = [], [], 100.0
+        self.acts = True  # as the core does about a hang, unless late news of its progress takes that back
         self.stack = "Thread 1 (idle)\n    f (a.py:1)\n"
         self.board = Board()
         self.restart()
@@ -58,7 +59,7 @@ class Room:
         """Another daemon."""
         self.source = HangSource(
             Hang(),
-            self.told.append,
+            self._put,
             lambda: World(
                 live={self.run.id: self.run} if not self.run.phase.terminal else {}, ended={self.run.id: self.run}
             ),
@@ -69,6 +70,11 @@ class Room:
             monotonic=lambda: self.now,
             proc=self.proc.root,
         )
+
+    def _put(self, event):
+        self.told.append(event)
+        if event.verdict == "hung" and self.acts:
+            self.change(phase=Phase.STOPPING)
 
     def _stacks(self, pid, timeout_s):
         self.asked.append((pid, timeout_s))
@@ -119,6 +125,16 @@ def test_a_hang_is_told_with_what_the_judge_says(room):
     assert (event.run, event.attempt, event.at, event.origin) == ("truck@1", 1, 5000.0, "hangs")
     assert (event.phase, event.limit_s, event.signs) == ("train", 120.0, ("quiet", "still"))
     assert room.look(60) == []
+
+
+def test_a_hang_that_is_not_acted_upon_is_told_again(room):
+    """Late news of progress may have taken the first word back: while it stands still and runs on, it is said again."""
+    room.acts = False
+    room.learn()
+    room.live()
+    assert room.look(20).count(("hung", "hang")) > 1
+    room.change(phase=Phase.STOPPING)
+    assert room.look(20) == []
 
 
 @pytest.mark.parametrize("what", ["beats", "log", "table", "checkpoint", "board"])
