@@ -37,9 +37,10 @@ from supervisor.effects.notify import Notifier
 from supervisor.effects.prepare import Preparer
 from supervisor.engines.local import LocalEngine
 from supervisor.errors import UserError
-from supervisor.gpu_count import count_gpus
 from supervisor.journal import Journal, make_reserve
 from supervisor.loop import Loop
+from supervisor.machine.gpu_count import count_gpus
+from supervisor.machine.stacks import python_stacks
 from supervisor.sd_notify import SdNotify
 from supervisor.sources.hangs import HangSource
 from supervisor.sources.processes import ProcessSource
@@ -47,7 +48,6 @@ from supervisor.sources.schedules import RESYNC_S, Schedules
 from supervisor.sources.spool import Spool
 from supervisor.sources.train_log import Board, ProgressSource
 from supervisor.sources.waits import WaitSource
-from supervisor.stacks import python_stacks
 from supervisor.state_lock import SecondDaemonError, state_lock
 from supervisor.web.server import ApiServer
 

@@ -37,7 +37,7 @@ def checked(data: bytes, file: str, config: Config, client: Client | None) -> Jo
     """The job of a file, checked against this machine as the daemon would. Raises UserError with all reasons."""
     from supervisor.clock import WallClock
     from supervisor.effects.check import JobChecker
-    from supervisor.gpu_count import count_gpus
+    from supervisor.machine.gpu_count import count_gpus
 
     daemon_uid = Path(client.path).stat().st_uid if client is not None else os.geteuid()
     checker = JobChecker(

@@ -16,12 +16,13 @@ from typing import Any
 
 import msgspec
 
-from supervisor import attempt_files, layout, mounts
+from supervisor import attempt_files, layout
 from supervisor.core.actions import Autopsy
 from supervisor.core.diagnosis import verdict
 from supervisor.core.events import AutopsyDone, Event
 from supervisor.core.plain_text import clean_lines, one_line
 from supervisor.effects.process_look import Look
+from supervisor.machine import mounts
 
 LIMIT_S = 20.0  # for all of it: the GPUs stand idle meanwhile
 LOOK_S = 15.0  # for the processes; the rest is for writing

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from supervisor import bounded, jobspec, layout, mounts, places, toml_errors
+from supervisor import jobspec, layout, toml_errors
 from supervisor.clock import Clock
 from supervisor.config import Config
 from supervisor.core.actions import CheckJob
@@ -24,6 +24,7 @@ from supervisor.effects import conda
 from supervisor.effects.interpreters import Interpreters
 from supervisor.effects.train_arguments import Surroundings, argument_problems, locate, stage_problems
 from supervisor.errors import Problem, UserError
+from supervisor.machine import bounded, mounts, places
 from supervisor.toml_errors import shown
 from supervisor.units import format_size
 

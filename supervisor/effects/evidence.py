@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import msgspec
 
-from supervisor import attempt_files, bounded, machine, mounts, places
+from supervisor import attempt_files
 from supervisor.attempt_files import Exit, Launch, Started
 from supervisor.core.consistency import Data
 from supervisor.core.diagnosis.evidence import Disk, Evidence, Sign
@@ -28,7 +28,8 @@ from supervisor.effects.consistency import FILE as FINGERPRINT
 from supervisor.effects.consistency import Record
 from supervisor.effects.last_place import Place
 from supervisor.layout import RunDirectory
-from supervisor.places import Place as TouchedPlace
+from supervisor.machine import bounded, mounts, places, resources
+from supervisor.machine.places import Place as TouchedPlace
 
 #: All looks at paths together; each one has LOOK_S, as long as something of this is left.
 LOOKS_S = 10.0
@@ -137,8 +138,8 @@ def _sender(subject: Subject, kernel: tuple[str, ...] | None) -> str:
 
 # ---- memory and disks
 def _with_memory(evidence: Evidence, looks: _Looks) -> Evidence:
-    memory = looks.at("memory", lambda _: machine.memory())
-    shm = looks.at(str(machine.SHM), partial(machine.room, machine.SHM))
+    memory = looks.at("memory", lambda _: resources.memory())
+    shm = looks.at(str(resources.SHM), partial(resources.room, resources.SHM))
     return msgspec.structs.replace(
         evidence,
         memory_available_bytes=memory.available_bytes if memory is not None else None,
@@ -152,7 +153,7 @@ def _disks(touched: Iterable[TouchedPlace], looks: _Looks) -> tuple[Disk, ...]:
     """Return each file system once, those that it writes first. One that is read-only has no room that counts."""
     found: dict[int, Disk] = {}
     for place in touched:
-        room = looks.at(place.path, partial(machine.room, Path(place.path)))
+        room = looks.at(place.path, partial(resources.room, Path(place.path)))
         if room is None or room.read_only:
             continue
         known = found.get(room.device)

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import msgspec
 
-from supervisor import conditions, durable, layout
+from supervisor import durable, layout
 from supervisor.attempt_files import descendants_and_marked, is_same_boot, lock_is_free, read_started
 from supervisor.clock import current_boot
 from supervisor.core import events
 from supervisor.core.actions import Prepare
 from supervisor.effects import adoption, consistency, start_point
 from supervisor.errors import PermanentError, RetryableError
+from supervisor.machine import conditions
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,8 +15,9 @@ from typing import Any
 
 import msgspec
 
-from supervisor import blocked_calls, config, mounts, stacks
+from supervisor import config
 from supervisor.core.diagnosis.verdict import Seen
+from supervisor.machine import blocked_calls, mounts, stacks
 
 DUMP_S = 4.0
 FILES = 200

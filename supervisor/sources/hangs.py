@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from supervisor import attempt_files, bounded, durable
+from supervisor import attempt_files, durable
 from supervisor.attempt_files import Started
 from supervisor.clock import Clock
 from supervisor.core.diagnosis import cadence, hang
@@ -29,6 +29,7 @@ from supervisor.core.model import Attempt, Phase, Run, World
 from supervisor.core.plain_text import frames
 from supervisor.hang_config import Hang
 from supervisor.layout import AttemptDirectory, RunDirectory, run_directory
+from supervisor.machine import bounded
 from supervisor.sources.course import Live
 from supervisor.sources.process_tree import ProcessTable, Roles, processes
 from supervisor.sources.train_log import Board

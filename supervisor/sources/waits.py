@@ -7,9 +7,9 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from supervisor import conditions
 from supervisor.core.events import Event, WaitOver
 from supervisor.core.model import Phase, Run, World
+from supervisor.machine import conditions
 
 log = logging.getLogger("yolo-supervisor")
 
@@ -33,7 +33,7 @@ class WaitSource:
         *,
         poll_s: float = POLL_S,
     ) -> None:
-        """`unmet` says why a run must go on waiting, an empty text if it need not: see supervisor.conditions."""
+        """`unmet` says why a run must go on waiting, an empty text if it need not: see machine.conditions."""
         self._put = put
         self._world = world
         self._now = now

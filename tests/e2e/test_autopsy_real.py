@@ -12,12 +12,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from supervisor import attempt_files, blocked_calls, layout, stacks
+from supervisor import attempt_files, layout
 from supervisor.core.actions import Autopsy, Terminate
 from supervisor.core.events import AutopsyDone
 from supervisor.core.model import Job
 from supervisor.effects.autopsy import Autopsist
 from supervisor.engines.local import LocalEngine, free_port
+from supervisor.machine import blocked_calls, stacks
 from tests.shim.real_attempt import Attempt, until
 
 pytestmark = pytest.mark.e2e

@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 from daemon_harness import Site, alive, can, needs, site, until
 
-from supervisor import conditions, machine, mounts
-from supervisor.bounded import NoAnswerError
 from supervisor.core.diagnosis.tables import RULES
 from supervisor.core.model import Job, Mount
 from supervisor.effects import evidence, kernel_log
 from supervisor.effects.evidence import Subject
 from supervisor.effects.last_place import Place
 from supervisor.layout import RunDirectory
+from supervisor.machine import conditions, mounts, resources
+from supervisor.machine.bounded import NoAnswerError
 
 pytestmark = pytest.mark.e2e
 
@@ -84,7 +84,7 @@ def test_used_up_inodes_are_a_full_disk(tmp_path):
         files = [runs / str(number) for number in range(600)]
         for file in files:
             file.touch()
-        assert machine.room(runs).free_inodes < 1000
+        assert resources.room(runs).free_inodes < 1000
         assert "its inodes are used up" in conditions.unmet("disk", JOB, runs, MIB)
         for file in files:
             file.unlink()

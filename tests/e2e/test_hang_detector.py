@@ -18,11 +18,11 @@ from supervisor.core.diagnosis.cadence import Cadence
 from supervisor.core.model import Attempt, Job, Phase, Run, World
 from supervisor.hang_config import Hang
 from supervisor.layout import run_directory
+from supervisor.machine.stacks import python_stacks
 from supervisor.sources.course import Live
 from supervisor.sources.hangs import HangSource, comparable
 from supervisor.sources.process_tree import ProcessTable
 from supervisor.sources.train_log import Board
-from supervisor.stacks import python_stacks
 
 pytestmark = pytest.mark.e2e
 

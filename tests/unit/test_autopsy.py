@@ -10,12 +10,13 @@ import time
 import msgspec
 import pytest
 
-from supervisor import attempt_files, layout, mounts, stacks
+from supervisor import attempt_files, layout
 from supervisor.core.actions import Autopsy, Keep
 from supervisor.core.events import AutopsyDone
 from supervisor.core.model import Job
 from supervisor.effects import autopsy, dispatch, process_look
 from supervisor.effects.autopsy import Autopsist
+from supervisor.machine import mounts, stacks
 
 ACTION = Autopsy(
     key="k", run="truck@1", attempt=2, job=Job(name="truck", project="p", revision="r"), reason="stands still"

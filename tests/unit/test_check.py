@@ -10,7 +10,7 @@ from check_machine import DESCRIPTION, Machine, accepted, action, refused
 
 from supervisor.config import Defaults, Disk
 from supervisor.effects import interpreters
-from supervisor.gpu_count import count_gpus
+from supervisor.machine.gpu_count import count_gpus
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from supervisor import bounded, conditions, machine, mounts, places
-from supervisor.bounded import NoAnswerError
 from supervisor.core.consistency import Data, Split
 from supervisor.core.model import Job, Mount
 from supervisor.layout import RunDirectory
-from supervisor.machine import Memory, Room
+from supervisor.machine import bounded, conditions, mounts, places, resources
+from supervisor.machine.bounded import NoAnswerError
+from supervisor.machine.resources import Memory, Room
 
 GIB = 1024**3
 MIB = 1024**2
@@ -147,7 +147,7 @@ def machine_with(tmp_path: Path, cgroup: str, files: dict[str, str]) -> tuple[Pa
 
 def test_the_machines_memory_is_what_it_can_give_without_swapping(tmp_path):
     """MemAvailable, not MemFree; without cgroups that is all."""
-    assert machine.memory(*machine_with(tmp_path, "0::/\n", {})) == Memory(8000000 * 1024, 16000000 * 1024)
+    assert resources.memory(*machine_with(tmp_path, "0::/\n", {})) == Memory(8000000 * 1024, 16000000 * 1024)
 
 
 def test_the_tightest_cgroup_counts(tmp_path):
@@ -160,7 +160,7 @@ def test_the_tightest_cgroup_counts(tmp_path):
         "a.slice/b.service/memory.current": f"{GIB}\n",
         "a.slice/b.service/memory.stat": "inactive_file 0\n",
     }
-    found = machine.memory(*machine_with(tmp_path, "0::/a.slice/b.service\n", files))
+    found = resources.memory(*machine_with(tmp_path, "0::/a.slice/b.service\n", files))
     assert found == Memory(2 * GIB, 4 * GIB)
 
 
@@ -172,14 +172,14 @@ def test_version_1_of_cgroups_in_a_container(tmp_path):
         "memory/memory.stat": "total_inactive_file 0\n",
     }
     proc, cgroups = machine_with(tmp_path, "5:memory:/docker/4711\n1:cpu:/\n", files)
-    assert machine.memory(proc, cgroups) == Memory(0, 2 * GIB)
+    assert resources.memory(proc, cgroups) == Memory(0, 2 * GIB)
     (cgroups / "memory/memory.limit_in_bytes").write_text(f"{2**63 - 4096}\n")
-    assert machine.memory(proc, cgroups).total_bytes == 16000000 * 1024
+    assert resources.memory(proc, cgroups).total_bytes == 16000000 * 1024
 
 
 def test_the_room_of_a_folder_that_is_not_made_yet(tmp_path):
     """It is that of the place where it will be."""
-    assert machine.room(tmp_path / "a" / "b").device == tmp_path.stat().st_dev
+    assert resources.room(tmp_path / "a" / "b").device == tmp_path.stat().st_dev
 
 
 # ---- places
@@ -254,7 +254,7 @@ def room(free: int, inodes: int | None = 10**6, total: int = 100 * GIB, *, read_
 def rooms(monkeypatch):
     """What each path has; all others have plenty."""
     table = {}
-    monkeypatch.setattr(machine, "room", lambda path, _within_s=0: table.get(str(path), room(50 * GIB)))
+    monkeypatch.setattr(resources, "room", lambda path, _within_s=0: table.get(str(path), room(50 * GIB)))
     return table
 
 
@@ -295,9 +295,9 @@ def test_a_full_temporary_folder_is_waited_for_too(rooms, monkeypatch):
 )
 def test_memory_is_back(monkeypatch, total, wanted):
     """The threshold grows with the machine and can always be reached."""
-    monkeypatch.setattr(machine, "memory", lambda: Memory(wanted, total))
+    monkeypatch.setattr(resources, "memory", lambda: Memory(wanted, total))
     assert unmet("memory") == ""
-    monkeypatch.setattr(machine, "memory", lambda: Memory(wanted - MIB, total))
+    monkeypatch.setattr(resources, "memory", lambda: Memory(wanted - MIB, total))
     assert "of memory are available" in unmet("memory")
 
 
@@ -325,7 +325,7 @@ def test_what_does_not_answer_is_not_back(monkeypatch):
 
     monkeypatch.setattr(mounts, "of", silent)
     assert "does not answer" in unmet("mount: /nowhere", Job(name="t", revision="r", mounts=(NAS,)))
-    monkeypatch.setattr(machine, "room", silent)
+    monkeypatch.setattr(resources, "room", silent)
     assert "cannot be seen" in unmet("disk")
 
 

@@ -10,8 +10,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from supervisor import machine, mounts
-from supervisor.bounded import NoAnswerError
 from supervisor.core.actions import Examine
 from supervisor.core.consistency import Data, Fingerprint, Split
 from supervisor.core.diagnosis.evidence import Disk
@@ -22,7 +20,9 @@ from supervisor.effects.attempt_log import LogLines, chunks
 from supervisor.effects.consistency import Record
 from supervisor.effects.examine import Examiner
 from supervisor.layout import RunDirectory
-from supervisor.machine import Room
+from supervisor.machine import mounts, resources
+from supervisor.machine.bounded import NoAnswerError
+from supervisor.machine.resources import Room
 
 MIB = 1024**2
 NOW = 2_000_000.0
@@ -376,7 +376,7 @@ def test_disks_are_told_apart_and_read_only_ones_have_no_room(run, monkeypatch):
     """An image of a data set is always full: that is no shortage."""
     tables = {"/data": Room(2, 9, 0, None, True), "/scratch": Room(3, 99, 7, 5, False)}
     monkeypatch.setenv("TMPDIR", "/scratch")
-    monkeypatch.setattr(machine, "room", lambda path, _within_s=0: tables.get(str(path), Room(1, 99, 50, 40, False)))
+    monkeypatch.setattr(resources, "room", lambda path, _within_s=0: tables.get(str(path), Room(1, 99, 50, 40, False)))
     fingerprint(run, root="/data")
     found = examined(run).evidence.disks
     assert [(one.what.split(",")[0], one.free_bytes, one.free_inodes) for one in found] == [
@@ -441,7 +441,7 @@ def test_a_dead_mount_costs_a_bounded_time_and_is_named(run, monkeypatch):
 
     monkeypatch.setattr(evidence, "LOOKS_S", 0.0)
     monkeypatch.setattr(mounts, "of", hangs)
-    monkeypatch.setattr(machine, "room", hangs)
+    monkeypatch.setattr(resources, "room", hangs)
     monkeypatch.setattr(evidence, "_is_there", hangs)
     points = tuple(Mount(what="data", path=f"/nas{n}/x", point=f"/nas{n}", source="n:/", type="nfs") for n in range(20))
     found = examined(run, mounts=points).evidence

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor import blocked_calls, stacks
+from supervisor.machine import blocked_calls, stacks
 from supervisor.runner import stacks as runner_stacks
 
 WITHIN_S = 20.0

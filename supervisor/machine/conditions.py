@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from supervisor import layout, machine, mounts, places
-from supervisor.bounded import NoAnswerError
+from supervisor import layout
 from supervisor.core.model import Job, Mount
+from supervisor.machine import mounts, places, resources
+from supervisor.machine.bounded import NoAnswerError
 from supervisor.units import format_size
 
 MIB = 1024 * 1024
@@ -53,7 +54,7 @@ def no_room(folder: Path, pause_below_bytes: int) -> str:
 
     Raises NoAnswerError (an OSError) where its file system does not answer.
     """
-    room = machine.room(folder)
+    room = resources.room(folder)
     if room.free_bytes < pause_below_bytes:
         limit = format_size(pause_below_bytes)
         return f"{format_size(room.free_bytes)} are free under {folder}, below disk.pause_below = {limit}"
@@ -80,14 +81,14 @@ def _disk(job: Job, runs_dir: Path, pause_below_bytes: int) -> str:
     if reason:
         return reason
     for place in places.written(job, run_dir)[1:]:
-        room = machine.room(Path(place.path))
+        room = resources.room(Path(place.path))
         if not room.read_only and room.free_bytes < min(ELSEWHERE_BYTES, room.total_bytes // 2):
             return f"{format_size(room.free_bytes)} are free under {place.path} ({place.what})"
     return ""
 
 
 def _memory(_job: Job, _runs_dir: Path, _pause_below_bytes: int) -> str:
-    found = machine.memory()
+    found = resources.memory()
     share = min(int(MEMORY_SHARE * found.total_bytes), MEMORY_ENOUGH_BYTES)
     wanted = min(max(MEMORY_BYTES, share), int(MEMORY_AT_MOST * found.total_bytes))
     if found.available_bytes >= wanted:
@@ -96,11 +97,11 @@ def _memory(_job: Job, _runs_dir: Path, _pause_below_bytes: int) -> str:
 
 
 def _shm(_job: Job, _runs_dir: Path, _pause_below_bytes: int) -> str:
-    found = machine.room(machine.SHM)
+    found = resources.room(resources.SHM)
     wanted = min(SHM_BYTES, int(SHM_AT_MOST * found.total_bytes))
     if found.free_bytes >= wanted:
         return ""
-    return f"{format_size(found.free_bytes)} are free in {machine.SHM}, {format_size(wanted)} are needed"
+    return f"{format_size(found.free_bytes)} are free in {resources.SHM}, {format_size(wanted)} are needed"
 
 
 _LOOKS: dict[str, Callable[[Job, Path, int], str]] = {"disk": _disk, "memory": _memory, "shm": _shm}

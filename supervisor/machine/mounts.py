@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from supervisor import bounded
 from supervisor.core.model import Mount
+from supervisor.machine import bounded
 
 MOUNTINFO = Path("/proc/self/mountinfo")
 #: A network file system that answers at all answers within this; a disk that must spin up may take longer, and then

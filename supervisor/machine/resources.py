@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from supervisor import bounded
+from supervisor.machine import bounded
 
 SHM = Path("/dev/shm")  # noqa: S108 - it is looked at, nothing is written there
 LOOK_S = 3.0
