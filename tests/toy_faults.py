@@ -25,7 +25,6 @@ SHM_LINE = (
     "RuntimeError: unable to allocate shared memory(shm) for file </torch_2114_3365428781_37>: "
     "No space left on device (28)"
 )
-NAN_LINE = "RuntimeError: Training failed: NaN persisted for 3 epochs"
 
 
 def memory(_options: argparse.Namespace) -> None:
@@ -71,11 +70,6 @@ def bug(_options: argparse.Namespace) -> None:
     """Fail in the code itself, always at the same line."""
     anchors: list[float] = []
     print(sum(anchors) / len(anchors))
-
-
-def value(options: argparse.Namespace) -> None:
-    """Fail with an exception that no rule knows."""
-    raise ValueError(f"could not broadcast {options.epochs} values")
 
 
 def crash(_options: argparse.Namespace) -> None:
@@ -127,7 +121,7 @@ def image(_options: argparse.Namespace) -> None:
 
 def nan(_options: argparse.Namespace) -> None:
     """Give up, as Ultralytics does when the loss stays NaN."""
-    raise RuntimeError(NAN_LINE.partition(": ")[2])
+    raise RuntimeError("Training failed: NaN persisted for 3 epochs")
 
 
 def terminated(_options: argparse.Namespace) -> None:
@@ -208,7 +202,7 @@ def shared_memory(options: argparse.Namespace) -> None:
 FAULTS: dict[str, Callable[[argparse.Namespace], None]] = {
     each.__name__.replace("_", "-"): each
     for each in (
-        memory, threads, eat, files, module, bug, value, crash, abort, port, permission, unreadable, new_file, data,
+        memory, threads, eat, files, module, bug, crash, abort, port, permission, unreadable, new_file, data,
         image, nan, terminated, interrupted, processor_time, rank, spin, silent, stubborn, fifo, shared_memory,
     )
 }  # fmt: skip

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from supervisor.core import endings, launching, orders, run_machine
+from supervisor.core import endings, hangs, launching, orders, run_machine
 from supervisor.core.model import Phase, Run, StopOrder, Wanted, World
 from supervisor.core.policy import CLEARING_S, LIMIT_OVERRUN, OBSERVED_S, PREPARING_S, STARTING_S
 from supervisor.core.queue import next_start_at
 from supervisor.core.turn import Turn
 
 MAX_LAUNCHES = 3
+OVERDUE_S = 60.0  # no loop is so late: the machine was suspended
 ROUNDING_S = 0.001  # a deadline that comes a rounding error early has come
 
 
@@ -78,6 +79,8 @@ def stopping(turn: Turn, run: Run) -> None:
         turn.move(run, Phase.RUNNING, run.reason, within_s=OBSERVED_S)
     elif order.how == "save" and not order.limit:
         _unseen(turn, run)
+    elif order.how == "autopsy" and run.deadline_at is not None and turn.now - run.deadline_at > OVERDUE_S:
+        hangs.moving(turn, run)  # the machine slept: a hang is proven anew
     elif order.how in {"save", "autopsy"}:
         orders.term(turn, run, order)
     elif order.how == "term" and order.cause:

@@ -6,6 +6,7 @@ from msgspec.structs import replace
 
 from supervisor.core import events, incidents, messages, recovery, stages
 from supervisor.core.actions import MarkFile
+from supervisor.core.diagnosis.diagnose import INTERRUPTS, diagnose
 from supervisor.core.diagnosis.tables import WAITS
 from supervisor.core.model import Phase, Run, StopOrder, World
 from supervisor.core.policy import (
@@ -29,19 +30,20 @@ def conclude(turn: Turn, run: Run, event: events.Examined) -> None:
         return
     how = event.reason or messages.ending(attempt)
     if event.finished:
+        run = recovery.hung_before_its_end(turn, run, event) if order is not None and order.cause else run
         finish(turn, run, Phase.SUCCEEDED, event.proof)
     elif order is not None and not _is_ours(order):
-        run = recovery.hung_before_its_stop(turn, run, event) if order.cause else run
+        run = recovery.hung_before_its_end(turn, run, event) if order.cause else run
         after_stop(turn, run, f"{order.reason}: {how}")
     elif event.unknown:
         hold(turn, run, f"it could not be learnt how the attempt ended: {how}", event.log_tail)
     elif event.result == "detached":
         queue_again(turn, run, f"{how}; nothing was ordered, so it is watched again")
     elif attempt.boot != turn.world.boot:
-        queue_again(turn, run, "the machine restarted; that is not counted as a failure")
+        recovery.after_reboot(turn, run, event)
     elif run.job.train is not None and attempt.code in MAY_BE_A_MOUNT and just_booted(turn.world, turn.now):
         pause(turn, run, f"{how}; a file system may not be mounted yet", "mount")
-    elif run.job.train is not None and attempt.code == STOPPED_FROM_OUTSIDE and _may_be_interrupted(run):
+    elif run.job.train is not None and attempt.code == STOPPED_FROM_OUTSIDE and _is_interrupted(run, event):
         _interrupted(turn, run, how)
     else:
         recovery.after_death(turn, run, event, how)
@@ -52,8 +54,9 @@ def _is_ours(order: StopOrder) -> bool:
     return bool(order.cause) and order.then is Phase.QUEUED
 
 
-def _may_be_interrupted(run: Run) -> bool:
-    if run.stop is not None:  # it hung, and was asked to end
+def _is_interrupted(run: Run, event: events.Examined) -> bool:
+    """True if it only did what somebody asked. A rank that dies has the launcher ask the others to end: no stop."""
+    if run.stop is not None or diagnose(run, event).cause.name not in INTERRUPTS:  # with a stop: it hung
         return False
     saved_some = run.progress.saved_epoch > run.failed_at_epoch
     return run.interruptions < INTERRUPTIONS or saved_some or stages.reached(run) is not None

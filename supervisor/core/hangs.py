@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from supervisor.core import events, incidents, orders, words
+from supervisor.core import events, incidents, launching, orders, words
 from supervisor.core.actions import Autopsy
 from supervisor.core.model import Phase, Run, StopOrder
 from supervisor.core.policy import AUTOPSY_S, OBSERVED_S
@@ -69,7 +69,13 @@ def moving(turn: Turn, run: Run) -> Run:
     if run.phase is Phase.STOPPING and order is not None and order.how == "autopsy":
         waits = _asked(turn, order)
         if waits is None:
-            run = turn.move(run, Phase.RUNNING, "it moved again: it is not ended", within_s=OBSERVED_S, stop=None)
+            run = turn.move(
+                run,
+                Phase.RUNNING,
+                "it moved again: it is not ended",
+                within_s=launching.running_within_s(turn, run),
+                stop=None,
+            )
         else:
             reason = f"{waits.reason}: it moved again, and ends when the next epoch is saved"
             run = turn.move(run, Phase.STOPPING, reason, within_s=OBSERVED_S, stop=waits)

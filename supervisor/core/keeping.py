@@ -38,6 +38,8 @@ def order_keep(turn: Turn, run: Run, path: str = "") -> Run:
 def kept(turn: Turn, run: Run, event: events.Kept) -> None:
     """A copy stands in the ledger, or could not be made; a save that came meanwhile is copied now."""
     run = _counted(turn, replace(run, kept_epoch=event.epoch or run.kept_epoch), event)
+    if event.file and not event.epoch and event.file != run.kept_file:
+        run = replace(run, kept_file=event.file, kept_anew=True)
     if event.answers == run.keeping:
         run = replace(run, keeping="")
     run = turn.put(run)

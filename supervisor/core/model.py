@@ -262,7 +262,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     What was tried: `spent` says by cause how far its plan is used up (verified progress refills it), `changes` what
     differs from the job file since, `distrust_from` the epoch from which on checkpoints are not to be used,
     `avoid_gpus` which GPUs the next attempt had better not get. `last_failure` is what the last failure was, and
-    where. `stalled` says what stands still without being the training's fault. `incidents`: the newest ones, the
+    where, `last_failed_at` when that was known. `kept_anew`: since then a copy without an epoch (`kept_file`) was
+    verified. `stalled` says what stands still without being the training's fault. `incidents`: the newest ones, the
     oldest first.
     """
 
@@ -305,6 +306,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     distrust_from: int = 0
     avoid_gpus: tuple[int, ...] = ()
     last_failure: str = ""
+    last_failed_at: float = 0.0
+    kept_file: str = ""
+    kept_anew: bool = False
     stalled: str = ""
     incidents: tuple[Incident, ...] = ()
 

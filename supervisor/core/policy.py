@@ -55,6 +55,8 @@ def after_failure(run: Run, saved_epoch: int) -> Verdict:
     """Whether, and when, a failed run is tried again. `saved_epoch` is the newest epoch that is in a checkpoint."""
     if saved_epoch > run.failed_at_epoch:
         return Verdict(0.0, 0, f"it had saved epoch {saved_epoch} since the last failure: tried again at once")
+    if run.kept_anew:
+        return Verdict(0.0, 0, "a new checkpoint was verified since the last failure: tried again at once")
     failures = run.failures + 1
     limit = run.job.restart.no_progress
     if failures >= limit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -132,10 +133,15 @@ def begin(turn: Turn, run: Run, gpus: tuple[int, ...]) -> None:
         within_s=PREPARING_S,
         job=job,
         next_job=None,
-        changes=run.changes if run.next_job is None else (),  # an edit takes them back
+        **(_as_written() if run.next_job is not None else {}),
         attempts=attempt.number,
         attempt=attempt,
     )
+
+
+def _as_written() -> dict[str, Any]:
+    """An edit of the job takes back what the ladder changed, and all may be tried again."""
+    return {"changes": (), "avoid_gpus": (), "spent": {}, "last_failure": ""}
 
 
 def _origin(world: World, job: Job) -> str:

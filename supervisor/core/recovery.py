@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from supervisor.core import endings, events, incidents, messages
 from supervisor.core.diagnosis.diagnose import Diagnosis, diagnose, of_cause
 from supervisor.core.diagnosis.evidence import Evidence
-from supervisor.core.diagnosis.remedies import Remedy, choose
+from supervisor.core.diagnosis.remedies import Remedy, choose, has_progressed
 from supervisor.core.model import Phase, Run
 from supervisor.core.policy import WAITING_S
 from supervisor.core.turn import Turn
@@ -17,13 +17,20 @@ def after_death(turn: Turn, run: Run, event: events.Examined, how: str) -> None:
     """An attempt failed by itself, or hung: find out why and do what helps. `how` is how it ended, in words."""
     found = diagnose(run, event)
     remedy = choose(run, found, event.evidence, turn.world.policy, turn.now)
-    run = _noted(incidents.opened(replace(run, stop=None), found, remedy, event, turn.now), found, remedy)
+    run = _noted(incidents.opened(replace(run, stop=None), found, remedy, event, turn.now), found, remedy, turn.now)
     title = f"{found.cause.title}: " if found.named else ""
     _carry_out(turn, run, remedy, f"{how}; {title}{remedy.reason}", event.log_tail)
 
 
-def hung_before_its_stop(turn: Turn, run: Run, event: events.Examined) -> Run:
-    """It was to end anyway, but it hung: that is kept as an incident all the same; what was ordered follows."""
+def after_reboot(turn: Turn, run: Run, event: events.Examined) -> None:
+    """The machine restarted: no failure of the training, but work is lost, and people want to know."""
+    remedy = Remedy(step="retry", reason="it goes on by itself", failures=run.failures, spent=run.spent)
+    run = incidents.opened(run, of_cause("reboot", "the machine restarted"), remedy, event, turn.now)
+    endings.queue_again(turn, run, "the machine restarted; that is not counted as a failure")
+
+
+def hung_before_its_end(turn: Turn, run: Run, event: events.Examined) -> Run:
+    """It was to end anyway, or did, but it hung: that is kept as an incident all the same."""
     found = diagnose(run, event)
     ordered = Remedy(step="stop", reason=run.stop.reason if run.stop is not None else "", failures=run.failures)
     return turn.put(incidents.opened(run, found, ordered, event, turn.now))
@@ -33,11 +40,11 @@ def after_failed_launch(turn: Turn, run: Run, reason: str) -> None:
     """No process was made."""
     found = of_cause("not-launched", reason)
     remedy = choose(run, found, Evidence(), turn.world.policy, turn.now)
-    run = _noted(incidents.opened(run, found, remedy, None, turn.now), found, remedy)
+    run = _noted(incidents.opened(run, found, remedy, None, turn.now), found, remedy, turn.now)
     _carry_out(turn, run, remedy, f"could not be launched: {reason}; {remedy.reason}", ())
 
 
-def _noted(run: Run, found: Diagnosis, remedy: Remedy) -> Run:
+def _noted(run: Run, found: Diagnosis, remedy: Remedy, now: float) -> Run:
     """The run after the failure, with what is spent."""
     return replace(
         run,
@@ -45,6 +52,9 @@ def _noted(run: Run, found: Diagnosis, remedy: Remedy) -> Run:
         failed_at_epoch=max(run.progress.saved_epoch, run.failed_at_epoch),
         spent=remedy.spent,
         last_failure=found.mark,
+        last_failed_at=now,
+        kept_anew=False,
+        interruptions=0 if has_progressed(run) else run.interruptions,
         distrust_from=remedy.distrust_from,
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from supervisor.core import deadlines, digest, events, files, orders, queue, run_machine
+from supervisor.core import deadlines, digest, events, files, hangs, orders, queue, run_machine
 from supervisor.core.actions import Action
 from supervisor.core.model import Run, World
 from supervisor.core.policy import FINAL_S, LIMIT_OVERRUN, OBSERVED_S
@@ -34,6 +34,9 @@ def started(turn: Turn, event: events.DaemonStarted) -> None:
     if rebooted:  # launches of the last boot are no reason to wait: nothing of them runs
         turn.world = replace(turn.world, booted_at=turn.now, last_launch_at=0.0)
     turn.world = replace(turn.world, boot=event.boot, draining=False)
+    for run in tuple(turn.world.live.values()):
+        if run.stop is not None and run.stop.how == "autopsy":
+            hangs.moving(turn, run)  # nobody looked for a while: a hang is proven anew before it is ended
     for run in tuple(turn.world.live.values()):
         orders.undrain(turn, run, "a new daemon")
     _bound_deadlines(turn)

@@ -7,7 +7,7 @@ from bench import Bench, edited, go_on
 from causes import known, sign, signs
 
 from supervisor.core import events
-from supervisor.core.diagnosis.evidence import Evidence
+from supervisor.core.diagnosis.evidence import Evidence, Sign
 from supervisor.core.incidents import KEPT
 from supervisor.core.model import Phase, Restart
 
@@ -159,19 +159,32 @@ def test_only_so_many_are_kept(monkeypatch):
     assert numbers == list(range(11, KEPT + 11))
 
 
-@pytest.mark.parametrize("end", ["stop", "reboot", "interruption"])
+@pytest.mark.parametrize("end", ["stop", "interruption"])
 def test_what_is_no_failure_is_no_incident(bench, end):
-    """A person's stop, a reboot and a stop from outside."""
+    """A person's stop and a stop from outside."""
     if end == "stop":
         bench.tell(events.StopAsked, "a", by="ann", at_once=True)
         bench.die(signal=9)
-    elif end == "reboot":
-        boot = type(bench.world.boot)("boot-2", 1)
-        bench.tell(events.DaemonStarted, pid=2, version="x", boot=boot)
-        bench.die()
     else:
         bench.die(code=75)
     assert bench.run().incidents == ()
+
+
+def test_a_reboot_is_an_incident_and_no_failure(bench):
+    """Work is lost and people want to know; nothing is counted against the training."""
+    boot = type(bench.world.boot)("boot-2", 1)
+    bench.tell(events.DaemonStarted, pid=2, version="x", boot=boot)
+    bench.die()
+    assert [(one.cause, one.step) for one in bench.run().incidents] == [("reboot", "retry")]
+    assert (bench.run().failures, bench.run().spent) == (0, {})
+
+
+def test_a_rank_that_dies_is_no_stop_from_outside(bench):
+    """Rank 0 is asked to end by the launcher and says so (75): what the other rank died of counts all the same."""
+    sign = Sign(rule="cuda-oom", cause="cuda-oom", line="[rank1]: torch.OutOfMemoryError: CUDA out of memory", rank=1)
+    bench.die(code=75, evidence=Evidence(signs=(sign,), error="torch.OutOfMemoryError: CUDA out of memory"))
+    assert [one.cause for one in bench.run().incidents] == ["cuda-oom"]
+    assert bench.run().interruptions == 0
 
 
 def test_a_failed_launch_is_an_incident(bench):

@@ -102,9 +102,9 @@ def test_each_cause_has_a_budget_of_its_own():
 
 
 def test_no_progress_bounds_plain_tries_of_all_causes():
-    """However long the plans are: so many plain tries in a row without an epoch, of whatever causes, are the end."""
+    """However long the plans are: so many plain tries in a row without an epoch, of whatever causes; then the end."""
     run = a_run(no_progress=3)
-    for name, step in (("one", "backoff"), ("other", "retry"), ("third", "fail")):
+    for name, step in (("one", "backoff"), ("other", "retry"), ("third", "hold")):
         plan = ("retry", "hold") if name == "other" else ("backoff*20", "hold")
         remedy = choose(run, found(*plan, name=name), SILENT, POLICY, 1.0)
         assert remedy.step == step

@@ -18,7 +18,7 @@ from supervisor.core.model import Phase, Restart
 SILENT = Evidence()
 KNOWN = [name for name, one in sorted(CAUSES.items()) if one.steps[0] not in ENDS]  # others end every list at once
 PLACES = ({}, {"epoch": 1, "batch": 2, "exact": True}, {"unmounted": ("/data",)})
-MOST_ATTEMPTS = 80
+MOST_ATTEMPTS = 140
 
 
 def impatient(**restart: object) -> Bench:

@@ -1,23 +1,24 @@
-"""A training is made to fail in more than thirty ways: what the daemon takes for the cause, and what it does then."""
+"""A toy training is made to fail in many ways: what the daemon takes for the cause, and what it does then."""
 
 from __future__ import annotations
 
 import pytest
-from faults import GROUNDS, meet_all
+from faults import meet_all, must_be_expected
 from toy_fault_list import TOY_FAULTS
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+
+GROUNDS = list(dict.fromkeys(fault.ground for fault in TOY_FAULTS))
 
 
-@pytest.mark.parametrize("ground", list(GROUNDS))
+@pytest.mark.parametrize("ground", GROUNDS)
 def test_cause_and_remedy(ground):
-    """Each fault gets its own cause and remedy, and ends where it should: recovered, held, given up, or waited for."""
-    met = meet_all([fault for fault in TOY_FAULTS if fault.ground == ground])
-    for one in met:
-        print(one.words())
-    wrong = [
-        f"{one.words()} ({one.reason}), not {one.fault.incidents} {one.fault.phase}"
-        for one in met
-        if not one.as_expected
-    ]
-    assert not wrong, "\n".join(wrong)
+    """Each fault gets its own cause and remedy, and ends where it should: recovered, held, given up, or left alone."""
+    must_be_expected(meet_all([fault for fault in TOY_FAULTS if fault.ground == ground and not fault.slow]))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_limit_that_was_learned():
+    """A training that computes at one line for minutes hangs: by its own history and its stacks, told by nobody."""
+    must_be_expected(meet_all([fault for fault in TOY_FAULTS if fault.slow]))

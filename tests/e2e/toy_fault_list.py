@@ -166,10 +166,17 @@ def blocked_worker(scene: Scene) -> None:
     scene.train("fifo@2.2", "--data", str(scene.folder), **HANGS)
 
 
+def spin_unexpected(scene: Scene) -> None:
+    """It computes for ever at one line, and nobody has said how long it may stand still: forty looks have taught that."""
+    scene.train("spin@3.2", "--batches", "40", "--epoch-s", "20", epochs=3)
+
+
+by_the_kernel = named("oom-killer", "out-of-memory", "Killed process")
+
 TOY_FAULTS = (
     # ---- memory and limits
     Fault("memory", toy("memory"), (("host-oom", "wait-memory"),), check=resumed),
-    Fault("cgroup-memory", toy("eat"), (("host-oom", "wait-memory"),), check=resumed, ground="little memory"),
+    Fault("cgroup-memory", toy("eat"), (("host-oom", "wait-memory"),), check=by_the_kernel, ground="little memory"),
     Fault("threads", toy("threads"), (("too-many-processes", "workers"),), check=fewer_workers),
     Fault("open-files", toy("files"), (("too-many-open-files", "workers"),), check=fewer_workers),
     Fault("processor-time", toy("processor-time"), (("terminated", "backoff"),), check=resumed),
@@ -207,5 +214,6 @@ TOY_FAULTS = (
     Fault("hang-before-batch", toy("silent", at="1.0", **HANGS), (("hang-start", "retry"),)),
     Fault("blocked-worker", blocked_worker, (("hang-loader", "retry"),), check=named("img_0412.jpg")),
     Fault("shm-full", toy("shared-memory", **HANGS), (("hang-shm", "workers"),), check=fewer_workers),
+    Fault("learned-spin", spin_unexpected, (("hang", "retry"),), check=named("same lines"), slow=True, patience_s=420),
     Fault("stopped", stopped, (), told="stopped", mend=goes_on, check=same_attempt),
 )  # fmt: skip

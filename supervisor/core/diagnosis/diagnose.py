@@ -16,7 +16,12 @@ from supervisor.core.model import Run
 #: Runner exit codes (contract) that name their cause themselves.
 CODES = {2: "bad-job", 65: "checkpoint-refused", 66: "input-missing", 76: "needs-a-person", 77: "wrong-start"}
 _FOLLOWS_A_KILL = {"host-oom", "killed", "worker-killed", "worker-died", "peer-gone", "rank-failed", "rendezvous"}
+#: What a process may say that somebody asked to end; its workers die of the same signal.
+INTERRUPTS = {"unknown", "terminated", "interrupted", "time-limit"} | _FOLLOWS_A_KILL
 NO_ROOM_BYTES = 1024 * 1024  # below this nothing can be saved
+FULL_SHM_BYTES = 16 * 1024 * 1024  # a dataloader hands batches over in blocks of this order
+_OF_DATA = {"image-missing", "input-missing", "dataset-missing", "labels-missing", "io-error"}
+_SAVES = ("runs", "save folder")
 _WRITTEN = ("runs", "save folder", "temporary files", "working folder", "home")  # a full disk of data only is no matter
 _CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
 _KINDS = {rule.name: rule.kind for rule in RULES}  # a rule that is not in the table is a user's: it names causes
@@ -92,7 +97,7 @@ def _runner_code(run: Run, event: Examined) -> Diagnosis | None:
     if name is None:
         return None
     sign = _first(event, "cause") if name == "input-missing" else None
-    return _signed(sign) if sign is not None else of_cause(name, event.reason)
+    return signed(sign) if sign is not None else of_cause(name, event.reason)
 
 
 def _out_of_memory(run: Run, event: Examined) -> Diagnosis | None:
@@ -106,18 +111,35 @@ def _out_of_memory(run: Run, event: Examined) -> Diagnosis | None:
     explains = sign.cause in _FOLLOWS_A_KILL if sign is not None else not event.evidence.error
     if not kills or not (killed or explains):
         return None
-    seen = event.evidence.kernel[0] if event.evidence.kernel else f"the out-of-memory killer struck {kills} times"
+    of_kills = (line for line in event.evidence.kernel if "Killed process" in line or "oom-kill" in line)
+    seen = next(of_kills, f"the out-of-memory killer struck {kills} times")
     return of_cause("host-oom", seen)
 
 
 def _line(_run: Run, event: Examined) -> Diagnosis | None:
-    sign = _first(event, "cause") or _first(event, "alarm")
-    return _signed(sign) if sign is not None else None
+    sign = _first(event, "cause", weak=False) or _first(event, "alarm")
+    return signed(sign) if sign is not None else None
 
 
-def _full_disk(_run: Run, event: Examined) -> Diagnosis | None:
+def _warning(_run: Run, event: Examined) -> Diagnosis | None:
+    sign = _first(event, "cause")
+    return signed(sign) if sign is not None else None
+
+
+def _missing(_run: Run, event: Examined) -> Diagnosis | None:
+    """What it needs is gone, and its mount is there: it will not come back by itself."""
+    sign, missing = _first(event, "cause"), event.evidence.missing
+    if not missing:
+        return None
+    follows = sign.cause in _OF_DATA if sign is not None else "FileNotFoundError" in event.evidence.error
+    return of_cause("dataset-missing", f"{', '.join(missing)} is gone") if follows else None
+
+
+def _full_disk(run: Run, event: Examined) -> Diagnosis | None:
+    """No room where it writes. What has another explanation counts only where its checkpoints go."""
+    explained = bool(event.evidence.error) or (run.attempt is not None and run.attempt.signal is not None)
     for disk in event.evidence.disks:
-        if not disk.what.startswith(_WRITTEN):
+        if not disk.what.startswith(_SAVES if explained else _WRITTEN):
             continue
         if disk.free_bytes < NO_ROOM_BYTES or disk.free_inodes == 0 or disk.quota_left_bytes == 0:
             return of_cause("disk-full", f"no room is left under {disk.path} ({disk.what})")
@@ -137,25 +159,31 @@ def _signal(run: Run, event: Examined) -> Diagnosis | None:
     if number is None:
         return None
     name = "killed" if number == signal.SIGKILL else "native-crash" if number in _CRASHES else "terminated"
+    shm = event.evidence.shm_free_bytes
+    if number == signal.SIGBUS and shm is not None and shm < FULL_SHM_BYTES:
+        return of_cause("shm-full", f"{words.signal_name(number)}, and {shm} bytes are left in /dev/shm")
     by = f", sent by {event.evidence.sender}" if event.evidence.sender else ""
     return of_cause(name, f"{words.signal_name(number)}{by}")
 
 
 def _echo(_run: Run, event: Examined) -> Diagnosis | None:
     sign = _first(event, "echo")
-    return _signed(sign) if sign is not None else None
+    return signed(sign) if sign is not None else None
 
 
 _FINDERS: tuple[Callable[[Run, Examined], Diagnosis | None], ...] = (
-    _ordered, _unmounted, _runner_code, _out_of_memory, _line, _full_disk, _exception, _signal, _echo,
+    _ordered, _unmounted, _missing, _runner_code, _out_of_memory, _line, _full_disk, _exception, _signal, _warning,
+    _echo,
 )  # fmt: skip
 
 
-def _first(event: Examined, kind: str) -> Sign | None:
-    return next((sign for sign in event.evidence.signs if _KINDS.get(sign.rule, "cause") == kind), None)
+def _first(event: Examined, kind: str, *, weak: bool = True) -> Sign | None:
+    of_kind = (sign for sign in event.evidence.signs if _KINDS.get(sign.rule, "cause") == kind)
+    return next((sign for sign in of_kind if weak or not sign.weak), None)
 
 
-def _signed(sign: Sign) -> Diagnosis:
+def signed(sign: Sign) -> Diagnosis:
+    """What a line of the log is a sign of; the step of a user's own rule comes before the plan."""
     first = expand(sign.remedy) if sign.remedy else ()
     return Diagnosis(cause=cause_named(sign.cause, sign.means), seen=sign.line, line=sign.number, first=first)
 

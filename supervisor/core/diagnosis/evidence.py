@@ -10,6 +10,7 @@ class Sign(msgspec.Struct, frozen=True, kw_only=True):
 
     `number` counts the lines of the log from 1 (0: unknown). `rank` is that of a multi-GPU training, where the line
     tells it. `remedy` is the step that a user's own rule asks for. `means` are its words for a cause of its own.
+    `weak`: a warning, or told of single images; it counts where nothing else is known.
     """
 
     rule: str
@@ -19,6 +20,7 @@ class Sign(msgspec.Struct, frozen=True, kw_only=True):
     rank: int | None = None
     remedy: str = ""
     means: str = ""
+    weak: bool = False
 
 
 class Disk(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,10 +7,10 @@ from itertools import groupby
 
 import msgspec
 
-from supervisor.core.diagnosis.diagnose import Diagnosis, cause_named, of_cause
+from supervisor.core.diagnosis.diagnose import Diagnosis, of_cause, signed
 from supervisor.core.diagnosis.evidence import Sign
 from supervisor.core.diagnosis.signs import Found
-from supervisor.core.diagnosis.tables import Rule, expand
+from supervisor.core.diagnosis.tables import Rule
 
 STEPS = {
     "retry": "try again at once",
@@ -36,13 +36,14 @@ def of_log(found: Found, rules: Sequence[Rule]) -> Diagnosis | None:
     kinds = {rule.name: rule.kind for rule in rules}
     by_kind: dict[str, Sign] = {}
     for sign in found.signs:
-        by_kind.setdefault(kinds.get(sign.rule, "cause"), sign)
+        by_kind.setdefault("weak" if sign.weak else kinds.get(sign.rule, "cause"), sign)
     if (told := by_kind.get("cause") or by_kind.get("alarm")) is not None:
-        return _signed(told)
+        return signed(told)
     if found.error:
         where = f" ({found.site})" if found.site else ""
         return msgspec.structs.replace(of_cause("code-error", f"{found.error}{where}"), line=found.error_line)
-    return _signed(by_kind["echo"]) if "echo" in by_kind else None
+    last = by_kind.get("weak") or by_kind.get("echo")
+    return signed(last) if last is not None else None
 
 
 def plan_words(steps: Sequence[str]) -> str:
@@ -54,8 +55,3 @@ def _counted(steps: Sequence[str]) -> Iterator[str]:
     for step, group in groupby(steps):
         count = len(list(group))
         yield f"{STEPS[step]} (up to {count} times)" if count > 1 else STEPS[step]
-
-
-def _signed(sign: Sign) -> Diagnosis:
-    first = expand(sign.remedy) if sign.remedy else ()
-    return Diagnosis(cause=cause_named(sign.cause, sign.means), seen=sign.line, line=sign.number, first=first)

@@ -18,6 +18,7 @@ from supervisor.core.policy import after_failure, backoff_s
 
 WINDOW_S = 24 * 3600.0
 AT_ONCE_S = 1.0
+PLAIN = ("retry", "backoff")
 _ARGUMENTS = frozenset(RUNGS) - {"checkpoint", "gpus"}
 
 
@@ -39,8 +40,14 @@ class Remedy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def has_progressed(run: Run) -> bool:
-    """True if an epoch was saved since the last failure."""
-    return run.progress.saved_epoch > run.failed_at_epoch
+    """True if an epoch was saved since the last failure, or a checkpoint verified whose epoch nothing tells."""
+    return run.progress.saved_epoch > run.failed_at_epoch or run.kept_anew
+
+
+def _is_long_ago(run: Run, at: float, now: float) -> bool:
+    """True if a failure counts no more: a day without one. Attempts that last longer without a save are no proof."""
+    began_at = run.attempt.started_at if run.attempt is not None and run.attempt.started_at else now
+    return now - at >= max(WINDOW_S, 3.0 * (now - began_at))
 
 
 class _Case(msgspec.Struct, frozen=True):
@@ -56,21 +63,30 @@ class _Case(msgspec.Struct, frozen=True):
 
 def choose(run: Run, found: Diagnosis, evidence: Evidence, policy: Policy, now: float) -> Remedy:
     """The remedy for this failure. Pure: the same run, diagnosis and time give the same answer."""
+    if run.last_failed_at and _is_long_ago(run, run.last_failed_at, now):
+        run = msgspec.structs.replace(run, failures=0)
     case = _Case(run, found, evidence, policy, now, {} if has_progressed(run) else run.spent)
     if _no_chance(case):
         return _end(case, f"it failed in the same way at the same place twice ({found.place})")
     before = case.spent.get(found.cause.name)
-    place = before.place if before is not None and now - before.at < WINDOW_S else 0
-    for index in range(place, len(found.steps)):
-        if _can(found.steps[index], case):
-            spent = {**case.spent, found.cause.name: Spent(place=index + 1, at=now)}
-            return _taken(found.steps[index], msgspec.structs.replace(case, spent=spent))
-    return _end(case, "all that may be tried was tried")
+    place = before.place if before is not None and not _is_long_ago(run, before.at, now) else 0
+    return _from(place, case)
+
+
+def _from(place: int, case: _Case, why: str = "all that may be tried was tried") -> Remedy:
+    """The first step that can be taken, from a place of the plan on. `why`, if there is none but the end."""
+    steps = case.found.steps
+    for index in range(place, len(steps)):
+        if _can(steps[index], case):
+            spent = {**case.spent, case.found.cause.name: Spent(place=index + 1, at=case.now)}
+            return _taken(index, msgspec.structs.replace(case, spent=spent), why)
+    return _end(case, why)
 
 
 def _no_chance(case: _Case) -> bool:
     same = bool(case.found.mark) and case.found.mark == case.run.last_failure
-    return same and case.found.cause.random and not has_progressed(case.run)
+    before_any_epoch = not case.evidence.epoch and "site-packages" in case.evidence.site
+    return same and case.found.cause.random and not before_any_epoch and not has_progressed(case.run)
 
 
 def _can(step: str, case: _Case) -> bool:
@@ -79,13 +95,14 @@ def _can(step: str, case: _Case) -> bool:
     return step not in RUNGS or rungs.applicable(step, case.run, case.policy)
 
 
-def _taken(step: str, case: _Case) -> Remedy:
+def _taken(index: int, case: _Case, why: str) -> Remedy:
+    step = case.found.steps[index]
     if step in ENDS and _may_go_on(case):
-        return _again("backoff", case)
+        return _again(index, case)
     if step in ENDS:
-        return _end(case, "" if case.found.steps[0] == step else "all that may be tried was tried", step)
-    if step in {"retry", "backoff"}:
-        return _again(step, case)
+        return _end(case, "" if index == 0 else why, step)
+    if step in PLAIN:
+        return _again(index, case)
     if step.startswith("wait-"):
         what = step.removeprefix("wait-")
         waiting_for = f"mount: {case.evidence.unmounted[0]}" if what == "mount" else what
@@ -101,17 +118,18 @@ def _may_go_on(case: _Case) -> bool:
     return has_progressed(case.run) and steps[0] not in ENDS and not _ARGUMENTS.isdisjoint(steps)
 
 
-def _again(step: str, case: _Case) -> Remedy:
-    """Try the same once more, as long as `no_progress` allows."""
-    verdict = after_failure(case.run, case.run.progress.saved_epoch)
+def _again(index: int, case: _Case) -> Remedy:
+    """Try the same once more; when `no_progress` allows no more of that, what the plan has behind its plain tries."""
+    step, verdict = case.found.steps[index], after_failure(case.run, case.run.progress.saved_epoch)
     if verdict.delay_s is None:
-        return Remedy(step="fail", reason=verdict.reason, failures=verdict.failures, spent=case.spent)
+        steps = case.found.steps
+        behind = next((place for place in range(index, len(steps)) if steps[place] not in PLAIN), index)
+        return _from(behind, case, verdict.reason)
+    reason, delay_s = verdict.reason, verdict.delay_s
     if step == "retry" and verdict.failures:
-        text = f"{verdict.reason.partition(':')[0]}: tried again at once"
-        return Remedy(step=step, reason=text, delay_s=AT_ONCE_S, failures=verdict.failures, spent=case.spent)
-    return Remedy(
-        step=step, reason=verdict.reason, delay_s=verdict.delay_s, failures=verdict.failures, spent=case.spent
-    )
+        reason, delay_s = f"{reason.partition(':')[0]}: tried again at once", AT_ONCE_S
+    step = step if step in PLAIN else "backoff"
+    return Remedy(step=step, reason=reason, delay_s=delay_s, failures=verdict.failures, spent=case.spent)
 
 
 def _changed(step: str, case: _Case) -> Remedy:

@@ -202,8 +202,9 @@ class _Log:
         signs = [one for one in live if one.rule.kind != "info"]
         late = [one.sign for one in signs if _is_late(one.sign, failure)]
         signs = sorted((one for one in signs if one.sign not in late), key=self._order)
+        explains = self._matcher.rule_of(failure.error, failure.frames) if failure is not None else None
         return Found(
-            signs=tuple(one.sign for one in signs[:MOST_SIGNS]),
+            signs=tuple(_weighed(one, explains) for one in signs[:MOST_SIGNS]),
             notes=tuple(sorted([*notes, *late], key=lambda sign: sign.number))[:MOST_SIGNS],
             error=failure.error[:SHOWN] if failure is not None else "",
             error_line=failure.error_number if failure is not None else 0,
@@ -227,6 +228,12 @@ def _is_late(sign: Sign, failure: Failure | None) -> bool:
     if failure is None or failure.rank is None or sign.rank is None:
         return False
     return sign.rank != failure.rank and sign.number > failure.error_number
+
+
+def _weighed(seen: _Seen, explains: Rule | None) -> Sign:
+    """The sign; weak if it is told of single images or warned of, and the exception at the end is not the same."""
+    weak = seen.group in {1, 2} and seen.rule is not explains and seen.rule.scope == "end"
+    return msgspec.structs.replace(seen.sign, weak=True) if weak else seen.sign
 
 
 def _start_of(first: _Place | None) -> _Place | None:

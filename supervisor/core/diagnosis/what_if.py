@@ -30,8 +30,8 @@ _RANK = re.compile(r"\[(?:rank|default)\d+\]: ?")  # signs do not repeat it
 _ECHOES = frozenset(rule.name for rule in RULES if rule.kind == "echo")
 #: What a run remembers of its failures: under the other policy it remembers something else.
 _MEMORY = (
-    "spent", "changes", "distrust_from", "avoid_gpus", "last_failure", "failures", "failed_at_epoch", "interruptions",
-    "fall_backs", "peak_epoch", "incidents",
+    "spent", "changes", "distrust_from", "avoid_gpus", "last_failure", "last_failed_at", "failures", "failed_at_epoch",
+    "interruptions", "fall_backs", "peak_epoch", "incidents",
 )  # fmt: skip
 #: Events that no decision about a failure depends on, or that make other runs.
 _UNUSED = frozenset({
@@ -152,7 +152,9 @@ class _Stage:
         return _failure(before, self._run, there, after, row)
 
     def _edit(self, row: Row) -> None:
-        self._run = replace(self._run, next_job=msgspec.convert(row.body["job"], Job))
+        job = msgspec.convert(row.body["job"], Job)
+        if job.revision != self._run.job.revision:  # the first one opened the run
+            self._run = replace(self._run, next_job=job)
 
     def _elsewhere(self, run: Run) -> Run:
         """The run under the other policy: with the same past, but another memory of it."""
