@@ -285,7 +285,8 @@ def _consequence(verb: str, before: Run, after: Run) -> str:
 
 def _ending(before: Run, after: Run, live: outlook.Live | None, now: float) -> str:
     name, order = after.name, after.stop
-    if order is None or not after.busy:
+    gone = before.busy and after.phase is Phase.COOLING  # what it left is still to be read, or to be ended
+    if order is None or gone or not after.busy:
         hint = f"; `resume {name}` lets it go on" if after.phase is Phase.HELD else ""
         ended_unsaved = before.busy and after.progress.saved_epoch <= outlook.saved_epoch(before, live)
         lost = f"; {loss(before, live)}" if ended_unsaved else ""  # so fast that nobody saw it ending

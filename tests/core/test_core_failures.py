@@ -309,6 +309,38 @@ def test_a_directory_that_cannot_be_prepared_waits_for_a_person():
     assert "symbolic link" in bench.run().reason
 
 
+def test_a_data_set_that_is_gone_is_given_up_at_once():
+    """Its file systems are mounted: no waiting brings it back. An incident says why; `retry` has all it had saved."""
+    bench = Bench()
+    bench.bring_to(Phase.RUNNING)
+    bench.save(3)
+    bench.die(signal=9)
+    bench.wait(700.0)
+    bench.tell(events.PrepareFailed, "a", reason="/d/images is not there", cause="dataset-missing")
+    assert bench.phase() is Phase.FAILED
+    assert bench.run().reason.startswith("/d/images is not there; ")
+    one = bench.run().incidents[-1]
+    assert (one.cause, one.step, one.seen) == ("dataset-missing", "fail", "/d/images is not there")
+    bench.tell(events.RetryAsked, "a", by="ann")
+    assert bench.run().progress.saved_epoch == 3
+
+
+def test_a_data_set_that_is_gone_is_waited_for_after_a_boot():
+    """A mount that nobody recorded may be on its way: for some minutes the run waits, then it is given up."""
+    bench = Bench()
+    bench.bring_to(Phase.RUNNING)
+    bench.tell(events.DaemonStarted, pid=2, version="x", boot=SECOND_BOOT)
+    bench.die()
+    bench.wait(60.0)
+    bench.tell(events.PrepareFailed, "a", reason="/d/images is not there", cause="dataset-missing")
+    assert (bench.phase(), bench.run().waiting_for) == (Phase.COOLING, "mount")
+    for _ in range(20):
+        bench.wait(60.0)
+        if bench.phase() is Phase.PREPARING:
+            bench.tell(events.PrepareFailed, "a", reason="/d/images is not there", cause="dataset-missing")
+    assert bench.phase() is Phase.FAILED
+
+
 def test_a_wait_for_the_machine_is_told_once_and_uses_up_no_attempt():
     """A full disk for an hour: one message, and the next attempt is still the first."""
     bench = Bench()

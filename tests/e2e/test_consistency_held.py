@@ -45,7 +45,7 @@ def test_changed_classes_hold_the_run_until_somebody_agrees(server):
     assert agreed.returncode == 0
     server.wait("truck", "SUCCEEDED")
     assert server.epochs_in_table("truck") == [1, 2, 3, 4]
-    assert "agreed to what has changed" in server.cli("why", "truck").stdout
+    assert "agreed to what has changed" in server.cli("why", "truck", "--events").stdout
     record = json.loads((server.run_dir("truck") / "fingerprint.json").read_text())
     assert record["reference"]["data"]["names"] == ["blue", "red"]
 

@@ -311,7 +311,7 @@ def test_a_file_without_a_final_newline_waits_longer_and_is_warned_of(server):
     dropped_at = file.stat().st_ctime
     run = server.wait("truck", "SUCCEEDED")
     assert run["created_at"] - dropped_at >= 1.9
-    assert "may be cut short" in server.cli("why", "truck").stdout
+    assert "may be cut short" in server.cli("why", "truck", "--events").stdout
 
 
 def test_what_is_no_job_file_is_left_alone(server):

@@ -70,7 +70,7 @@ def test_sigterm_to_process_1_ends_the_daemon(container):
 def test_a_restarted_container_counts_as_a_reboot(container, number):
     """Everything in it was killed: the next container resumes the run at once, and counts no failure."""
     container.start()
-    container.train("truck", "--epoch-s 0.3", epochs=6, restart={"no_progress": 1})
+    container.train("truck", "--epoch-s 0.3", epochs=16, restart={"no_progress": 1})
     container.wait_saved("truck", 2)
     stop_container(container, number)
     saved = len(container.attempt("truck").beats("saved"))
@@ -78,7 +78,7 @@ def test_a_restarted_container_counts_as_a_reboot(container, number):
     done = container.wait("truck", "SUCCEEDED")
     assert container.attempts("truck") == [1, 2]
     assert container.attempt("truck", 2).beats("resumed")[0]["from_epoch"] + 1 == saved
-    assert container.epochs_in_table("truck") == [1, 2, 3, 4, 5, 6]
+    assert container.epochs_in_table("truck") == list(range(1, 17))
     assert done["failures"] == 0
     [ended] = [row for row in container.history("truck@1", "Examined") if row.body["attempt"] == 1]
     assert "restarted" in ended.reason
@@ -109,6 +109,6 @@ def test_after_a_reboot_of_the_machine_runs_are_resumed_and_not_counted(still):
     assert done["failures"] == 0
     assert still.epochs_in_table(resumed[0]) == list(range(1, 9))
     assert not (still.attempt(resumed[0]).directory / "exit.json").exists()
-    why = still.cli("why", resumed[0]).stdout
+    why = still.cli("why", resumed[0], "--events").stdout
     assert "the machine restarted" in why
     assert Path("/proc/sys/kernel/random/boot_id").read_text() != other.read_text()

@@ -65,7 +65,7 @@ def test_a_real_training_that_was_killed_twice_is_one_line_without_a_jump(yolo):
     assert [(row.body["attempt"], row.body["continuous"], row.body.get("findings", [])) for row in compared] == [
         (2, True, []), (3, True, []),
     ]  # fmt: skip
-    assert yolo.cli("why", "boxes").stdout.count("no jump after the resume") == 2
+    assert yolo.cli("why", "boxes", "--events").stdout.count("no jump after the resume") == 2
     _pictures(yolo)
     yolo.end()
     offline = json.loads(yolo.cli("plot", "boxes", "--json").stdout)

@@ -42,7 +42,7 @@ def test_stages_begin_in_their_epochs_and_survive_a_crash(server):
     for attempt in (2, 3):
         log = (server.attempt("truck", attempt).directory / "log").read_text()
         assert log.startswith(f"yolo-supervisor: attempt {attempt}: {words}\n")
-    assert words in server.cli("why", "truck").stdout
+    assert words in server.cli("why", "truck", "--events").stdout
     shown = server.cli("show", "truck").stdout
     assert "stage       from epoch 5: imgsz = 128, patience = 7 (done)" in shown
     assert shown.count(words) == 2

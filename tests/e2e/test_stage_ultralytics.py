@@ -53,7 +53,7 @@ def test_a_stage_changes_the_image_size_at_its_epoch(yolo):
     log = (second.directory / "log").read_text(errors="replace")
     assert log.startswith("yolo-supervisor: attempt 2: stage from epoch 3: imgsz = 64, freeze = 2\n")
     assert "Freezing layer 'model.0.conv.weight'" in log
-    assert "stage from epoch 3: imgsz = 64, freeze = 2" in yolo.cli("why", "boxes").stdout
+    assert "stage from epoch 3: imgsz = 64, freeze = 2" in yolo.cli("why", "boxes", "--events").stdout
 
 
 def test_a_stage_that_this_version_cannot_begin_is_refused_at_once(yolo):

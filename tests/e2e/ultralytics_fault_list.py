@@ -270,12 +270,16 @@ def port_freed(scene: Scene) -> None:
     scene.undo.pop_all().close()
 
 
-def still_away(scene: Scene) -> None:
-    """It waits, and goes on a minute after the folder has its old name."""
-    until(lambda: scene.run()["waiting_for"] == "mount", "it waits for the data", 60)
+def brought_back(scene: Scene) -> None:
+    """Given up, for its file system is there. The folder gets its old name, and `retry` goes on where it was."""
     (scene.folder / "boxes" / "pictures").rename(scene.folder / "boxes" / "images")
+    scene.server.order("retry", scene.name)
+    scene.server.wait(scene.name, "SUCCEEDED", within_s=120)
+    resumed(scene)
 
 
+#: First some image is gone, then, before the next attempt, all of them are.
+DATA_MOVED = (("image-missing", "retry"), ("dataset-missing", "fail"))
 #: Those that are slow need a minute each on a small machine.
 ULTRALYTICS_FAULTS = tuple(
     dataclasses.replace(fault, ground="ultralytics" if fault.ground == "plain" else fault.ground)
@@ -285,7 +289,7 @@ ULTRALYTICS_FAULTS = tuple(
         Fault("huge-steps", huge_steps, (("nan", "hold"),), "HELD"),
         Fault("image-vanished", vanished, (("image-missing", "retry"),), check=resumed),
         Fault("image-damaged", cut, (("image-missing", "retry"),), check=resumed, slow=True),
-        Fault("data-moved", moved, (("image-missing", "retry"),), mend=still_away, check=resumed, slow=True),
+        Fault("data-moved", moved, DATA_MOVED, "FAILED", check=brought_back, slow=True),
         Fault("wrong-names", wrong_names, (("wrong-class-count", "fail"),), "FAILED", slow=True),
         Fault("wrong-labels", wrong_labels, (("wrong-class-count", "fail"),), "FAILED", slow=True),
         Fault("all-frozen", frozen, (("bad-argument", "fail"),), "FAILED", slow=True),

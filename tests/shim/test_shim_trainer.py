@@ -248,13 +248,16 @@ def test_moved_directory_gets_its_record(attempt: Attempt) -> None:
 
 
 def test_a_trainer_leaves_no_core_file(attempt: Attempt) -> None:
-    """Whatever limit the daemon has, the trainer starts with 0; a program may still ask for its hard limit."""
+    """Whatever limit the daemon has, the trainer starts with 1 byte: for 0 a core_pattern that names a program gets it.
+
+    A program may still ask for its hard limit.
+    """
     attempt.write_launch([sys.executable, "-c", "import resource; print(resource.getrlimit(resource.RLIMIT_CORE))"])
     hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
     starter = attempt.start(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (hard, hard)))
     assert starter.returncode == 0
     attempt.finish()
-    assert attempt.log().strip() == str((0, hard))
+    assert attempt.log().strip() == str((1 if hard else 0, hard))
 
 
 def test_an_aborted_trainer_is_recorded_with_its_signal(attempt: Attempt) -> None:

@@ -195,14 +195,14 @@ LOST = {
 
 
 @pytest.mark.parametrize("data", LOST.values(), ids=LOST)
-def test_a_lost_disk_is_waited_for(machine, data):
-    """What is not there at all is no change to agree to: the run waits, and goes on when it is there again."""
+def test_a_data_set_that_is_gone_is_a_failure(machine, data):
+    """What is not there at all is no change to agree to, and no mount to wait for; there again, nothing is said."""
     there = machine.facts["data"]
     machine.facts["data"] = {**there, **data}
     lost = machine.attempt(2)
     assert isinstance(lost, PrepareFailed)
-    assert lost.waiting_for == "mount"
-    assert lost.reason.endswith("is a disk not mounted?")
+    assert (lost.waiting_for, lost.cause) == ("", "dataset-missing")
+    assert lost.reason.startswith("what it trains on is gone, although its file system is mounted: ")
     machine.facts["data"] = there
     assert machine.attempt(2).notes == ()
 

@@ -276,7 +276,7 @@ def examined(run: RunDirectory, rules=RULES, **changes):
     """Examine attempt 1."""
     train = {"data": str(run.root.parents[2] / "data.yaml"), "epochs": 5}
     job = msgspec.structs.replace(Job(name="truck", project="p", revision="r", train=train), **changes)
-    (event,) = Examiner(run.root.parents[1], lambda: NOW, rules)(
+    (event,) = Examiner(run.root.parents[1], lambda: NOW, lambda: rules)(
         Examine(key="k", run="truck@1", attempt=1, job=job, code=1)
     )
     return event
