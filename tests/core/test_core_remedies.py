@@ -353,3 +353,12 @@ def test_a_rule_of_the_user_decides_what_is_tried_first():
         assert (bench.run().waiting_for, bench.phase()) == (waits, phase)
         bench.wait(700.0)
     assert "our storage is away" in bench.run().reason
+
+
+def test_a_death_after_the_last_epoch_is_made_good_once():
+    """Whatever it died of: all epochs are saved, so the trainer's own ending is repeated at once; a second time is none."""
+    deadly, progress = found("hold", name="deadly"), Progress(epoch=9, epochs=9, saved_epoch=9)
+    first, second = Attempt(number=1, token=1, from_epoch=4), Attempt(number=2, token=2, from_epoch=9, start="finish")
+    run = replace(a_run(saved=9, failed_at=9), progress=progress)
+    assert choose(replace(run, attempt=first), deadly, SILENT, POLICY, 1.0).step == "retry"
+    assert choose(replace(run, attempt=second), deadly, SILENT, POLICY, 1.0).step == "hold"
