@@ -15,7 +15,7 @@ import msgspec
 from supervisor import channel_rules, toml_errors, units, user_rules
 from supervisor.core.model import Policy
 from supervisor.errors import Problem, UserError
-from supervisor.hang_config import Hang, Remedies
+from supervisor.hang_config import Hang, Remedies, twice
 from supervisor.toml_errors import AbsolutePath, Duration, HangAfter, Interval, Name, Size, Source
 
 if TYPE_CHECKING:
@@ -249,6 +249,12 @@ def rules(config: Config) -> tuple[Rule, ...]:
     return user_rules.as_rules(config.rule)
 
 
+def reloaded(running: Config, read: Config) -> tuple[Config, list[str]]:
+    """Return what holds once the file was read again: limits and rules; and the tables whose changes need a restart."""
+    now = msgspec.structs.replace(running, queue=read.queue, rule=read.rule)
+    return now, [name for name in Config.__struct_fields__ if getattr(now, name) != getattr(read, name)]
+
+
 def policy(config: Config, gpu_count: int) -> Policy:
     """Return the part of the configuration that deciding depends on."""
     queue = config.queue
@@ -356,6 +362,8 @@ def _defaults_problems(config: Config, source: Source) -> list[Problem]:
     if defaults.restart.backoff > defaults.restart.backoff_max:
         wrong = Problem("the first wait is longer than the longest", hint="raise backoff_max")
         problems.append(source.problem(("defaults", "restart", "backoff"), wrong))
+    if (again := twice(defaults.restart.remedies)) is not None:
+        problems.append(source.problem(("defaults", "restart", "remedies"), again))
     if defaults.python is not None and defaults.conda:
         wrong = Problem("python and conda both name the interpreter", hint="keep one of them")
         problems.append(source.problem(("defaults", "conda"), wrong))

@@ -153,7 +153,7 @@ class Daemon:
             actions.Launch: engine.launch,
             actions.Terminate: engine.terminate,
             actions.Autopsy: Autopsist(runs_dir, now),
-            actions.Examine: Examiner(runs_dir, now, config.rules(settings)),
+            actions.Examine: Examiner(runs_dir, now, lambda: config.rules(self._settings), settings.disk.pause_below),
             actions.Keep: Keeper(runs_dir, now),
             actions.Compare: Comparer(runs_dir, now),
             actions.Announce: Notifier(settings.channel, self._clock, settings.server.name or socket.gethostname()),
@@ -218,12 +218,7 @@ class Daemon:
 
     def _facts(self, loop: Loop) -> dict[str, object]:
         """What `status` shows beside the runs; sizes in bytes."""
-        return {
-            "pid": os.getpid(),
-            "version": __version__,
-            "degraded": loop.degraded,
-            **self._machine,
-        }
+        return {"pid": os.getpid(), "version": __version__, "degraded": loop.degraded, **self._machine}
 
     def _look_at_machine(self, loop: Loop) -> None:
         """What `status` shows of the machine, and how many GPUs there are: the driver may come after the daemon.
@@ -301,7 +296,7 @@ class Daemon:
         loop.wake()
 
     def _read_config_again(self, loop: Loop) -> None:
-        """Take over what may change while running: limits. A broken file changes nothing."""
+        """Take over what may change while running: limits and rules. A broken file changes nothing."""
         self._manager.tell(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))
         try:
             settings = config.load(self._config_path)
@@ -309,8 +304,10 @@ class Daemon:
             log.error("configuration not reloaded, the old one stays: %s", error)  # noqa: TRY400 - a message for a person
             self._manager.tell(READY="1", STATUS=f"bad configuration, the old one stays: {error}"[:200])
             return
-        channels = loop.world.policy.channels  # channels are opened at start: a change of them needs a restart
-        policy = replace(config.policy(settings, self._gpu_count), channels=channels)
+        self._settings, ignored = config.reloaded(self._settings, settings)
+        if ignored:
+            log.warning("changed in the configuration, but needs a restart: %s", ", ".join(ignored))
+        policy = config.policy(self._settings, self._gpu_count)
         loop.put(events.Configured(at=self._clock.now(), origin="reload", policy=policy))
         self._manager.tell(READY="1")
 

@@ -14,7 +14,7 @@ from supervisor.config import Count, Defaults, Gpus, KeepEpochs, KeepLast, Prior
 from supervisor.core.placeholders import PLACEHOLDERS, names_in
 from supervisor.core.revisions import ALLOWED_TRAIN_KEYS
 from supervisor.errors import Problem
-from supervisor.hang_config import Remedies
+from supervisor.hang_config import Remedies, twice
 from supervisor.toml_errors import AbsolutePath, Duration, HangAfter, Name, Size, Source, shown
 from supervisor.trainers.scripts import script_place
 
@@ -156,10 +156,7 @@ def problems_of(spec: JobFile, source: Source, defaults: Defaults) -> Iterator[P
         yield source.problem(("time_limit",), Problem("no training fits into no time", hint="remove the key"))
     for name, problem in environment_problems(spec.env):
         yield source.problem(("env", name), problem)
-    first_wait_s = either(spec.restart.backoff, defaults.restart.backoff)
-    if first_wait_s > either(spec.restart.backoff_max, defaults.restart.backoff_max):
-        hint = "raise restart.backoff_max"
-        yield source.problem(("restart",), Problem("the first wait is longer than the longest", hint=hint))
+    yield from _restart_problems(spec.restart, source, defaults)
     if spec.train is not None and spec.command:
         yield source.problem(("command",), Problem("[train] and command exclude each other", hint="keep one of them"))
     yield from _command_problems(spec, source, has_python=_has_python(spec, defaults))
@@ -169,6 +166,15 @@ def problems_of(spec: JobFile, source: Source, defaults: Defaults) -> Iterator[P
     if (spec.train is not None or spec.script_family) and not _has_python(spec, defaults):
         hint = 'write python = "/…/bin/python" or conda = "NAME", or set one in [defaults] of config.toml'
         yield Problem("the job names no interpreter", key="python", expected="python or conda", hint=hint)
+
+
+def _restart_problems(own: RestartTable, source: Source, defaults: Defaults) -> Iterator[Problem]:
+    first_wait_s = either(own.backoff, defaults.restart.backoff)
+    if first_wait_s > either(own.backoff_max, defaults.restart.backoff_max):
+        hint = "raise restart.backoff_max"
+        yield source.problem(("restart",), Problem("the first wait is longer than the longest", hint=hint))
+    if (again := twice(own.remedies or ())) is not None:
+        yield source.problem(("restart", "remedies"), again)
 
 
 def either(own: Any, default: Any) -> Any:

@@ -397,12 +397,15 @@ def forget_oom_protection() -> None:
 
 
 def forbid_core_files() -> None:
-    """Leave no core file, whatever the daemon's own limit is: one of a training is as large as its memory.
+    """Leave no core dump, whatever the daemon's own limit is: one of a training is as large as its memory.
 
-    A training that hangs is ended by SIGABRT, for the stacks that it writes then. The hard limit stays: a program that
-    wants its core file can still ask for it.
+    A training that hangs is ended by SIGABRT, for the stacks that it writes then. A limit of 0 forbids files only:
+    where core_pattern names a program (systemd-coredump, apport) the dump is piped to it all the same (core(5)). For 1
+    the kernel leaves out that too (fs/coredump.c), and one byte is too little for a file. The hard limit stays: a
+    program that wants its core dump can still ask for it.
     """
-    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    resource.setrlimit(resource.RLIMIT_CORE, (0 if hard == 0 else 1, hard))
 
 
 def clean_process(launch: Launch, log: int, errors: int) -> None:

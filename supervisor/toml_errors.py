@@ -67,9 +67,9 @@ class Source:
     lines: dict[tuple[str, ...], int] = field(default_factory=dict)
 
     def line(self, *path: str) -> int:
-        """Find the line of a key, of the nearest table around it, or 0."""
+        """Find the line of a key (of a list of tables, its first one), of the nearest table around it, or 0."""
         for length in range(len(path), 0, -1):
-            if line := self.lines.get(path[:length]):
+            if line := self.lines.get(path[:length]) or self.lines.get((*path[:length], "0")):
                 return line
         return 0
 
@@ -287,10 +287,18 @@ def _struct(table: Any, kind: type[T], source: Source, path: tuple[str, ...], pr
     return None if problems else kind(**values)
 
 
+#: What people write into a job file, and what is of the configuration.
+_OF_CONFIG = {
+    "rule": "[[rule]] belongs into config.toml: it is for all jobs",
+    "channel": "[[channel]] belongs into config.toml; a job names the channels that it wants in `notify`",
+    "hang": "[hang] belongs into config.toml; a job has restart.hang_after",
+}
+
+
 def unknown_key(key: str, known: list[str], where: str = "") -> Problem:
     """Describe an unknown key, with the nearest right one, or all of them where none is near."""
     near = nearest(key, known)
-    hint = f"did you mean `{near}`?" if near else "remove it: this version does not know it"
+    hint = f"did you mean `{near}`?" if near else _OF_CONFIG.get(key, "remove it: this version does not know it")
     expected = f"`{near}`" if near else "one of " + ", ".join(sorted(known))
     return Problem(f"unknown key{where}", expected=expected, got=f"`{key[:_SHOWN]}`", hint=hint)
 

@@ -27,7 +27,7 @@ _HANG_WORDS = {"auto": AUTO_S, "never": 0.0}
 
 
 def _refuse(what: str, expected: str, got: object, example: str) -> UserError:
-    shown = repr(got)
+    shown = f'"{got}"' if isinstance(got, str) and got.isprintable() and '"' not in got else repr(got)
     shown = shown if len(shown) <= 60 else shown[:57] + "…"
     return UserError(problems=(Problem(what, expected=expected, got=shown, hint=example),))
 

@@ -31,6 +31,7 @@ class UserRule(msgspec.Struct, frozen=True, kw_only=True):
     cause: CauseName
     remedy: str = ""
     means: Words = ""
+    fix: Words = ""
     scope: Literal["end", "anywhere"] = "end"
 
 

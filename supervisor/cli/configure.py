@@ -39,12 +39,35 @@ def config_verb() -> None:
 @config_option
 @click.pass_obj
 def check_verb(target: Target, config: str | None) -> None:
-    """Read the configuration and name every mistake in it; exit code 2 if there is one."""
-    path, _ = _read(target, config)
+    """Read the configuration and name every mistake in it; exit code 2 if there is one.
+
+    Each [[rule]] is tried on long lines, which the daemon does not do when it starts.
+    """
+    path, settings = _read(target, config)
+    _try_rules(str(path), settings)
     if path is None:
         click.echo("there is no configuration file: the built-in defaults hold")
     else:
         click.echo(f"{path} is valid")
+
+
+def _try_rules(file: str, settings: Config) -> None:
+    if not settings.rule:
+        return
+    from supervisor.config import rules
+    from supervisor.effects.log_scan import try_out
+    from supervisor.errors import Problem
+    from supervisor.toml_errors import refusal, shown
+
+    slow = [(rule, why) for rule in rules(settings)[: len(settings.rule)] if (why := try_out(rule))]
+    if slow:
+        hint = "repeat nothing that repeats itself, such as (a+)+ or (.*x)*; see `explain-log`"
+        words = "this pattern takes too long"
+        problems = [
+            Problem(f"{words} on {why}", key=f"rule {rule.name}", got=shown(rule.match), hint=hint)
+            for rule, why in slow
+        ]
+        raise refusal(file, problems)
 
 
 @config_verb.command(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -22,9 +22,12 @@ if TYPE_CHECKING:
     from supervisor.core.diagnosis.tables import Rule
 
 NOTHING = "nothing that explains a failure"
+NO_TEXT = "no text"
+_SILENT = "a log has no word of SIGKILL, of power or of the kernel; of a run, `yolo-supervisor why NAME` knows more"
 _STDIN = "-"
 _LONGEST_BYTES = 1024 * 1024
-_WHOLE = sys.maxsize  # the daemon looks at head and tail of a huge log; a person who asks may wait for all of it
+_WIDE = 120  # columns of a terminal with room for all that there is to a rule
+_FEW = 3  # lines behind the last frame of a progress bar
 _LABELS = 9  # columns of the longest label and a gap
 
 
@@ -48,8 +51,9 @@ def explain_log_verb(
 ) -> None:
     """Tell what the log of a training says about its end, and what would be done about it. Needs no daemon.
 
-    FILE is a log of Ultralytics, YOLOv5, v7, v9 or anything else in Python, a folder of an attempt, or - for standard
-    input. Only the log is looked at: what the machine says (an out-of-memory kill, a mount that is gone) is not asked.
+    FILE is a log of Ultralytics, YOLOv5, v7, v9 or anything else in Python, the folder of an attempt or of a run (its
+    newest attempt is meant), or - for standard input. Only the log is looked at: what the machine says (an
+    out-of-memory kill, a mount that is gone) is not asked.
     """
     if not files and not list_rules:
         raise click.UsageError("Name a FILE, or - for standard input.")
@@ -57,13 +61,31 @@ def explain_log_verb(
     if list_rules:
         _show_rules(rules, as_json=as_json)
         return
-    logs = [_log_of(name) for name in files]
-    views = [_view(str(path), _scanned(path, rules), rules) for path in logs]
+    views, problems = _explained(files, rules)
     if as_json:
         screen.show_json({"version": 1, "files": views})
-        return
-    for view in views:
-        _show(view)
+    else:
+        for view in views:
+            _show(view)
+    if problems:
+        raise BadInput("\n".join(problems))
+
+
+def _explained(files: Sequence[str], rules: Sequence[Rule]) -> tuple[list[dict[str, Any]], list[str]]:
+    """A view for each file that can be read, and what is wrong with the others."""
+    views: list[dict[str, Any]] = []
+    problems = [problem for name in files if (problem := _explain(name, rules, views))]
+    return views, problems
+
+
+def _explain(name: str, rules: Sequence[Rule], views: list[dict[str, Any]]) -> str:
+    """Add a view of this file; or return what is wrong with it."""
+    try:
+        path = _log_of(name)
+        views.append(_view(str(path), _scanned(path, rules), rules))
+    except BadInput as error:
+        return error.message
+    return ""
 
 
 def _rules(config: str | None, *, asked: bool) -> tuple[Rule, ...]:
@@ -82,37 +104,51 @@ def _rules(config: str | None, *, asked: bool) -> tuple[Rule, ...]:
 
 
 def _log_of(name: str) -> Path:
+    """The log that is meant: a file, or that of an attempt's or a run's folder. Raises BadInput."""
     path = Path(name)
     if name == _STDIN or path.is_file():
         return path
     if not path.exists():
         raise BadInput(f"there is no file {screen.escaped(name)}")
-    log = AttemptDirectory(path).log
-    if not log.is_file():
-        raise BadInput(f"there is no log in {screen.escaped(name)}: name a file, or the folder of an attempt")
-    return log
+    if not path.is_dir():
+        raise BadInput(f"{screen.escaped(name)} is no regular file: pipe it, with - for standard input")
+    for log in (AttemptDirectory(path).log, *_of_attempts(path)):
+        if log.is_file():
+            return log
+    raise BadInput(f"there is no log in {screen.escaped(name)}: name a file, or the folder of an attempt or a run")
+
+
+def _of_attempts(run: Path) -> Iterator[Path]:
+    """The logs of a run's attempts, the newest first."""
+    numbered = sorted((int(one.name) for one in run.glob("attempts/*") if one.name.isdecimal()), reverse=True)
+    return (AttemptDirectory(run / "attempts" / str(number)).log for number in numbered)
 
 
 def _scanned(path: Path, rules: Sequence[Rule]) -> Found:
     from supervisor.core.diagnosis.signs import scan
     from supervisor.effects.attempt_log import LogLines
+    from supervisor.effects.log_scan import numbered
 
-    lines: Iterable[str] = _piped(sys.stdin.buffer) if str(path) == _STDIN else LogLines(path, head_bytes=_WHOLE)
     try:
-        return scan(lines, rules)
+        if str(path) == _STDIN:
+            return scan(_piped(sys.stdin.buffer), rules)
+        log = LogLines(path, patient=True)  # the daemon has seconds for a huge log; a person may wait for all of it
+        return numbered(scan(log, rules), log)
     except OSError as error:
         raise BadInput(f"cannot read {screen.escaped(str(path))}: {error.strerror}") from None
 
 
 def _piped(file: BinaryIO) -> Iterator[str]:
     while line := file.readline(_LONGEST_BYTES):
-        yield from clean_lines(line)
+        text = line.replace(b"\0", b"")
+        yield from clean_lines(text) if text else ()
 
 
 def _view(path: str, found: Found, rules: Sequence[Rule]) -> dict[str, Any]:
     """What was found in one log, as programs get it."""
     import msgspec
 
+    from supervisor.core.diagnosis.advice import filled
     from supervisor.core.diagnosis.explain import of_log, plan_words
 
     diagnosis = of_log(found, rules)
@@ -121,17 +157,23 @@ def _view(path: str, found: Found, rules: Sequence[Rule]) -> dict[str, Any]:
     view = {
         "path": path,
         "cause": cause.name if cause is not None else None,
-        "title": cause.title if cause is not None else NOTHING,
+        "title": cause.title if cause is not None else NOTHING if found.lines else NO_TEXT,
         "means": cause.means if cause is not None else "",
-        "fix": cause.fix if cause is not None else "",
+        "fix": filled(cause.fix, diagnosis.seen) if cause is not None and diagnosis is not None else "",
         "line": diagnosis.line if diagnosis is not None else 0,
         "seen": diagnosis.seen if diagnosis is not None else "",
         "steps": list(steps),
         "plan": plan_words(steps),
     }
     content: dict[str, Any] = msgspec.to_builtins(found)
+    content["cut"] = _is_cut(found)
     content["notes"] = [{**note, "means": _note_means(sign)} for note, sign in _pairs(content["notes"], found.notes)]
     return view | content
+
+
+def _is_cut(found: Found) -> bool:
+    """True for a log that ends within its training: whatever ended that wrote nothing."""
+    return 0 < found.progressed >= found.lines - _FEW and not found.signs and not found.error
 
 
 def _pairs(plain: Sequence[dict[str, Any]], signs: Sequence[Sign]) -> Iterator[tuple[dict[str, Any], Sign]]:
@@ -146,7 +188,7 @@ def _note_means(sign: Sign) -> str:
 def _show(view: dict[str, Any]) -> None:
     head = screen.escaped(view["path"]) if view["path"] != _STDIN else "standard input"
     cause = view["cause"]
-    click.echo(f"{head}: {cause}: {view['title']}" if cause else f"{head}: {NOTHING}")
+    click.echo(f"{head}: {cause}: {view['title']}" if cause else f"{head}: {view['title']}")
     for label, text in _facts(view):
         for line in screen.wrapped(text, label, _LABELS):
             click.echo(line)
@@ -156,19 +198,39 @@ def _facts(view: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if view["cause"]:
         yield "seen", f"line {view['line']}: {view['seen']}"
         if view["site"] and view["site"] not in view["seen"]:
-            yield "raised", view["site"]
+            yield "raised", f"{view['error']} ({view['site']})" if view["error"] not in view["seen"] else view["site"]
         yield "means", view["means"]
         yield "plan", view["plan"]
         yield "you can", view["fix"]
+    elif view["cut"]:
+        yield "", _SILENT
     for note in view["notes"]:
         yield "note", f"line {note['number']}: {note['means']}"
 
 
 def _show_rules(rules: Sequence[Rule], *, as_json: bool) -> None:
+    """All rules in the order in which they are tried, and the plan of each cause."""
+    from supervisor.core.diagnosis.diagnose import cause_named
+    from supervisor.core.diagnosis.tables import CAUSES
+
+    own = [rule for rule in rules if rule.cause not in CAUSES]
+    causes = [*CAUSES.values(), *{rule.cause: cause_named(rule.cause, rule.means, rule.fix) for rule in own}.values()]
     if as_json:
         import msgspec
 
-        screen.show_json({"version": 1, "rules": [msgspec.to_builtins(rule) for rule in rules]})
+        shown = {"rules": msgspec.to_builtins(tuple(rules)), "causes": msgspec.to_builtins(causes)}
+        screen.show_json({"version": 1, **shown})
         return
+    screen.show_table(*_rules_table(rules), whole_in_pipes=True)
+    click.echo("")
+    first = {rule.cause: f"{rule.remedy}, " for rule in own if rule.remedy}
+    plans = [[cause.name, first.get(cause.name, "") + ", ".join(cause.plan)] for cause in causes]
+    screen.show_table(["CAUSE", "PLAN"], plans, whole_in_pipes=True)
+
+
+def _rules_table(rules: Sequence[Rule]) -> tuple[list[str], list[list[str]]]:
+    """Headers and rows; kind and scope, which most rules share, only where there is room for them."""
+    if screen.on_terminal() and screen.width() < _WIDE:
+        return ["RULE", "CAUSE", "MATCHES"], [[rule.name, rule.cause, rule.match] for rule in rules]
     rows = [[rule.name, rule.cause, rule.kind, rule.scope, rule.match] for rule in rules]
-    screen.show_table(["RULE", "CAUSE", "KIND", "SCOPE", "MATCHES"], rows, whole_in_pipes=True)
+    return ["RULE", "CAUSE", "KIND", "SCOPE", "MATCHES"], rows

@@ -18,12 +18,15 @@ _LABEL = 11  # columns before the text of a line
 LEAST_TOLD_S = 0.05
 _MOST = 10  # incidents that `why` tells in full
 _HEADERS = ("WHEN", "RUN", "TRY", "COST", "STATE", "WHAT")
+_WIDE = 110
+_SHORT_RUN = 18
+_LEAST_WIDTHS = (0, 0, 100, 75, 75, 0)
 
 
 def show_incidents(incidents: Sequence[View], name: str, now: float) -> None:
     """Tell the newest incidents of a run in full, the newest last."""
-    if len(incidents) > _MOST:
-        screen.note(f"{len(incidents) - _MOST} older incidents: `yolo-supervisor incidents {name}`")
+    if (older := len(incidents) - _MOST) > 0:
+        screen.note(f"{older} older incident{'' if older == 1 else 's'}: `yolo-supervisor incidents {name}`")
     for incident in incidents[-_MOST:]:
         _show_incident(incident, now)
 
@@ -87,17 +90,28 @@ def summary(incident: View, now: float) -> tuple[str, str]:
 def incidents_verb(target: Target, name: str | None, since: str | None, *, is_open: bool, as_json: bool) -> None:
     """List what went wrong, in one run or in all, the newest last; `why NAME` tells each in full.
 
-    TRY is the attempt, COST the time from the last movement until an epoch was saved that had not been there before.
-    An incident is over then, or when its run has ended.
+    TRY is the attempt, COST what it took: to see it, to wait, to start again, and the work that was lost. An incident
+    is over when an epoch is saved that had not been there before, or when its run has ended; one that was followed by
+    the next before that is superseded.
     """
     view = reading(target).incidents(name, is_open=is_open, since_at=since_when(since))
     if as_json:
         screen.show_json(view)
         return
-    if not view["incidents"]:
+    if view["incidents"]:
+        short = screen.on_terminal() and screen.width() < _WIDE
+        rows = [_row(incident, short=short) for incident in view["incidents"]]
+        screen.show_columns(_HEADERS, rows, _LEAST_WIDTHS, whole_in_pipes=True)
+    else:
         click.echo("no open incidents" if is_open else "no incidents")
-        return
-    screen.show_table(_HEADERS, [_row(incident) for incident in view["incidents"]], whole_in_pipes=True)
+    for run in view.get("stalled", ()):
+        _show_stalled(run)
+
+
+def _show_stalled(run: View) -> None:
+    """What is no incident, and still needs somebody."""
+    for label, text in ((f"{run['name']} stands still", f"{run['text']}."), ("you can", run["todo"])):
+        click.echo("\n".join(screen.wrapped(f"{label}: {text}", "", 0)) if text else "")
 
 
 def since_when(since: str | None) -> float:
@@ -111,10 +125,11 @@ def since_when(since: str | None) -> float:
         raise BadInput(f"--since: {error}") from None
 
 
-def _row(incident: View) -> list[str]:
+def _row(incident: View, *, short: bool) -> list[str]:
+    at = time_text(incident["seen_at"])
     return [
-        time_text(incident["seen_at"])[:16],
-        incident["run"],
+        at[5:16] if short else at[:16],
+        screen.end_of(incident["run"], _SHORT_RUN) if short else incident["run"],
         str(incident["attempt"]),
         duration_text(incident["cost"]["total_s"]),
         incident["state"],

@@ -71,8 +71,21 @@ def plan(job: Job, config: Config, client: Client | None) -> View:
         "epochs": job.epochs,
         "start": _start(job, client),
         "waits_for": _waits(job),
+        "notes": _notes(job),
         "job": job_view(job),
     }
+
+
+def _notes(job: Job) -> list[str]:
+    """What is right, and yet not what its author may expect."""
+    from supervisor.core.diagnosis.rungs import ARGUMENTS
+    from supervisor.core.model import Restart
+
+    remedies = job.restart.remedies
+    idle = [one for one in remedies if one in ARGUMENTS]
+    if job.train is not None or not idle or remedies == Restart().remedies:
+        return []
+    return [f"restart.remedies: {', '.join(idle)} have no effect here, the arguments of a command are its own"]
 
 
 def _start(job: Job, client: Client | None) -> str:
@@ -120,6 +133,7 @@ def plan_lines(view: View) -> list[str]:
         ("time limit", limit),
         ("priority", str(job["priority"])),
         ("gives up", f"after {job['restart']['no_progress']} failures in a row without a newly saved epoch"),
+        *(("note", note) for note in view["notes"]),
     ]
     return [f"  {label:<12}{text}" for label, text in facts if text]
 

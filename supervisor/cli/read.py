@@ -22,6 +22,7 @@ from supervisor.units import format_size
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 WATCH_EVERY_S = 2.0
 _HEADERS = ("NAME", "PHASE", "EPOCH", "MAP50-95", "ETA", "RESTARTS", "WAITING FOR / REASON")
+_LEAST_WIDTHS = (0, 0, 0, 78, 66, 72, 0)
 
 
 @click.command(
@@ -70,11 +71,12 @@ def _show_runs(view: View, *, as_json: bool) -> None:
     if view["draining"]:
         screen.note("draining: nothing starts until `yolo-supervisor drain --off` or a new daemon")
     if view["runs"]:
-        screen.show_table(_HEADERS, [_line(row) for row in view["runs"]])
+        screen.show_columns(_HEADERS, [_line(row) for row in view["runs"]], _LEAST_WIDTHS)
     else:
         click.echo("no runs; drop a job file into the jobs folder, or `yolo-supervisor submit FILE`")
     if view["not_shown"]:
-        screen.note(f"{view['not_shown']} older runs are not shown (--all shows them)")
+        one = view["not_shown"] == 1
+        screen.note(f"{view['not_shown']} older run{' is' if one else 's are'} not shown (--all shows them)")
 
 
 def _line(row: View) -> list[str]:
@@ -261,8 +263,25 @@ def why_verb(target: Target, name: str, *, chain: bool, as_json: bool) -> None:
     else:
         for step in view["steps"]:
             _show_step(step, view["at"])
-    click.echo(f"now: {phase_text(view['phase'])}: {view['explanation']}")
+    _show_now(view)
     _show_commands(view)
+
+
+def _show_now(view: View) -> None:
+    """Where it stands, wrapped to the terminal; what its last incident says already is not said again."""
+    label = f"now: {view['phase']}: "
+    text = _short(view)
+    lines = screen.wrapped(text, "", len(label) - screen.GAP) if text else [""]
+    for place, line in enumerate(lines):
+        click.echo(f"now: {phase_text(view['phase'])}: {line.strip()}" if place == 0 else line)
+
+
+def _short(view: View) -> str:
+    """The reason; where its last incident has told how it ended, only what that means and what is done."""
+    text = str(view["explanation"])
+    last = view["incidents"][-1] if view["incidents"] else {"title": "", "done": ""}
+    short = ": ".join(filter(None, (last["title"], last["done"])))
+    return short if short and text.endswith(last["done"] or last["title"]) else text
 
 
 def _show_step(step: View, now: float) -> None:

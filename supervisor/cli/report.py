@@ -23,6 +23,9 @@ MEANINGS = {
     "held": "until a person decided",
 }
 _HEADERS = ("RUN", "PHASE", "TOTAL", "GOODPUT", "LOST", "DETECTION", "GPU-HOURS", "ATTEMPTS", "FAILURES")
+_SHORT = ("RUN", "PHASE", "TOTAL", "GOOD", "LOST", "DETECT", "GPU-H", "TRIES", "FAILED")
+_LEAST_WIDTHS = (0, 95, 0, 0, 0, 75, 80, 70, 0)
+_WIDE = 110
 ENDED = {"SUCCEEDED", "FAILED", "CANCELLED"}
 _BAR = 20
 
@@ -74,7 +77,8 @@ def _show_all(view: View) -> None:
     if not view["runs"]:
         click.echo("no runs")
         return
-    screen.show_table(_HEADERS, [_row(run) for run in view["runs"]])
+    headers = _SHORT if screen.on_terminal() and screen.width() < _WIDE else _HEADERS
+    screen.show_columns(headers, [_row(run) for run in view["runs"]], _LEAST_WIDTHS)
     click.echo("")
     since = f" since {time_text(view['since_at'])}" if view["since_at"] else ""
     count = len(view["runs"])

@@ -88,6 +88,19 @@ def show_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, whole_i
     return shortened
 
 
+def show_columns(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], least: Sequence[int], *, whole_in_pipes: bool = False
+) -> None:
+    """Write a table as `show_table` does, without the columns that are not worth their room on a narrow terminal.
+
+    `least`: for each column how many columns the terminal must have for it.
+    """
+    size = width() if on_terminal() else sys.maxsize
+    places = [place for place, least_size in enumerate(least) if size >= least_size]
+    chosen = [[row[place] for place in places] for row in (headers, *rows)]
+    show_table(chosen[0], chosen[1:], whole_in_pipes=whole_in_pipes)
+
+
 def room_left(widths: Sequence[int]) -> int:
     """Columns that are left to the last column of a table, beside others of these widths; it never gets fewer."""
     return max(LEAST_LAST, width() - sum(widths) - GAP * len(widths))

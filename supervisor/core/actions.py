@@ -113,6 +113,7 @@ class Examine(Action, frozen=True, kw_only=True, tag=True):
     job: Job
     code: int | None = None
     signal: int | None = None
+    moved_at: float = 0.0
 
 
 class Autopsy(Action, frozen=True, kw_only=True, tag=True):

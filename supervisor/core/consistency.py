@@ -13,7 +13,7 @@ held (a person must agree)
     gone or rewritten, another model: it would be another training under the old name. imgsz or batch without an edit
     of the job file: nobody asked for it. Ultralytics' version: how it resumes changes with it.
 
-Data that is not there at all is no difference: its disk is waited for (`lost`). Nothing is compared with what could
+Data that is not there at all is no difference but a failure (`lost`). Nothing is compared with what could
 not be looked at.
 """
 
@@ -128,7 +128,7 @@ def digest(held: Sequence[Difference]) -> str:
 
 
 def lost(old: Fingerprint, new: Fingerprint) -> str:
-    """What of the data is not there at all, as if a disk were not mounted: its file, a folder, a whole split."""
+    """What of the data is not there at all: its file, a folder, a whole split."""
     if old.data is None or new.data is None:
         return ""
     missing = [path for path in new.data.missing if path not in old.data.missing]

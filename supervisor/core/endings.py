@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from supervisor.core import events, incidents, messages, recovery, stages
+from supervisor.core import divergence, events, incidents, messages, recovery, stages
 from supervisor.core.actions import MarkFile
 from supervisor.core.diagnosis.diagnose import INTERRUPTS, diagnose
+from supervisor.core.diagnosis.evidence import Incident
 from supervisor.core.diagnosis.tables import WAITS
 from supervisor.core.model import Phase, Run, StopOrder, World
 from supervisor.core.policy import (
@@ -31,7 +32,7 @@ def conclude(turn: Turn, run: Run, event: events.Examined) -> None:
     how = event.reason or messages.ending(attempt)
     if event.finished:
         run = recovery.hung_before_its_end(turn, run, event) if order is not None and order.cause else run
-        finish(turn, run, Phase.SUCCEEDED, event.proof)
+        finish(turn, run, Phase.SUCCEEDED, f"{event.proof}{divergence.words(run)}")
     elif order is not None and not _is_ours(order):
         run = recovery.hung_before_its_end(turn, run, event) if order.cause else run
         after_stop(turn, run, f"{order.reason}: {how}")
@@ -91,11 +92,10 @@ def pause(turn: Turn, run: Run, reason: str, waiting_for: str) -> None:
     tell_waiting(turn, run, reason)
 
 
-def tell_waiting(turn: Turn, run: Run, reason: str) -> None:
-    """Say what a run waits for, once."""
+def tell_waiting(turn: Turn, run: Run, reason: str, incident: Incident | None = None) -> None:
+    """Say what a run waits for, once; `incident`: because of that."""
     if run.told_waiting != run.waiting_for:
-        title = f"{run.name} waits for {run.waiting_for}"
-        turn.announce(run, "waits", "notice", title, f"{reason}. It goes on by itself.")
+        messages.waits(turn, run, reason, incident)
     turn.put(replace(run, told_waiting=run.waiting_for))
 
 
@@ -126,10 +126,18 @@ def queue_again(turn: Turn, run: Run, reason: str) -> Run:
     return turn.move(run, Phase.QUEUED, reason, waiting_for="slot", stop=None)
 
 
-def hold(turn: Turn, run: Run, reason: str, tail: tuple[str, ...] = (), *, by_person: bool = False) -> None:
-    """Wait for a person."""
+def hold(
+    turn: Turn,
+    run: Run,
+    reason: str,
+    tail: tuple[str, ...] = (),
+    *,
+    by_person: bool = False,
+    incident: Incident | None = None,
+) -> None:
+    """Wait for a person; `incident`: because of that."""
     run = turn.move(run, Phase.HELD, reason, stop=None)
-    messages.held(turn, run, tail, by_person=by_person)
+    messages.held(turn, run, tail, by_person=by_person, incident=incident)
 
 
 def after_stop(turn: Turn, run: Run, reason: str) -> None:
@@ -143,7 +151,15 @@ def after_stop(turn: Turn, run: Run, reason: str) -> None:
         hold(turn, run, reason, by_person=not order.limit)
 
 
-def finish(turn: Turn, run: Run, phase: Phase, reason: str, tail: tuple[str, ...] = ()) -> None:
+def finish(
+    turn: Turn,
+    run: Run,
+    phase: Phase,
+    reason: str,
+    tail: tuple[str, ...] = (),
+    *,
+    incident: Incident | None = None,
+) -> None:
     """Enter a terminal phase: it is never left, its job file moves to done/, and it is told once."""
     outcome = {Phase.SUCCEEDED: "the run succeeded", Phase.FAILED: "the run was given up"}.get(phase, "cancelled")
     run = incidents.ended(turn.move(run, phase, reason, stop=None), outcome, turn.now)
@@ -154,6 +170,6 @@ def finish(turn: Turn, run: Run, phase: Phase, reason: str, tail: tuple[str, ...
     if phase is Phase.SUCCEEDED:
         messages.succeeded(turn, run)
     elif phase is Phase.FAILED:
-        messages.failed(turn, run, tail)
+        messages.failed(turn, run, tail, incident)
     else:
         messages.cancelled(turn, run)

@@ -191,10 +191,14 @@ class Prepared(AttemptEvent, frozen=True, kw_only=True, tag=True):
 
 
 class PrepareFailed(AttemptEvent, frozen=True, kw_only=True, tag=True):
-    """The run directory could not be prepared; `waiting_for` names what it waits for, if waiting helps."""
+    """The run directory could not be prepared; `waiting_for` names what it waits for, if waiting helps.
+
+    `cause` names a row of the table of causes, if what is in the way is one: then its plan says what is done.
+    """
 
     reason: str
     waiting_for: str = ""
+    cause: str = ""
 
 
 class Kept(RunEvent, frozen=True, kw_only=True, tag=True):
@@ -366,6 +370,7 @@ class Progressed(AttemptEvent, frozen=True, kw_only=True, tag=True):
     """The training moved on. Epochs count from 1; `saved_epoch` is the newest one in a checkpoint.
 
     `seconds`: what the attempt did until now (see core.attempt_seconds), with its first report and with each save.
+    `diverged_from`: the first of the epochs (two at least) whose losses are no numbers; 0 while some are.
     """
 
     epoch: int
@@ -376,6 +381,7 @@ class Progressed(AttemptEvent, frozen=True, kw_only=True, tag=True):
     epoch_s: float = 0.0
     eta_s: float | None = None
     seconds: dict[str, float] = {}
+    diverged_from: int = 0
 
     def __post_init__(self) -> None:
         """Keep finite numbers only."""

@@ -27,11 +27,12 @@ def hang_seen(turn: Turn, run: Run, event: events.HangSeen) -> None:
 
 def _tell(turn: Turn, run: Run, event: events.HangSeen) -> None:
     """Say once, until it moves again, that it stands still; nothing is done about it."""
-    text = _text(event)
+    text, todo = _text(event), _todo(run, event)
     if not run.stalled:
         title = f"{run.name} stands still"
-        turn.announce(run, "stalled", "notice", title, f"{text}. It is not ended for that.", todo=_todo(run, event))
-    turn.put(replace(run, stalled=text))
+        turn.announce(run, "stalled", "notice", title, f"{text}. It is not ended for that.", todo=todo)
+    attempt = None if run.attempt is None else replace(run.attempt, moved_at=turn.now - event.quiet_s)
+    turn.put(replace(run, stalled=text, stalled_todo=todo, attempt=attempt))
 
 
 def _text(event: events.HangSeen) -> str:
@@ -43,7 +44,7 @@ def _todo(run: Run, event: events.HangSeen) -> str:
     if event.verdict == "stopped":
         return f"if nobody debugs it: kill -CONT {pid}"
     if event.verdict == "storage":
-        return "look at the disk or the mount that it waits for"
+        return "look at the disk or the mount that it waits for: it goes on when that answers"
     return f"look at process {pid}; yolo-supervisor logs {run.name}"
 
 
@@ -54,7 +55,7 @@ def _end(turn: Turn, run: Run, event: events.HangSeen) -> None:
         return  # it is being ended already
     reason = _text(event)
     asked = order or StopOrder(how="save", then=Phase.QUEUED, by=orders.DETECTOR, reason=reason)
-    stop = replace(asked, how="autopsy", cause=event.cause, seen=reason)
+    stop = replace(asked, how="autopsy", cause=event.cause, seen=reason, seen_at=turn.now)
     attempt = replace(attempt, moved_at=turn.now - event.quiet_s)
     run = turn.move(
         run, Phase.STOPPING, f"{reason}: writing down what it does", within_s=AUTOPSY_S, stop=stop, attempt=attempt
@@ -80,14 +81,15 @@ def moving(turn: Turn, run: Run) -> Run:
             reason = f"{waits.reason}: it moved again, and ends when the next epoch is saved"
             run = turn.move(run, Phase.STOPPING, reason, within_s=OBSERVED_S, stop=waits)
     if run.stalled:
-        run = turn.put(replace(run, stalled=""))
+        attempt = None if run.attempt is None else replace(run.attempt, moved_at=0.0)
+        run = turn.put(replace(run, stalled="", stalled_todo="", attempt=attempt))
     return run
 
 
 def _asked(turn: Turn, order: StopOrder) -> StopOrder | None:
     """What somebody ordered before it stood still, or meanwhile; or nothing."""
     over = order.then is Phase.QUEUED and not turn.world.draining
-    return None if order.by == orders.DETECTOR or over else replace(order, how="save", cause="", seen="")
+    return None if order.by == orders.DETECTOR or over else replace(order, how="save", cause="", seen="", seen_at=0.0)
 
 
 def autopsy_done(turn: Turn, run: Run, event: events.AutopsyDone) -> None:

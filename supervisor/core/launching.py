@@ -61,6 +61,7 @@ def _behind(run: Run, event: events.Prepared) -> Run:
     if event.start != "resume" or not 0 < epoch < saved:
         return run
     count = run.fall_backs if saved <= run.peak_epoch else 0
+    run = incidents.fell_back(run, saved - epoch)
     run = replace(run, progress=replace(run.progress, saved_epoch=epoch))
     if count >= FALL_BACKS:
         return run
@@ -115,6 +116,10 @@ def prepare_failed(turn: Turn, run: Run, event: events.PrepareFailed) -> None:
         endings.after_stop(turn, _without_attempt(run), run.stop.reason)
     elif event.waiting_for:
         _back_out(turn, run, event.reason, event.waiting_for)
+    elif event.cause and endings.just_booted(turn.world, turn.now):
+        _back_out(turn, run, f"{event.reason}; a file system may not be mounted yet", "mount")
+    elif event.cause:
+        recovery.after_failed_preparation(turn, _without_attempt(run), event)
     else:
         endings.hold(turn, _without_attempt(run), f"attempt {event.attempt} could not be prepared: {event.reason}")
 
@@ -135,7 +140,7 @@ def launched(turn: Turn, run: Run, event: events.Launched) -> None:
         return
     attempt = replace(run.attempt, pid=event.pid, shim_pid=event.shim_pid, boot=event.boot, started_at=event.started_at)
     order = run.stop
-    run = incidents.relaunched(replace(run, told_waiting="", accepted="", stalled=""), turn.now)
+    run = incidents.relaunched(replace(run, told_waiting="", accepted="", stalled="", stalled_todo=""), turn.now)
     run = turn.move(run, Phase.RUNNING, run.reason, within_s=running_within_s(turn, run), attempt=attempt)
     messages.launched(turn, run)
     if order is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from supervisor.core import words
+from supervisor.core.diagnosis.evidence import Incident
 from supervisor.core.model import Attempt, Run
 from supervisor.core.turn import Turn
 
@@ -43,23 +45,57 @@ def launched(turn: Turn, run: Run) -> None:
 
 
 def failed_attempt(turn: Turn, run: Run, tail: tuple[str, ...]) -> None:
-    """An attempt died and another one follows."""
+    """An attempt died, or hung and was ended, and another one follows."""
+    incident = run.incidents[-1]
     facts = {
         "attempt": str(run.attempts),
         "saved epoch": str(run.progress.saved_epoch),
         "log": "\n".join(tail),
     }
-    turn.announce(run, "failed-attempt", "notice", f"{run.name}: attempt {run.attempts} died", run.reason, facts=facts)
+    title = f"{run.name}: attempt {run.attempts} died: {incident.title}"
+    title = f"{run.name} hung, was ended and is resumed" if incident.hung else title
+    text = f"{_story(incident)}\nYou can: {incident.fix}."
+    turn.announce(run, "failed-attempt", "notice", title, text, facts=facts)
 
 
-def held(turn: Turn, run: Run, tail: tuple[str, ...] = (), *, by_person: bool = False) -> None:
-    """The run waits for a person."""
+def _story(incident: Incident) -> str:
+    """What happened, what shows it, and what is done, a line for each."""
+    at = f", {incident.place}" if incident.place else ""
+    where = f" (line {incident.line} of attempts/{incident.attempt}/log{at})" if incident.line else ""
+    told = (
+        f"{incident.title[:1].upper()}{incident.title[1:]}. {incident.means}".rstrip(),
+        f"Seen: {' '.join(incident.seen.split())}{where}" if incident.seen else "",
+        f"Autopsy: {incident.autopsy}" if incident.autopsy else "",
+        f"Done: {words.remedy(incident.step, incident.done, incident.fix)}.",
+    )
+    return "\n".join(filter(None, told))
+
+
+def waits(turn: Turn, run: Run, reason: str, incident: Incident | None) -> None:
+    """The run waits for the machine, and goes on by itself."""
+    title = f"{run.name} waits for {words.waiting(run.waiting_for)}"
+    if incident is not None:
+        text = f"{_story(incident)}\nYou can: {incident.fix}."
+    else:
+        text = reason if "by itself" in reason else f"{reason}. It goes on by itself."
+    turn.announce(run, "waits", "notice", title, text)
+
+
+def held(
+    turn: Turn, run: Run, tail: tuple[str, ...] = (), *, by_person: bool = False, incident: Incident | None = None
+) -> None:
+    """The run waits for a person; `incident`: because of that."""
     facts = {"saved epoch": str(run.progress.saved_epoch), "log": "\n".join(tail)}
     resume = f"yolo-supervisor resume {run.name}"
     agree = " --accept" if f"{resume} --accept" in run.reason else ""
-    todo = f"yolo-supervisor why {run.name}; then {resume}{agree}"
+    first = incident.fix if incident is not None else f"yolo-supervisor why {run.name}"
+    todo = first if f"`{resume}`" in first else f"{first}; then {resume}{agree}"
     severity = "info" if by_person else "page"
-    turn.announce(run, "held", severity, f"{run.name} is held", run.reason, todo=todo, facts=facts)
+    title = f"{run.name} is held" + (f": {incident.title}" if incident is not None else "")
+    if incident is not None and incident.hung:
+        title = f"{run.name} hung, was ended and is held"
+    text = run.reason if incident is None else _story(incident)
+    turn.announce(run, "held", severity, title, text, todo=todo, facts=facts)
 
 
 def succeeded(turn: Turn, run: Run) -> None:
@@ -73,15 +109,19 @@ def succeeded(turn: Turn, run: Run) -> None:
     turn.announce(run, "succeeded", "info", f"{run.name} finished", run.reason, facts=facts)
 
 
-def failed(turn: Turn, run: Run, tail: tuple[str, ...]) -> None:
-    """The run is given up."""
+def failed(turn: Turn, run: Run, tail: tuple[str, ...], incident: Incident | None = None) -> None:
+    """The run is given up; `incident`: because of that."""
     facts = {
         "attempts": str(run.attempts),
         "saved epoch": str(run.progress.saved_epoch),
         "log": "\n".join(tail),
     }
-    todo = f"yolo-supervisor logs {run.name}; mend the cause; then yolo-supervisor retry {run.name}"
-    turn.announce(run, "failed", "page", f"{run.name} FAILED", run.reason, todo=todo, facts=facts)
+    retry = f"yolo-supervisor retry {run.name}"
+    first = incident.fix if incident is not None else f"yolo-supervisor logs {run.name}; mend the cause"
+    todo = first if f"`{retry}`" in first else f"{first}; then {retry}"
+    title = f"{run.name} FAILED" + (f": {incident.title}" if incident is not None else "")
+    text = run.reason if incident is None else _story(incident)
+    turn.announce(run, "failed", "page", title, text, todo=todo, facts=facts)
 
 
 def cancelled(turn: Turn, run: Run) -> None:

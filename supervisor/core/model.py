@@ -232,8 +232,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 class StopOrder(msgspec.Struct, frozen=True, kw_only=True):
     """Why an attempt is being ended, how, and which phase follows.
 
-    `cause`: the attempt failed with this cause, as `seen` says, while it still lived: it hung. Its remedy decides what
-    follows, unless somebody ordered something else than to go on.
+    `cause`: the attempt failed with this cause, as `seen` says, while it still lived: it hung, and that was known at
+    `seen_at`. Its remedy decides what follows, unless somebody ordered something else than to go on.
     """
 
     how: str
@@ -243,6 +243,7 @@ class StopOrder(msgspec.Struct, frozen=True, kw_only=True):
     limit: bool = False
     cause: str = ""
     seen: str = ""
+    seen_at: float = 0.0
 
 
 class Goal(msgspec.Struct, frozen=True, kw_only=True):
@@ -263,8 +264,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     differs from the job file since, `distrust_from` the epoch from which on checkpoints are not to be used,
     `avoid_gpus` which GPUs the next attempt had better not get. `last_failure` is what the last failure was, and
     where, `last_failed_at` when that was known. `kept_anew`: since then a copy without an epoch (`kept_file`) was
-    verified. `stalled` says what stands still without being the training's fault. `incidents`: the newest ones, the
-    oldest first.
+    verified. `stalled` says what stands still without being the training's fault, `stalled_todo` what a person can do
+    about that. `diverged_from`: the epoch since which no loss is a number, 0 if some are. `incidents`: the newest ones,
+    the oldest first.
     """
 
     id: str
@@ -310,6 +312,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     kept_file: str = ""
     kept_anew: bool = False
     stalled: str = ""
+    stalled_todo: str = ""
+    diverged_from: int = 0
     incidents: tuple[Incident, ...] = ()
 
     @property

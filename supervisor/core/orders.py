@@ -59,7 +59,9 @@ def stop(turn: Turn, run: Run, order: StopOrder) -> None:
 def _with_cause(run: Run, order: StopOrder) -> StopOrder:
     """The order for an attempt that may be hanging: that is not forgotten, whoever wants its end too."""
     now = run.stop
-    return order if now is None or not now.cause else replace(order, cause=now.cause, seen=now.seen)
+    return (
+        order if now is None or not now.cause else replace(order, cause=now.cause, seen=now.seen, seen_at=now.seen_at)
+    )
 
 
 def _taken_back(run: Run) -> StopOrder | None:

@@ -93,8 +93,8 @@ def percent(run: Run, live: Live | None, epochs: int | None) -> float | None:
 
 
 def eta_s(run: Run, live: Live | None, now: float) -> float | None:
-    """Seconds until the training ends, as last said by the trainer and aged since; None unless it runs."""
-    if run.phase is not Phase.RUNNING:
+    """Seconds until the training ends, as last said by the trainer and aged since; None unless it runs and moves."""
+    if run.phase is not Phase.RUNNING or run.stalled:
         return None
     if live is not None and live.eta_s is not None:
         return max(0.0, live.eta_s - (now - live.at))

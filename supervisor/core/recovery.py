@@ -6,7 +6,8 @@ from msgspec.structs import replace
 
 from supervisor.core import endings, events, incidents, messages
 from supervisor.core.diagnosis.diagnose import Diagnosis, diagnose, of_cause
-from supervisor.core.diagnosis.evidence import Evidence
+from supervisor.core.diagnosis.evidence import Evidence, Incident
+from supervisor.core.diagnosis.own_dump import before_dump
 from supervisor.core.diagnosis.remedies import Remedy, choose, has_progressed
 from supervisor.core.model import Phase, Run
 from supervisor.core.policy import WAITING_S
@@ -17,9 +18,16 @@ def after_death(turn: Turn, run: Run, event: events.Examined, how: str) -> None:
     """An attempt failed by itself, or hung: find out why and do what helps. `how` is how it ended, in words."""
     found = diagnose(run, event)
     remedy = choose(run, found, event.evidence, turn.world.policy, turn.now)
-    run = _noted(incidents.opened(replace(run, stop=None), found, remedy, event, turn.now), found, remedy, turn.now)
-    title = f"{found.cause.title}: " if found.named else ""
-    _carry_out(turn, run, remedy, f"{how}; {title}{remedy.reason}", event.log_tail)
+    run = incidents.opened(run, found, remedy, event, turn.now)
+    run = _noted(replace(run, stop=None), found, remedy, turn.now)
+    tail = before_dump(event.log_tail) if run.incidents[-1].hung else event.log_tail
+    _carry_out(turn, run, remedy, _reason(run.incidents[-1], found, remedy, how), tail)
+
+
+def _reason(incident: Incident, found: Diagnosis, remedy: Remedy, how: str) -> str:
+    """How it ended, what that means and what is done, in few words. Of a hang the signal that ended it was our own."""
+    title = found.cause.title if found.named else ""
+    return "; ".join(filter(None, ("" if incident.hung else how, ": ".join(filter(None, (title, remedy.reason))))))
 
 
 def after_reboot(turn: Turn, run: Run, event: events.Examined) -> None:
@@ -38,10 +46,19 @@ def hung_before_its_end(turn: Turn, run: Run, event: events.Examined) -> Run:
 
 def after_failed_launch(turn: Turn, run: Run, reason: str) -> None:
     """No process was made."""
-    found = of_cause("not-launched", reason)
-    remedy = choose(run, found, Evidence(), turn.world.policy, turn.now)
+    _not_begun(turn, run, of_cause("not-launched", reason), f"could not be launched: {reason}")
+
+
+def after_failed_preparation(turn: Turn, run: Run, event: events.PrepareFailed) -> None:
+    """Nothing was started, for something that the table of causes knows."""
+    _not_begun(turn, run, of_cause(event.cause, event.reason), event.reason)
+
+
+def _not_begun(turn: Turn, run: Run, found: Diagnosis, how: str) -> None:
+    """Carry the plan of a cause out before anything ran: no attempt is there whose place or time would count."""
+    remedy = choose(replace(run, attempt=None), found, Evidence(), turn.world.policy, turn.now)
     run = _noted(incidents.opened(run, found, remedy, None, turn.now), found, remedy, turn.now)
-    _carry_out(turn, run, remedy, f"could not be launched: {reason}; {remedy.reason}", ())
+    _carry_out(turn, run, remedy, "; ".join(filter(None, (how, remedy.reason))), ())
 
 
 def _noted(run: Run, found: Diagnosis, remedy: Remedy, now: float) -> Run:
@@ -61,9 +78,9 @@ def _noted(run: Run, found: Diagnosis, remedy: Remedy, now: float) -> Run:
 
 def _carry_out(turn: Turn, run: Run, remedy: Remedy, reason: str, tail: tuple[str, ...]) -> None:
     if remedy.step == "fail":
-        endings.finish(turn, run, Phase.FAILED, reason, tail)
+        endings.finish(turn, run, Phase.FAILED, reason, tail, incident=run.incidents[-1])
     elif remedy.step == "hold":
-        endings.hold(turn, run, reason, tail)
+        endings.hold(turn, run, reason, tail, incident=run.incidents[-1])
     elif remedy.waiting_for:
         _wait(turn, run, reason, remedy.waiting_for)
     else:
@@ -83,7 +100,7 @@ def _with_change(run: Run, remedy: Remedy) -> Run:
 
 def _wait(turn: Turn, run: Run, reason: str, waiting_for: str) -> None:
     run = turn.move(run, Phase.COOLING, reason, within_s=WAITING_S, waiting_for=waiting_for)
-    endings.tell_waiting(turn, run, reason)
+    endings.tell_waiting(turn, run, reason, run.incidents[-1])
 
 
 def wait_over(turn: Turn, run: Run, event: events.WaitOver) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from supervisor.core import (
+    divergence,
     endings,
     events,
     hangs,
@@ -33,7 +34,8 @@ Row = Handler | str
 def confirmed(turn: Turn, run: Run, event: events.StartConfirmed) -> None:
     """The trainer says that it starts where it should; a wrong place ends in the runner's own exit code 77."""
     if run.attempt is not None:
-        turn.put(replace(run, attempt=replace(run.attempt, confirmed=True, from_epoch=event.from_epoch)))
+        run = replace(run, attempt=replace(run.attempt, confirmed=True, from_epoch=event.from_epoch))
+        turn.put(incidents.began(run, turn.now))
 
 
 def progressed(turn: Turn, run: Run, event: events.Progressed) -> None:
@@ -49,8 +51,9 @@ def progressed(turn: Turn, run: Run, event: events.Progressed) -> None:
         eta_s=event.eta_s,
         at=turn.now,
     )
-    run = turn.put(incidents.progressed(replace(run, progress=progress), turn.now))
-    run = hangs.moving(turn, run)
+    run = incidents.began(replace(run, progress=progress), turn.now)
+    run = turn.put(incidents.progressed(run, turn.now))
+    run = divergence.seen(turn, hangs.moving(turn, run), event)
     order = run.stop
     waits = run.phase is Phase.STOPPING and order is not None and order.how == "save"
     saved_now = progress.saved_epoch > before.saved_epoch
@@ -149,6 +152,7 @@ def examine(turn: Turn, run: Run) -> None:
             job=run.job,
             code=attempt.code,
             signal=attempt.signal,
+            moved_at=attempt.moved_at if run.stop is not None and run.stop.cause else 0.0,
         ),
     )
 

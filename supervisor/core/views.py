@@ -113,7 +113,7 @@ def row(run: Run, live: outlook.Live | None, now: float) -> View:
         "waiting_for": run.waiting_for,
         "reason": run.reason,
         "incident": incidents_view.open_title(run),
-        "stalled": run.stalled,
+        "stalled": incidents_view.stalled(run, now),
         "priority": run.priority,
         "gpus": run.job.gpus,
         **_progress(run, live, now),
@@ -191,7 +191,7 @@ def explanation(run: Run, live: outlook.Live | None, now: float) -> str:
         save_s = outlook.next_save_s(live, now)
         return run.reason + (f", in about {words.duration(save_s)}" if save_s is not None else "")
     if run.phase is Phase.RUNNING and run.stalled:
-        return f"{run.stalled} ({run.reason})"
+        return f"{incidents_view.stalled(run, now)} ({run.reason})"
     return run.reason
 
 

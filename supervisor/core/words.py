@@ -119,6 +119,8 @@ def action(key: str) -> str:
 
 def remedies(run: Run) -> tuple[str, ...]:
     """The commands that a person can give, the likeliest first; none for runs that go on by themselves."""
+    if run.phase is Phase.RUNNING and run.stalled:
+        return (run.stalled_todo,) if run.stalled_todo else ()
     verbs = {Phase.HELD: ("resume", "logs", "cancel"), Phase.FAILED: ("logs", "retry"), Phase.CANCELLED: ("retry",)}
     possible = [verb for verb in verbs.get(run.phase, ()) if verb != "logs" or run.attempts]
     accept = f"yolo-supervisor resume {run.name} --accept"
@@ -247,7 +249,8 @@ def _confirmed(body: Body) -> str:
 def _progressed(body: Body) -> str:
     epochs = f" of {body['epochs']}" if body.get("epochs") else ""
     saved = f" (epoch {body['saved_epoch']} is saved)" if body.get("saved_epoch") else ""
-    return f"the training reached epoch {body.get('epoch', '?')}{epochs}{saved}"
+    since = f"; its losses are no numbers since epoch {body['diverged_from']}" if body.get("diverged_from") else ""
+    return f"the training reached epoch {body.get('epoch', '?')}{epochs}{saved}{since}"
 
 
 def _signal_sent(body: Body) -> str:
@@ -290,7 +293,8 @@ def _hang_seen(body: Body) -> str:
         "stopped": "the training is stopped by a signal or a debugger, and is left alone",
         "storage": "the training waits for a disk or a network file system, and is left alone",
     }
-    limit = f"; {duration(float(body['limit_s']))} are allowed" if body.get("limit_s") else ""
+    told = bool(body.get("text")) or not body.get("limit_s")  # the detector's sentence has it already
+    limit = "" if told else f"; {duration(float(body['limit_s']))} are allowed"
     return f"{judged.get(verdict, f'the training stands still ({verdict})')}: {text}{limit}"
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from supervisor.core.plain_text import clean_lines
+from supervisor.units import format_size
 
 CHUNK_BYTES = 1024 * 1024
 #: Of a larger log, what is searched: its head has versions and warnings of the start, its tail the end. Measured with
@@ -27,14 +30,17 @@ class LogLines:
     """Iterates over the cleaned lines of a log; `number` tells where in the file one of them stands.
 
     The time that whoever takes the lines needs for them counts as well: of a log that is slow to search more is left
-    out, but never its end.
+    out, but never its end. Nothing is left out for a `patient` reader.
     """
 
-    def __init__(self, path: Path, *, head_bytes: int = HEAD_BYTES, tail_bytes: int = TAIL_BYTES) -> None:
+    def __init__(
+        self, path: Path, *, head_bytes: int = HEAD_BYTES, tail_bytes: int = TAIL_BYTES, patient: bool = False
+    ) -> None:
         """Read `path`, and before it the older half beside it that a shim made where logs cannot have holes."""
         self._path = path
-        self._head_bytes = head_bytes
+        self._head_bytes = sys.maxsize if patient else head_bytes
         self._tail_bytes = tail_bytes
+        self._patient = patient
         self._parts: list[tuple[int, int | None]] = []  # lines given before a part, and how many were left out by then
         self._given = 0
         self._skipped_lines: int | None = 0
@@ -52,6 +58,13 @@ class LogLines:
         if self._path.is_file():
             with self._path.open("rb") as file:
                 yield from self._all_of(file, begun)
+
+    @property
+    def unread(self) -> str:
+        """How much was left out, in words; empty if nothing was."""
+        if not self.skipped_bytes:
+            return ""
+        return f"{format_size(self.skipped_bytes)} in the middle of the log were not read: it is too long"
 
     def number(self, given: int) -> int:
         """Return the number in the file of the line that was given as the so-and-so-many-th; 0 if it is not known."""
@@ -84,7 +97,7 @@ class LogLines:
                 self._given += 1
                 yield line
             start = behind
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline and not self._patient:
                 break
         return start
 
@@ -145,7 +158,7 @@ def _before(lines: bytes, behind: int, end: int) -> tuple[bytes, int]:
 def _pieces(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int]]:
     """Yield what is on the disk, each time with the place behind it: a hole of a hundred gigabytes takes no time."""
     while start < end:
-        start = _behind_hole(file.fileno(), start)
+        start = _behind_hole(file.fileno(), start, end)
         data = os.pread(file.fileno(), max(0, min(CHUNK_BYTES, end - start)), start)
         if not data:
             return
@@ -153,8 +166,8 @@ def _pieces(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int]]
         yield data, start
 
 
-def _behind_hole(handle: int, offset: int) -> int:
+def _behind_hole(handle: int, offset: int, end: int) -> int:
     try:
         return os.lseek(handle, offset, os.SEEK_DATA)
-    except OSError:  # nothing but a hole up to the end, or a file system without holes
-        return offset
+    except OSError as error:  # lseek(2), ENXIO: nothing but a hole up to the end; else: a file system without holes
+        return end if error.errno == errno.ENXIO else offset

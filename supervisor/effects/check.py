@@ -5,8 +5,9 @@ from __future__ import annotations
 import glob
 import os
 import pwd
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +28,9 @@ from supervisor.errors import Problem, UserError
 from supervisor.machine import bounded, mounts, places
 from supervisor.toml_errors import shown
 from supervisor.units import format_size
+
+_PYTHON = re.compile(r"python[\d.]*")
+_FLAG = re.compile(r"-[bBdEiIOPqsSuvx]+")  # of python --help, those that take no value
 
 
 class JobChecker:
@@ -144,8 +148,10 @@ class JobChecker:
 
 def _mounts(job: Job, runs_dir: Path) -> tuple[Mount, ...]:
     """The file systems that the job needs, other than the root's: an absent one is waited for later on."""
+    data = (job.train or {}).get("data")
+    about = f"what {job.file} reads: {job.project}/{job.name} {job.revision} in {job.cwd}, {data}"
     try:
-        read = bounded.ask(f"data file of {job.name}", lambda: places.read(job), mounts.LOOK_S)
+        read = bounded.ask(about, lambda: places.read(job), mounts.LOOK_S)
     except OSError:
         read = []  # a disk that does not answer now is not known to be needed
     touched = [places.Place("runs", str(_existing(runs_dir))), *read]
@@ -165,6 +171,33 @@ def _program_problems(job: Job) -> Iterator[Problem]:
             hint = "write its whole path" if "/" not in program else ""
             expected = "a program that may be executed" + (f", on PATH {path}" if "/" not in program else "")
             yield Problem("this program is not there", key=key, expected=expected, got=shown(program), hint=hint)
+        elif (script := _script(words, job.cwd)) is not None and _is_missing(script):
+            hint = "correct its name, or cwd: relative paths begin there" if job.cwd else ""
+            yield Problem("this script is not there", key=key, got=shown(str(script)), hint=hint)
+
+
+def _script(words: Sequence[str], cwd: str) -> Path | None:
+    """Return the script that Python is told to run; None where it is not certain where that will lie.
+
+    That is in the run's own folder, which may be filled before the start, or behind an option that takes a value.
+    """
+    name = Path(words[0]).name if words else ""
+    if name != "{python}" and not _PYTHON.fullmatch(name):
+        return None
+    first = next((word for word in words[1:] if not _FLAG.fullmatch(word)), "")
+    if not first.endswith(".py") or "{" in first or not (cwd or first.startswith("/")):
+        return None
+    return Path(cwd or "/") / first
+
+
+def _is_missing(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False  # what may not be looked at may be there
+    return False
 
 
 def _with_lines(problems: tuple[Problem, ...], data: bytes) -> Iterator[Problem]:

@@ -48,7 +48,8 @@ def check(
 ) -> events.Prepared | events.PrepareFailed:
     """Return the start that was chosen with what has changed since the first one in its notes; or refused for that.
 
-    What the run trained on and is not there at all is waited for: no person's agreement brings a disk back.
+    What the run trained on and is not there at all is a failure: no person's agreement brings it back, and no waiting
+    either, for every mount that was recorded is there when this is asked.
     Raises OSError where the record cannot be written, RetryableError where it cannot be read.
     """
     if choice.start not in {"fresh", "watch", "resume"} or not is_followed(action.job):
@@ -63,8 +64,7 @@ def check(
         return _with_notes(choice, action, run_dir, _at_first(action.job, new))
     old = _older(record, action, run_dir)
     if old is not None and (gone := lost(old[0], new)):
-        reason = f"what it trains on is not there: {gone}; is a disk not mounted?"
-        return _failed(action, reason, "mount")
+        return _data_gone(action, gone)
     reference, last = old if old is not None else (_from_checkpoint(action, choice, new), None)
     found = compare(reference, new)
     held = [one for one in found if one.kind == "held"]
@@ -80,9 +80,10 @@ def is_followed(job: Job) -> bool:
 
 
 # ---- what is compared, and what is said
-def _failed(action: Prepare, reason: str, waiting_for: str) -> events.PrepareFailed:
+def _data_gone(action: Prepare, gone: str) -> events.PrepareFailed:
+    reason = f"what it trains on is gone, although its file system is mounted: {gone}"
     return events.PrepareFailed(
-        at=0.0, origin="prepare", run=action.run, attempt=action.attempt, reason=reason, waiting_for=waiting_for
+        at=0.0, origin="prepare", run=action.run, attempt=action.attempt, reason=reason, cause="dataset-missing"
     )
 
 

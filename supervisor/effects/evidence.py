@@ -18,17 +18,16 @@ import msgspec
 from supervisor import attempt_files
 from supervisor.attempt_files import Exit, Launch, Started
 from supervisor.core.consistency import Data
-from supervisor.core.diagnosis.evidence import Disk, Evidence, Sign
-from supervisor.core.diagnosis.signs import Found, scan
+from supervisor.core.diagnosis.evidence import Disk, Evidence
+from supervisor.core.diagnosis.signs import Found
 from supervisor.core.diagnosis.tables import Rule
 from supervisor.core.model import Job
-from supervisor.effects import kernel_log
-from supervisor.effects.attempt_log import LogLines
+from supervisor.effects import kernel_log, log_scan
 from supervisor.effects.consistency import FILE as FINGERPRINT
 from supervisor.effects.consistency import Record
 from supervisor.effects.last_place import Place
 from supervisor.layout import RunDirectory
-from supervisor.machine import bounded, mounts, places, resources
+from supervisor.machine import bounded, conditions, mounts, places, resources
 from supervisor.machine.places import Place as TouchedPlace
 
 #: All looks at paths together; each one has LOOK_S, as long as something of this is left.
@@ -36,6 +35,7 @@ LOOKS_S = 10.0
 LOOK_S = 2.0
 _PID = re.compile(r"\bpids?\W{0,3}(\d{2,7})\b", re.IGNORECASE)
 _SIGKILL = 9
+_ONLY_READ = frozenset({"interpreter", "model", "data"})
 Answer = TypeVar("Answer")
 
 
@@ -57,11 +57,13 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
         return self.started.started_at if self.started is not None else None
 
 
-def gather(subject: Subject, rules: Sequence[Rule], now: float) -> Evidence:
-    """Return all that is known. `now` is Unix seconds. Raises OSError only where the log itself cannot be read."""
-    log = LogLines(subject.run_dir.attempt(subject.attempt).log)
-    found = scan(log, rules)
-    signs = tuple(_numbered(sign, log) for sign in found.signs)
+def gather(subject: Subject, rules: Sequence[Rule], now: float, pause_below_bytes: int = 0) -> Evidence:
+    """Return all that is known. `now` is Unix seconds. Raises OSError only where the log itself cannot be read.
+
+    Under the runs `pause_below_bytes` are needed before another attempt starts.
+    """
+    log = log_scan.scanned(subject.run_dir.attempt(subject.attempt).log, rules)
+    found = log.found
     looks = _Looks()
     kernel = _kernel(subject, now, looks)
     kills = _oom_kills(subject, kernel, found)
@@ -69,20 +71,19 @@ def gather(subject: Subject, rules: Sequence[Rule], now: float) -> Evidence:
     launch = _launch(subject)
     read = _read_places(subject, launch, looks)
     evidence = Evidence(
-        signs=signs,
+        signs=found.signs,
         error=found.error,
+        error_line=found.error_line,
         site=found.site,
         sender=_sender(subject, kernel),
         oom_kills=kills,
         kernel=kernel or (),
-        disks=_disks([*_written(subject, launch), *read], looks),
+        disks=_disks([*_written(subject, launch), *_named(found), *read], looks, pause_below_bytes),
         missing=_missing(subject.job, read, gone, looks),
         unmounted=gone,
     )
     evidence = _with_memory(_with_place(evidence, subject, now), looks)
-    if log.skipped_bytes:
-        looks.unseen.append(f"{log.skipped_bytes} bytes in the middle of the log were not searched")
-    return msgspec.structs.replace(evidence, unseen=tuple(dict.fromkeys(looks.unseen)))
+    return msgspec.structs.replace(evidence, unseen=tuple(dict.fromkeys((*log.unseen, *looks.unseen))))
 
 
 class _Looks:
@@ -101,11 +102,7 @@ class _Looks:
             return None
 
 
-# ---- the log, the kernel's log
-def _numbered(sign: Sign, log: LogLines) -> Sign:
-    return msgspec.structs.replace(sign, number=log.number(sign.number) if sign.number else 0)
-
-
+# ---- the kernel's log
 def _kernel(subject: Subject, now: float, looks: _Looks) -> tuple[str, ...] | None:
     """Return the kernel's lines since the attempt began; None where they cannot be read."""
     since = subject.began_at
@@ -149,7 +146,12 @@ def _with_memory(evidence: Evidence, looks: _Looks) -> Evidence:
     )
 
 
-def _disks(touched: Iterable[TouchedPlace], looks: _Looks) -> tuple[Disk, ...]:
+def _named(found: Found) -> list[TouchedPlace]:
+    """Return the places that lines about a full disk name."""
+    return [place for sign in found.signs if sign.cause == "disk-full" for place in conditions.named_in(sign.line)]
+
+
+def _disks(touched: Iterable[TouchedPlace], looks: _Looks, pause_below_bytes: int) -> tuple[Disk, ...]:
     """Return each file system once, those that it writes first. One that is read-only has no room that counts."""
     found: dict[int, Disk] = {}
     for place in touched:
@@ -157,11 +159,13 @@ def _disks(touched: Iterable[TouchedPlace], looks: _Looks) -> tuple[Disk, ...]:
         if room is None or room.read_only:
             continue
         known = found.get(room.device)
+        lack = "" if place.what in _ONLY_READ else conditions.lack_of_room(place, room, pause_below_bytes)
         if known is None:
             disk = Disk(path=place.path, what=place.what, free_bytes=room.free_bytes, free_inodes=room.free_inodes)
-            found[room.device] = disk
+            found[room.device] = msgspec.structs.replace(disk, lack=lack)
         elif place.what not in known.what.split(", "):
-            found[room.device] = msgspec.structs.replace(known, what=f"{known.what}, {place.what}")
+            what = f"{known.what}, {place.what}"
+            found[room.device] = msgspec.structs.replace(known, what=what, lack=known.lack or lack)
     return tuple(found.values())
 
 

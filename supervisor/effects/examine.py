@@ -12,6 +12,7 @@ from supervisor.attempt_files import Beat
 from supervisor.core.actions import Examine
 from supervisor.core.attempt_seconds import seconds_of
 from supervisor.core.checkpoints import Checkpoint
+from supervisor.core.diagnosis.own_dump import before_dump
 from supervisor.core.diagnosis.tables import RULES, Rule
 from supervisor.core.events import Event, Examined
 from supervisor.core.model import Job
@@ -29,11 +30,22 @@ LINE_LENGTH = 300
 class Examiner:
     """Carries out Examine."""
 
-    def __init__(self, runs_dir: Path, now: Callable[[], float], rules: Sequence[Rule] = RULES) -> None:
-        """`now` stamps the answer; `rules` say which lines of a log are signs, the first that matches counts."""
+    def __init__(
+        self,
+        runs_dir: Path,
+        now: Callable[[], float],
+        rules: Callable[[], Sequence[Rule]] = lambda: RULES,
+        pause_below_bytes: int = 0,
+    ) -> None:
+        """`now` stamps the answer; `rules` say which lines of a log are signs, the first that matches counts.
+
+        They are asked for at each examination: a configuration that was read again counts from then on. Below
+        `pause_below_bytes` on the disk of the runs no attempt will start.
+        """
         self._runs_dir = runs_dir
         self._now = now
         self._rules = rules
+        self._pause_below_bytes = pause_below_bytes
 
     def __call__(self, action: Examine) -> tuple[Event, ...]:
         """See the module."""
@@ -46,8 +58,11 @@ class Examiner:
         exit_record = attempt_files.read_exit(attempt_dir.root)
         watched = exit_record.watched if exit_record is not None else _was_watched(attempt_dir)
         finished, proof = _watched_proof(found) if watched else _proof(action, beats, found, run_dir)
-        tail = log_tail(attempt_dir.log)
+        hung_from = action.moved_at or float("inf")  # what a hanging attempt says when it is ended is no work of it
+        tail = log_tail(attempt_dir.log, aborted=bool(action.moved_at))
         subject = _subject(action, run_dir, exit_record)
+        untold = finished and (watched or job.train is None)  # by a runner of ours
+        since = 0.0 if watched else subject.began_at or 0.0  # a person's tables are older than our watching
         examined = Examined(
             at=self._now(),
             origin="examine",
@@ -57,13 +72,17 @@ class Examiner:
             proof=proof,
             result="detached" if exit_record is not None and exit_record.detached else _end(beats).result or "",
             reason=_reason(action, _end(beats), exit_record, tail),
-            saved_epoch=_last_row(trainer.tables(job, run_dir)) if watched and finished else _saved_epoch(beats, found),
+            saved_epoch=max(_saved_epoch(beats, found), _end_epoch(subject, found, since) if untold else 0),
             epochs=max((beat.epochs or 0 for beat in beats), default=0),
             metrics=_metrics(beats),
             log_tail=tail,
-            evidence=evidence.gather(subject, self._rules, self._now()),
-            seconds=seconds_of(beats, subject.started.started_at if subject.started else None, _moved_at(subject)),
-            moved_at=_moved_at(subject),
+            evidence=evidence.gather(subject, self._rules(), self._now(), self._pause_below_bytes),
+            seconds=seconds_of(
+                [beat for beat in beats if beat.at <= hung_from + 1.0],
+                subject.started.started_at if subject.started else None,
+                min(hung_from, _moved_at(subject)),
+            ),
+            moved_at=min(hung_from, _moved_at(subject)),
         )
         return (examined,)
 
@@ -180,10 +199,17 @@ def _reason(action: Examine, end: Beat, exit_record: attempt_files.Exit | None, 
     return f"{how}: {word}" if word else how
 
 
-def _last_row(tables: Sequence[Path]) -> int:
-    """The newest epoch in a table of epochs: a finished checkpoint tells none."""
-    newest = [read_table(path).newest for path in tables if path.is_file()]
-    return max((row.epoch for row in newest if row is not None), default=0)
+def _end_epoch(subject: Subject, found: list[Checkpoint], since: float) -> int:
+    """The last epoch of a finished training, by its table of epochs or the end of its log; 0 if neither tells.
+
+    A finished checkpoint does not tell, and nobody may have seen the last saves of a fast training. Tables from before
+    `since` are of another one.
+    """
+    job, run_dir = subject.job, subject.run_dir
+    beside = [folder / "results.csv" for one in found for folder in list(Path(one.path).parents)[:2]]
+    tables = dict.fromkeys((*trainers.trainer_for(job).tables(job, run_dir), *beside))
+    newest = [read_table(path).newest for path in tables if path.is_file() and path.stat().st_mtime >= since - 1.0]
+    return max((row.epoch for row in newest if row is not None), default=subject.place.epoch)
 
 
 def _saved_epoch(beats: list[Beat], found: list[Checkpoint]) -> int:
@@ -202,8 +228,8 @@ def _metrics(beats: list[Beat]) -> dict[str, float]:
     return {}
 
 
-def log_tail(path: Path) -> tuple[str, ...]:
-    """The last lines of a log, cleaned for people."""
+def log_tail(path: Path, *, aborted: bool = False) -> tuple[str, ...]:
+    """The last lines of a log, cleaned for people; `aborted` by us: without the stacks that were written for that."""
     try:
         with path.open("rb") as file:
             file.seek(0, os.SEEK_END)
@@ -212,4 +238,6 @@ def log_tail(path: Path) -> tuple[str, ...]:
     except FileNotFoundError:
         return ()
     lines = [line.rstrip()[:LINE_LENGTH] for line in clean_lines(data)]
+    if aborted:
+        lines = list(before_dump(lines))
     return tuple(line for line in lines if line)[-TAIL_LINES:]

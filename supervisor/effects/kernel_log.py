@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import time
@@ -15,7 +16,8 @@ KMSG = Path("/dev/kmsg")
 RECORD_BYTES = 8192  # Linux: a read gives one record and fails where it does not fit; none is longer
 LIMIT_S = 2.0
 KEPT = 10  # of each kind, the newest: a failing disk or GPU writes thousands
-#: The kernel's clock is not corrected as the system's is: a line may seem a little older than it is.
+#: The kernel's clock is not corrected as the system's is, and drifts from it by a little each day; the slower of the
+#: two clocks that we may ask is taken, and this is for the rest.
 CLOCK_SLACK_S = 2.0
 LINE_LENGTH = 300
 _KINDS = tuple(
@@ -44,15 +46,17 @@ _KILLED = re.compile(r"Killed process (\d+)")
 def read(since: float, now: float, device: Path = KMSG) -> tuple[str, ...]:
     """Return the lines that may tell of an attempt's end, written between `since` and now (Unix seconds), in order.
 
-    Raises OSError where the log may not be read: without rights (kernel.dmesg_restrict) and in most containers.
+    Raises OSError where the log may not be read: without rights (kernel.dmesg_restrict) and in most containers;
+    TimeoutError where its end is not reached in LIMIT_S: then what is missing may be what matters.
     """
-    since_s = time.clock_gettime(time.CLOCK_MONOTONIC) - (now - since) - CLOCK_SLACK_S
+    kernel_now_s = min(map(time.clock_gettime, (time.CLOCK_MONOTONIC, time.CLOCK_MONOTONIC_RAW)))
+    since_s = kernel_now_s - (now - since) - CLOCK_SLACK_S
     kept: list[deque[tuple[int, str]]] = [deque(maxlen=KEPT) for _ in _KINDS]
     handle = os.open(device, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        for number, (at_s, text) in enumerate(_records(handle)):
+        for number, text in enumerate(_records(handle, since_s)):
             kind = next((place for place, pattern in enumerate(_KINDS) if pattern.search(text)), None)
-            if kind is not None and at_s >= since_s:
+            if kind is not None:
                 kept[kind].append((number, one_line(text)[:LINE_LENGTH]))
     finally:
         os.close(handle)
@@ -64,10 +68,12 @@ def killed_pids(lines: tuple[str, ...]) -> list[int]:
     return [int(match[1]) for line in lines if (match := _KILLED.search(line))]
 
 
-def _records(handle: int) -> Iterator[tuple[float, str]]:
-    """Yield time (seconds of the kernel's clock) and text of each record: "priority,number,microseconds,flags;text"."""
+def _records(handle: int, since_s: float) -> Iterator[str]:
+    """Yield the text of each record since then (seconds of its clock): "priority,number,microseconds,flags;text"."""
     deadline = time.monotonic() + LIMIT_S
-    while time.monotonic() < deadline:
+    while True:
+        if time.monotonic() > deadline:
+            raise TimeoutError(errno.ETIMEDOUT, f"its end was not reached within {LIMIT_S:.0f} s")
         try:
             data = os.read(handle, RECORD_BYTES)
         except BlockingIOError:
@@ -76,7 +82,7 @@ def _records(handle: int) -> Iterator[tuple[float, str]]:
             continue
         if not data:
             return
-        head, _, text = data.decode("utf-8", "replace").partition(";")
-        fields = head.split(",")
-        if len(fields) > 2 and fields[2].isdigit():
-            yield int(fields[2]) / 1e6, text.partition("\n")[0]
+        head, _, text = data.partition(b";")
+        fields = head.split(b",")
+        if len(fields) > 2 and fields[2].isdigit() and int(fields[2]) / 1e6 >= since_s:
+            yield text.partition(b"\n")[0].decode("utf-8", "replace")

@@ -147,7 +147,7 @@ def _fence(run_dir: layout.RunDirectory, action: Prepare) -> None:
         raise PermanentError(f"{run_dir.token} holds token {holder.token} of {holder.run}, newer than ours")
     if run_dir.attempt(action.attempt).started.exists():
         raise PermanentError(f"{run_dir.attempt(action.attempt).root} was used before: was the journal lost?")
-    for folder in sorted((run_dir.root / "attempts").glob("*")):
+    for folder in sorted(path for path in (run_dir.root / "attempts").glob("*") if path.is_dir()):
         survives = _has_survivors(folder) and not adoption.goes_on(folder, action.job)
         if survives or not lock_is_free(folder):
             raise RetryableError(f"attempt {folder.name} still has processes", 2.0)

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from supervisor import config
+from supervisor.core.diagnosis import verdict
 from supervisor.core.diagnosis.verdict import Seen
 from supervisor.machine import blocked_calls, mounts, stacks
 
@@ -52,6 +53,8 @@ class Look:
         self.threads: tuple[stacks.Thread, ...] = ()
         self.call = blocked_calls.Call()
         self.mount = ""
+        self.helper = blocked_calls.Call()  # of the first thread that waits for a file while the main one does not
+        self.helper_mount = ""
         self.files: tuple[str, ...] = ()
         self.slow_files: tuple[str, ...] = ()
         self.first: Numbers | None = None
@@ -94,6 +97,11 @@ class Look:
         self.mount = slow_mount(self.call.path, table)
         if self.call.denied:
             self.denied.append("blocked call: not readable")
+        elif not verdict.waits_for_file(self.call.name, self.call.path):
+            others = (blocked_calls.blocked_call(self.pid, thread.tid) for thread in self.threads[1:])
+            waiting = (call for call in others if verdict.waits_for_file(call.name, call.path))
+            self.helper = next(waiting, self.helper)
+            self.helper_mount = slow_mount(self.helper.path, table)
 
     def _look_at_words(self) -> None:
         words = _bytes(f"/proc/{self.pid}/cmdline").replace(b"\0", b" ").decode("utf-8", "replace")
@@ -117,6 +125,9 @@ class Look:
             call=self.call.name,
             path=self.call.path,
             mount=self.mount,
+            helper_call=self.helper.name,
+            helper_path=self.helper.path,
+            helper_mount=self.helper_mount,
             stack=self.dump.text,
         )
 
@@ -133,6 +144,7 @@ class Look:
             "threads": msgspec.to_builtins(self.threads),
             "blocked_call": msgspec.to_builtins(self.call),
             "mount": self.mount,
+            "blocked_call_of_a_thread": msgspec.to_builtins(self.helper),
             "used": msgspec.to_builtins(used),
             "cpu_s_meanwhile": round(self.last.cpu_s - self.first.cpu_s, 2) if self.first and self.last else None,
             "open_files": self.files,

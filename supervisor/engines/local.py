@@ -21,6 +21,7 @@ from supervisor.core.actions import Launch, Terminate
 from supervisor.core.model import Boot, Watch
 from supervisor.engines import environment
 from supervisor.errors import PermanentError, RetryableError
+from supervisor.machine import ranks
 
 SHIM_TIMEOUT_S = 30.0
 LAUNCHED_BEFORE = 17  # the shim's exit code: this attempt directory has been used
@@ -29,6 +30,7 @@ LOCK_HELD = 18
 # durable, disk full
 NOT_NOW = {69: "memory", 70: "memory", 73: "disk"}
 UMASK = 0o022
+RANK_S = 1.0  # to be told by a process that may hang who it is
 STACKS_S = 0.05  # a trainer with 30 threads writes its stacks within 5 ms
 SIGNAL_OF = {"term": "SIGTERM", "abort": "SIGABRT"}  # kill, and what a newer daemon may have ordered: SIGKILL
 
@@ -204,22 +206,31 @@ def abort_trainers(started: attempt_files.Started) -> int:
     """SIGABRT to the trainer and to the ranks of a multi-GPU training, which leave their stacks in the log; how many.
 
     A rank is told by what it does with the signal: it catches it (faulthandler, by our hook) and its parent, torchrun,
-    does not. The dataloader workers of a trainer or a rank inherit its handler, and are left out: their owner would
-    see one die first, and report that instead. What is no rank of ours gets nothing here; SIGKILL follows. A watched
-    training gets nothing, whoever asks.
+    does not; and by its RANK, or that parent's command line. The dataloader workers of a trainer or a rank inherit its
+    handler, and are left out: their owner would see one die first, and report that instead. What is no rank, such as a
+    service in Go or Java, gets nothing here; SIGKILL follows. A watched training gets nothing, whoever asks.
     """
     if started.watched:
         return 0
     own = attempt_files.descendants(started.pid, started.start_time)
     catching = {pid for pid in own if attempt_files.catches(pid, signal.SIGABRT)}
-    ranks = [pid for pid, (parent, _) in own.items() if pid in catching and parent not in catching]
+    found = [pid for pid in own if pid in catching and _is_rank(pid, own[pid][0], catching)]
     aborted = 0
-    for pid in sorted(ranks, key=lambda pid: pid == started.pid) + [started.pid] * (started.pid not in ranks):
+    for pid in [*(pid for pid in found if pid != started.pid), started.pid]:
         if pid in own:
             with suppress(PermissionError):  # of another user: SIGKILL meets the same, and it is said there
                 aborted += attempt_files.signal_process(pid, own[pid][1], signal.SIGABRT)
                 _give_time_to_write(pid)
     return aborted
+
+
+def _is_rank(pid: int, parent: int, catching: set[int]) -> bool:
+    if parent in catching:
+        return False
+    rank = ranks.rank_of(pid, RANK_S)
+    if rank is None:
+        return ranks.is_launcher(parent, RANK_S)
+    return rank != ranks.rank_of(parent, RANK_S)  # what a rank starts inherits its variable
 
 
 def _give_time_to_write(pid: int) -> None:

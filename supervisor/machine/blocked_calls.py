@@ -85,10 +85,10 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     denied: bool = False
 
 
-def blocked_call(pid: int) -> Call:
-    """Return the call that the main thread of a process is blocked in. Never raises."""
+def blocked_call(pid: int, tid: int = 0) -> Call:
+    """Return the call that a thread of a process is blocked in, the main one if none is named. Never raises."""
     try:
-        words = _words(pid)
+        words = _words(pid, tid or pid)
     except PermissionError:
         return Call(denied=True)
     except (OSError, ValueError):
@@ -102,9 +102,9 @@ def blocked_call(pid: int) -> Call:
         return Call(name=name)
 
 
-def _words(pid: int) -> list[int]:
+def _words(pid: int, tid: int) -> list[int]:
     """Return the number of the call and its arguments; one word (or none that is a number) where it runs."""
-    with open(f"/proc/{pid}/syscall", "rb") as file:  # noqa: PTH123 -- read at once
+    with open(f"/proc/{pid}/task/{tid}/syscall", "rb") as file:  # noqa: PTH123 -- read at once
         number, *rest = file.read().split()
     return [int(number), *(int(word, 16) for word in rest)]
 

@@ -28,13 +28,13 @@ class NoAnswerError(OSError):
 def ask(about: str, look: Callable[[], Answer], within_s: float) -> Answer:
     """Return what `look` returns, or raise what it raises; NoAnswerError where it takes longer than `within_s`.
 
-    `about` names the question: while one of that name is open, whoever asks it again waits for the same answer.
+    OSError (EAGAIN) where no thread can be started for it. `about` names the question, with all that the answer depends
+    on: while one of that name is open, whoever asks it again waits for the same answer.
     """
     with _lock:
         question = _open.get(about)
         if question is None:
-            question = _open[about] = _Question(about, look)
-            question.start()
+            question = _open[about] = _begun(about, look)
     question.join(within_s)
     if question.is_alive():
         raise NoAnswerError(about, within_s)
@@ -42,6 +42,15 @@ def ask(about: str, look: Callable[[], Answer], within_s: float) -> Answer:
         raise question.error
     answer: Answer = question.answer
     return answer
+
+
+def _begun(about: str, look: Callable[[], Any]) -> _Question:
+    question = _Question(about, look)
+    try:
+        question.start()
+    except RuntimeError as error:  # no thread can be started now
+        raise OSError(errno.EAGAIN, str(error), about) from error
+    return question
 
 
 class _Question(threading.Thread):

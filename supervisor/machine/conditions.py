@@ -13,8 +13,12 @@ from supervisor.units import format_size
 
 MIB = 1024 * 1024
 MIN_INODES = 1000  # an attempt makes about fifty files: records, plots, checkpoints, caches of labels
-#: Beside the runs, nothing large is written: a torn cache of fonts or a socket's folder ends a training all the same.
+#: Where nothing large is written: a torn cache of fonts or a socket's folder ends a training all the same.
 ELSEWHERE_BYTES = 16 * MIB
+ELSEWHERE_INODES = 16
+#: Beside the runs, checkpoints may go to a disk that is smaller than disk.pause_below.
+SAVES = frozenset({"checkpoints", "save folder", "named in the error"})
+SAVES_AT_MOST = 0.25
 #: An interpreter with torch and CUDA takes about a gigabyte before the first image; on a larger machine more workers
 #: start, up to some sixteen of them; on a small one half of it must do.
 MEMORY_BYTES = 1024 * MIB
@@ -30,21 +34,26 @@ _MOUNT = "mount: "
 
 def can_be_seen(waiting_for: str) -> bool:
     """Return whether `unmet` can tell when that is back. A plain "mount" names none: only time ends that wait."""
-    return waiting_for in _LOOKS or waiting_for.startswith(_MOUNT)
+    return waiting_for == "disk" or waiting_for in _LOOKS or waiting_for.startswith(_MOUNT)
 
 
-def unmet(waiting_for: str, job: Job, runs_dir: Path, pause_below_bytes: int) -> str:
+def unmet(waiting_for: str, job: Job, runs_dir: Path, pause_below_bytes: int, *, seen: str = "") -> str:
     """Return why a run must go on waiting for that; an empty text if it is back or cannot be seen.
 
-    `waiting_for`: disk, memory, shm or "mount: POINT". What does not answer is not back. Raises nothing; it may take
-    some seconds for each place of the job that hangs.
+    `waiting_for`: disk, memory, shm or "mount: POINT"; `seen`: the line that told of it, which may name a path. What
+    does not answer is not back. Raises nothing; it may take some seconds for each place of the job that hangs.
     """
     try:
         if waiting_for.startswith(_MOUNT):
             point = waiting_for.removeprefix(_MOUNT)
             return missing_mount([one for one in job.mounts if one.point == point])[1]
+        if waiting_for == "disk":
+            run_dir = layout.run_directory(runs_dir, job.project, job.name)
+            touched = [*places.written(job, run_dir), *named_in(seen)]
+            lacks = (lack_of_room(one, resources.room(Path(one.path)), pause_below_bytes) for one in touched)
+            return next(filter(None, lacks), "")
         look = _LOOKS.get(waiting_for)
-        return look(job, runs_dir, pause_below_bytes) if look is not None else ""
+        return look() if look is not None else ""
     except (OSError, ValueError, KeyError) as error:
         return f"it cannot be seen whether {waiting_for} is back: {error}"
 
@@ -54,13 +63,39 @@ def no_room(folder: Path, pause_below_bytes: int) -> str:
 
     Raises NoAnswerError (an OSError) where its file system does not answer.
     """
-    room = resources.room(folder)
-    if room.free_bytes < pause_below_bytes:
-        limit = format_size(pause_below_bytes)
-        return f"{format_size(room.free_bytes)} are free under {folder}, below disk.pause_below = {limit}"
-    if room.free_inodes is not None and room.free_inodes < MIN_INODES:
-        return f"only {room.free_inodes} more files can be made under {folder}: its inodes are used up"
+    return lack_of_room(places.Place("runs", str(folder)), resources.room(folder), pause_below_bytes)
+
+
+def lack_of_room(place: places.Place, room: resources.Room, pause_below_bytes: int) -> str:
+    """Return why a place that a training writes has too little room, with what it has and what it needs.
+
+    A read-only one has none that could come back.
+    """
+    is_runs = place.what == "runs"
+    if room.read_only and not is_runs:
+        return ""
+    where = f"under {place.path}" if is_runs else f"under {place.path} ({place.what})"
+    free, wanted = format_size(room.free_bytes), _wanted_bytes(place.what, room, pause_below_bytes)
+    if room.free_bytes < wanted:
+        needed = f"below disk.pause_below = {format_size(wanted)}" if is_runs else f"{format_size(wanted)} are needed"
+        return f"{free} are free {where}, {needed}"
+    if room.free_inodes is not None and room.free_inodes < (MIN_INODES if is_runs else ELSEWHERE_INODES):
+        return f"only {room.free_inodes} more files can be made {where}: its inodes are used up"
     return ""
+
+
+def _wanted_bytes(what: str, room: resources.Room, pause_below_bytes: int) -> int:
+    if what == "runs":
+        return pause_below_bytes
+    if what in SAVES:
+        return min(max(pause_below_bytes, ELSEWHERE_BYTES), int(SAVES_AT_MOST * room.total_bytes))
+    return min(ELSEWHERE_BYTES, room.total_bytes // 2)
+
+
+def named_in(line: str) -> list[places.Place]:
+    """Return the place that a line about a full disk names; none if it names none."""
+    path = places.named(line)
+    return [places.Place("named in the error", path)] if path else []
 
 
 def missing_mount(needed: list[Mount]) -> tuple[str, str]:
@@ -75,19 +110,7 @@ def missing_mount(needed: list[Mount]) -> tuple[str, str]:
     return "", ""
 
 
-def _disk(job: Job, runs_dir: Path, pause_below_bytes: int) -> str:
-    run_dir = layout.run_directory(runs_dir, job.project, job.name)
-    reason = no_room(run_dir.root, pause_below_bytes)
-    if reason:
-        return reason
-    for place in places.written(job, run_dir)[1:]:
-        room = resources.room(Path(place.path))
-        if not room.read_only and room.free_bytes < min(ELSEWHERE_BYTES, room.total_bytes // 2):
-            return f"{format_size(room.free_bytes)} are free under {place.path} ({place.what})"
-    return ""
-
-
-def _memory(_job: Job, _runs_dir: Path, _pause_below_bytes: int) -> str:
+def _memory() -> str:
     found = resources.memory()
     share = min(int(MEMORY_SHARE * found.total_bytes), MEMORY_ENOUGH_BYTES)
     wanted = min(max(MEMORY_BYTES, share), int(MEMORY_AT_MOST * found.total_bytes))
@@ -96,7 +119,7 @@ def _memory(_job: Job, _runs_dir: Path, _pause_below_bytes: int) -> str:
     return f"{format_size(found.available_bytes)} of memory are available, {format_size(wanted)} are needed"
 
 
-def _shm(_job: Job, _runs_dir: Path, _pause_below_bytes: int) -> str:
+def _shm() -> str:
     found = resources.room(resources.SHM)
     wanted = min(SHM_BYTES, int(SHM_AT_MOST * found.total_bytes))
     if found.free_bytes >= wanted:
@@ -104,4 +127,4 @@ def _shm(_job: Job, _runs_dir: Path, _pause_below_bytes: int) -> str:
     return f"{format_size(found.free_bytes)} are free in {resources.SHM}, {format_size(wanted)} are needed"
 
 
-_LOOKS: dict[str, Callable[[Job, Path, int], str]] = {"disk": _disk, "memory": _memory, "shm": _shm}
+_LOOKS: dict[str, Callable[[], str]] = {"memory": _memory, "shm": _shm}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -132,16 +131,3 @@ def _is_same(now: Entry, mount: Mount) -> bool:
 
 def _is_mounted(point: str) -> bool:
     return any(entry.point == point and entry.type != "autofs" for entry in table())
-
-
-def all_absent(mounts: Iterable[Mount], within_s: float = LOOK_S) -> dict[str, str]:
-    """Return the reason by mount point, for each recorded mount that is not there. Those that hang are left out."""
-    found: dict[str, str] = {}
-    for mount in mounts:
-        try:
-            reason = absent(mount, within_s)
-        except OSError:
-            continue
-        if reason:
-            found.setdefault(mount.point, reason)
-    return found

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,10 @@ _FOLDERS = re.compile(r"^(path|train|val):[ \t]*(.*(?:\n[ \t]*-.*)*)", re.MULTIL
 _COMMENT = re.compile(r"(^|[ \t])#.*", re.MULTILINE)
 _PUNCTUATION = re.compile(r"""^[ \t]*-[ \t]|[\[\],"']|\n""", re.MULTILINE)
 _DATA_BYTES = 1024 * 1024
+_BRACKETS = re.compile(r"\[([*?[])\]")  # as glob.escape writes them
+_QUOTED = re.compile(r"""['"](/[^'"]+)['"]""")
+#: A data set may name thousands of folders; each one costs a look when the training has ended. So many speak for all.
+MOST_PLACES = 64
 _MODELS = ("model", "pretrained", "distill_model")
 
 
@@ -34,7 +40,7 @@ def read(job: Job, data: Data | None = None, datasets_dir: str = "") -> list[Pla
     """Return what the training reads. `data` is what is known of its data set; else its data file is asked.
 
     What Ultralytics ships, what is named without a path and plans of models (a scale in their names, yolo11n.yaml, is
-    none of the file's) are left out. May hang where a data file's disk is dead.
+    none of the file's) are left out, and what is beyond MOST_PLACES. May hang where a data file's disk is dead.
     """
     arguments = _arguments(job)
     models = [str(arguments.get(name) or "") for name in _MODELS]
@@ -43,7 +49,7 @@ def read(job: Job, data: Data | None = None, datasets_dir: str = "") -> list[Pla
     named = _absolute(str(arguments.get("data") or ""), job.cwd)
     folders = of_data(data) if data is not None else _named_folders(named, job.cwd, datasets_dir)
     places += [Place("data", path) for path in (named, *folders)]
-    return [place for place in dict.fromkeys(places) if place.path.startswith("/")]
+    return [place for place in dict.fromkeys(places) if place.path.startswith("/")][:MOST_PLACES]
 
 
 def _arguments(job: Job) -> Mapping[str, Any]:
@@ -84,13 +90,32 @@ def _values(text: str) -> list[str]:
 
 
 def _there(root: Path, told: Iterable[list[str]]) -> Iterator[Path]:
-    return (root / source for sources in told for source in sources if (root / source).exists())
+    named = islice((root / source for sources in told for source in sources), MOST_PLACES)
+    return (path for path in named if path.exists())
 
 
 def written(job: Job, run_dir: RunDirectory, env: Mapping[str, str] | None = None) -> list[Place]:
     """Return where the training writes. `env` is that of an attempt; else what the next one would get."""
     env = {**os.environ, **job.env} if env is None else env
     temporary = env.get("TMPDIR") or "/tmp"  # noqa: S108 - the trainer's default, nothing of ours goes there
-    places = [Place("runs", str(run_dir.root)), Place("temporary files", temporary)]
-    places += [Place("home", env.get("HOME", "")), Place("working folder", job.cwd)]
-    return [place for place in places if place.path.startswith("/")]
+    places = [Place("runs", str(run_dir.root))]
+    places += [Place("checkpoints", _folder(job.cwd or str(run_dir.root), one)) for one in job.checkpoint_files]
+    places += [Place("temporary files", temporary), Place("home", env.get("HOME", ""))]
+    places += [Place("working folder", job.cwd)]
+    return [place for place in dict.fromkeys(places) if place.path.startswith("/")]
+
+
+def _folder(base: str, pattern: str) -> str:
+    """Return the folder in which all that a glob can match lies; a character in brackets stands for itself there."""
+    folder = Path(base)
+    for part in Path(pattern).parent.parts:
+        if glob.has_magic(_BRACKETS.sub("", part)):
+            break
+        folder /= _BRACKETS.sub(r"\1", part)
+    return str(folder)
+
+
+def named(line: str) -> str:
+    """Return the path that a line of a log names in quotes, as errors of the system do; empty if there is none."""
+    match = _QUOTED.search(line)
+    return match[1] if match else ""

@@ -7,7 +7,6 @@ signal and has our file of stacks open: to any other process the signal would be
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -22,6 +21,7 @@ from pathlib import Path
 import msgspec
 
 from supervisor import attempt_files
+from supervisor.machine import bounded
 
 SIGNAL = signal.SIGRTMIN + 6  # supervisor/runner/stacks.py registers it
 STACKS_FILE = re.compile(r".*/attempts/\d+/stacks(-\d+)?")  # of the same module
@@ -31,7 +31,10 @@ QUIET_S = 0.1  # a dump is complete when its file has not grown for this long
 LOOK_S = 0.02
 TEXT_BYTES = 64 * 1024
 
-_one_dump = threading.Lock()  # the processes of one training write into one file: one after the other
+NO_ANSWER = "it does not answer the signal for stacks"
+
+_turns = threading.Condition()
+_asking: set[Path] = set()  # the files of stacks that somebody writes into: processes that share one, one by one
 
 
 class Dump(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,16 +72,15 @@ def dump(pid: int, timeout_s: float) -> Dump:
     return second if second.text else Dump(refused="; ".join(filter(None, (first.refused, second.refused))))
 
 
-def digest(stack_text: str) -> str:
-    """Return a word that is equal for equal stacks: process and thread numbers, addresses and states do not count."""
-    threads_seen: list[list[str]] = []
-    for line in stack_text.splitlines():
+def comparable(text: str) -> str:
+    """Return the frames of a dump, equal for equal stacks: numbers, addresses, states and the order do not count."""
+    blocks: list[list[str]] = []
+    for line in text.splitlines():
         if line.startswith(("Thread ", "Current thread ")):
-            threads_seen.append([])
-        elif threads_seen and line.startswith(" "):  # before the first thread the command line stands, of any form
-            threads_seen[-1].append(line.strip())
-    text = "\0".join(sorted("\n".join(frames) for frames in threads_seen))
-    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]
+            blocks.append([])
+        elif blocks and line.startswith(" "):  # before the first thread the command line stands, of any form
+            blocks[-1].append(line.strip())
+    return "\n\n".join(sorted("\n".join(frames) for frames in blocks if frames))
 
 
 # ---- the kernel's view
@@ -185,25 +187,47 @@ def _run(argv: list[str], deadline: float) -> tuple[int | None, str, str]:
 def _by_signal(pid: int, deadline: float) -> Dump:
     start_time = attempt_files.process_start_time(pid)
     path = _stacks_file(pid)
-    if start_time is None or path is None or not attempt_files.catches(pid, SIGNAL):
-        return Dump(refused="it does not answer the signal for stacks")
-    if state(pid) in {"D", "T", "t"}:
-        return Dump(refused="it is stopped or waits in the kernel, and takes no signal")
-    if not _one_dump.acquire(timeout=max(0.0, deadline - time.monotonic())):
-        return Dump(refused="another process of the training was asked at the same time")
+    deaf = _deaf(pid)
+    if start_time is None or path is None or deaf:
+        return Dump(refused=deaf or NO_ANSWER)
+    try:
+        about, until = f"stacks of {pid} since {start_time}", deadline - LOOK_S  # then it still has the time to answer
+        return bounded.ask(about, lambda: _in_turn(pid, start_time, path, until), deadline - time.monotonic())
+    except OSError as error:
+        return Dump(refused=f"{path}: {error.strerror or error}")
+
+
+def _deaf(pid: int) -> str:
+    """Return why a process must not get the signal now, an empty text if it may."""
+    if not attempt_files.catches(pid, SIGNAL):
+        return NO_ANSWER
+    return "it is stopped or waits in the kernel, and takes no signal" if state(pid) in {"D", "T", "t"} else ""
+
+
+def _in_turn(pid: int, start_time: int, path: Path, deadline: float) -> Dump:
+    """Ask when nobody else is asked who writes into that file. OSError where the file cannot be read.
+
+    The disk of the file may not answer: then this stays behind, and with it only who writes into the same one.
+    """
+    with _turns:
+        if not _turns.wait_for(lambda: path not in _asking, max(0.0, deadline - time.monotonic())):
+            return Dump(refused="another process of the training was asked at the same time")
+        _asking.add(path)
     try:
         return _ask(pid, start_time, path, deadline)
-    except OSError as error:
-        return Dump(refused=f"{path}: {error}")
     finally:
-        _one_dump.release()
+        with _turns:
+            _asking.discard(path)
+            _turns.notify_all()
 
 
 def _ask(pid: int, start_time: int, path: Path, deadline: float) -> Dump:
     """Send the signal and return what was added to the file. OSError where it cannot be."""
     before = path.stat().st_size
-    if not attempt_files.signal_process(pid, start_time, SIGNAL):
-        return Dump(refused="it has ended")
+    if deaf := _deaf(pid):  # time has passed: to who has executed another program since, the signal would be deadly
+        return Dump(refused=deaf)
+    if time.monotonic() >= deadline or not attempt_files.signal_process(pid, start_time, SIGNAL):
+        return Dump(refused="it has ended, or the time was up")
     seen, since = before, time.monotonic()
     while time.monotonic() < deadline:
         time.sleep(LOOK_S)
@@ -215,7 +239,7 @@ def _ask(pid: int, start_time: int, path: Path, deadline: float) -> Dump:
     with path.open("rb") as file:
         file.seek(before)
         text = file.read(TEXT_BYTES).decode("utf-8", "replace")
-    return Dump(text=text, by="faulthandler") if text else Dump(refused="it did not answer the signal for stacks")
+    return Dump(text=text, by="faulthandler") if text else Dump(refused=NO_ANSWER)
 
 
 def _stacks_file(pid: int) -> Path | None:

@@ -119,7 +119,10 @@ class Session:
 
     def note(self, text: str) -> None:
         """Say one line to a person, in the log and as a beat."""
-        print(f"yolo-supervisor: {text}", file=sys.stderr, flush=True)
+        try:
+            print(f"yolo-supervisor: {text}", file=sys.stderr, flush=True)
+        except Exception:  # noqa: BLE001 -- a stand-in of the user's for stderr, which lacks something
+            os.write(2, f"yolo-supervisor: {text}\n".encode("utf-8", "replace"))
         if self.leads:
             self.beats.write("note", text=" ".join(text.split()))
 
@@ -134,12 +137,17 @@ class Session:
 
         Also let the daemon look at them from outside, and a crash leave them in the log.
         """
+        self._attempt("no look from outside", stacks.let_look)
+        self._attempt("no stacks of a crash", stacks.tell_of_crashes)
+        self.stacks_signal = self._attempt("no stack dumps", lambda: stacks.arm(self.attempt_dir, self.rank))
+
+    def _attempt(self, otherwise: str, step: Callable[[], Any]) -> Any:
+        """Return what a step that is worth less than the training returns; None, and a note, where it fails."""
         try:
-            stacks.let_look()
-            stacks.tell_of_crashes()
-            self.stacks_signal = stacks.arm(self.attempt_dir, self.rank)
-        except (OSError, ValueError, RuntimeError) as error:
-            self.note(f"no stack dumps: {error!r}")
+            return step()
+        except Exception as error:  # noqa: BLE001 -- whatever it is, the training goes on
+            self.note(f"{otherwise}: {error!r}")
+            return None
 
     def start(self, phase: str) -> None:
         """Write the first beat of this process."""

@@ -44,9 +44,12 @@ def let_look(prctl: Callable[..., Any] = ctypes.CDLL(None).prctl) -> None:
 
 
 def tell_of_crashes() -> None:
-    """Have a fatal signal write all stacks to stderr before it kills; who has that already keeps it as it is."""
+    """Have a fatal signal write all stacks to the log before it kills; who has that already keeps it as it is.
+
+    The log is descriptor 2, whatever a program has put in the place of sys.stderr (a tee has no fileno).
+    """
     if not faulthandler.is_enabled():
-        faulthandler.enable()
+        faulthandler.enable(file=2)
 
 
 def file_name(rank: int) -> str:

@@ -121,6 +121,7 @@ class CommandFollower:
         if row.epoch != self._table_epoch:
             self._table_epoch = self._complete_epochs = row.epoch
             self._course.epoch_end(row.epoch, table.epoch_s, at)
+            self._course.losses_of_epoch(row.epoch, {"losses": None} if row.diverged else row.losses)
         live = self._course.live
         self._course.set(losses=row.losses or live.losses, metrics=row.metrics or live.metrics)
 

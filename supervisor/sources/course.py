@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from statistics import median
 
 import msgspec
@@ -20,7 +21,8 @@ PHASE_MAX_CHARACTERS = 80
 class Live(msgspec.Struct, frozen=True, kw_only=True):
     """The newest of one run, between what the journal keeps. Epochs count from 1; `at` is the trainer's clock.
 
-    `seconds`: what the attempt did until then, where its trainer tells it; see core.attempt_seconds.
+    `seconds`: what the attempt did until then, where its trainer tells it; see core.attempt_seconds. `diverged_from`:
+    the first of two epochs or more in a row at whose ends no loss was a number, else 0.
     """
 
     phase: str = ""
@@ -37,6 +39,7 @@ class Live(msgspec.Struct, frozen=True, kw_only=True):
     next_save_s: float | None = None
     at: float = 0.0
     seconds: dict[str, float] = {}
+    diverged_from: int = 0
 
 
 class Pace:
@@ -88,6 +91,7 @@ class Course:
         self.saves = Saves()
         self._epoch_ended = False
         self._last_end: tuple[int, float] | None = None
+        self._without_numbers = 0
         self._handlers = {
             "start": self._phase,
             "phase": self._phase,
@@ -143,6 +147,23 @@ class Course:
         self._epoch_ended = True
         self.set(epoch=epoch, at=at)
 
+    def diverged_before(self, epoch: int) -> None:
+        """Take what was known before the daemon was restarted: since that epoch no loss was a number; 0: some were."""
+        self._without_numbers = epoch
+        self.set(diverged_from=epoch)
+
+    def losses_of_epoch(self, epoch: int, losses: Mapping[str, float | None]) -> None:
+        """Take the losses at the end of an epoch (from 1); None, NaN and infinity are no numbers, no loss says nothing.
+
+        One such epoch may be a single step that overflowed; the second in a row is a training that diverged.
+        """
+        if finite(losses):
+            self._without_numbers = 0
+            self.set(diverged_from=0)
+        elif losses:
+            self._without_numbers = self._without_numbers or epoch
+            self.set(diverged_from=self._without_numbers if epoch > self._without_numbers else self.live.diverged_from)
+
     def file_saved(self, epoch: int) -> None:
         """Take a checkpoint file that was written after so many complete epochs; 0 where nobody says how many."""
         self.set(saved_epoch=epoch or self.live.saved_epoch)
@@ -189,6 +210,7 @@ class Course:
     def _epoch(self, beat: Beat) -> None:
         if beat.epoch is not None:
             self.epoch_end(beat.epoch + 1, beat.epoch_s, beat.at)
+            self.losses_of_epoch(beat.epoch + 1, beat.losses or {})
         losses, metrics = finite(beat.losses) or self.live.losses, finite(beat.metrics) or self.live.metrics
         self.set(epochs=beat.epochs or self.live.epochs, losses=losses, metrics=metrics)
 

@@ -30,14 +30,18 @@ from supervisor.core.plain_text import frames
 from supervisor.hang_config import Hang
 from supervisor.layout import AttemptDirectory, RunDirectory, run_directory
 from supervisor.machine import bounded
+from supervisor.machine.stacks import comparable
 from supervisor.sources.course import Live
-from supervisor.sources.process_tree import ProcessTable, Roles, processes
+from supervisor.sources.process_tree import Entry, ProcessTable, Roles, processes
 from supervisor.sources.train_log import Board
 
 log = logging.getLogger("yolo-supervisor")
 
 #: A run directory on a dead mount answers never; then nobody knows whether the training moves.
 FILES_S = 2.0
+#: What the kernel tells of a process may wait for a lock that the process holds while it hangs.
+PROCESSES_S = 1.0
+STOP_S = 5.0  # for the last look and for all that is to be written down
 SAVE_EVERY_S = 300.0
 SAY_AGAIN_S = 30.0
 STACKS_S = 4.0  # for all processes of one training together
@@ -69,6 +73,12 @@ class Follower:
         self.attempt = attempt
         self.state = hang.HangState(factor=factor)
         self.broken = ""
+        #: The device of the run directory, None while it was never seen.
+        self.device: int | None = None
+        #: How often in a row its files did not answer; and whether they were not asked or did not answer this time.
+        self.unanswered = 0
+        self.dead = False
+        self._name = f"{run.id}/{attempt.number}"
         self._directory = directory
         self._files_of = directory.attempt(attempt.number)
         self._files: Files | None = None
@@ -80,12 +90,15 @@ class Follower:
         self._hung: hang.HangVerdict | None = None
         self._say_at = 0.0
 
-    def look(self, live: Live, machine: _Once, stacks: Stacks, now: float) -> hang.HangVerdict | None:
+    def look(
+        self, live: Live, machine: _Once, stacks: Stacks, now: float, *, files: bool = True
+    ) -> hang.HangVerdict | None:
         """Look once; the verdict where it changed, and a hang again while nothing is done about it.
 
-        `now` counts seconds of a clock that a suspend stops.
+        `now` counts seconds of a clock that a suspend stops. Without `files` these are not asked: their disk is dead.
         """
-        blind = not self._look_at_files()
+        self.dead = not files
+        blind = not (files and self._look_at_files())
         if self._files is None:
             return None
         begun = live.batch > 0 or live.epoch > self.attempt.from_epoch
@@ -112,44 +125,58 @@ class Follower:
         """Take what the files say. False where the disk does not answer, or cannot be read."""
         same_for_long = self.state.quiet.quiet_s > 0
         try:
-            seen = bounded.ask(f"files of {self.run.id}", lambda: self._ask(read_log=same_for_long), FILES_S)
-        except OSError:
+            seen = bounded.ask(f"files of {self._name}", lambda: self._ask(read_log=same_for_long), FILES_S)
+        except OSError as error:
+            self.dead = isinstance(error, bounded.NoAnswerError)
+            self.unanswered += self.dead
             return False
-        self._files, known, self._started = seen
+        self.unanswered = 0
+        self._files, known, self._started, self.device = seen
         if self._known is None and known is not None:
             self._known = known
             both = cadence.merged(known, self.state.cadence)
             self.state, self._written = msgspec.structs.replace(self.state, cadence=both), both
         return True
 
-    def _ask(self, *, read_log: bool) -> tuple[Files, Cadence | None, Started | None]:
+    def _ask(self, *, read_log: bool) -> tuple[Files, Cadence | None, Started | None, int]:
         """All that touches the run directory, in a thread that may be left behind."""
         directory, files = self._directory, self._files_of
         stamps = tuple(map(_stamp, (files.beats, files.log, directory.results, directory.weights / "last.pt")))
         alarm = _alarm(files) if read_log else ("", "")
         known = _read_cadence(directory.cadence) if self._known is None else None
         started = self._started or attempt_files.read_started(files.root)
-        return Files(stamps, stamps[0][1] > 0, alarm), known, started
+        return Files(stamps, stamps[0][1] > 0, alarm), known, started, directory.root.stat().st_dev
 
     # ---- what does not
     def _closer(self, reading: hang.Reading, machine: _Once, stacks: Stacks) -> hang.Reading:
         """The same reading with the processes, and their stacks if they are wanted."""
         if self._started is None or self._files is None:
             return reading
-        if self._roles is None:
-            self._roles = Roles(self._started.pid, machine.proc)
-        tree = machine.table().tree(self._started)
-        closely = self.state.quiet.quiet_s >= hang.WINDOW_S
-        roles = self._roles.of(tree)
-        found = processes(tree, roles, self.run.job.mounts, closely=closely, proc=machine.proc)
+        found = self._processes(self._started, machine)
         return msgspec.structs.replace(
             reading,
             processes=found,
             workers=sum(process.role == WORKER for process in found),
-            stacks=self._stacks(found, stacks),
+            stacks=None if reading.blind else self._stacks(found, stacks),
             alarm=self._files.alarm[0],
             alarm_line=self._files.alarm[1],
         )
+
+    def _processes(self, started: Started, machine: _Once) -> tuple[Process, ...]:
+        """The processes of the attempt; none where the kernel does not tell in time: then nobody is still."""
+        if self._roles is None:
+            self._roles = Roles(started.pid, machine.proc)
+        roles, tree, mounts = self._roles, machine.table().tree(started), self.run.job.mounts
+        closely = self.state.quiet.quiet_s >= hang.WINDOW_S
+
+        def look() -> tuple[list[Entry], tuple[Process, ...]]:
+            return tree, processes(tree, roles.of(tree), mounts, closely=closely, proc=machine.proc)
+
+        try:
+            of_tree, found = bounded.ask(f"processes of {self._name}", look, PROCESSES_S)
+        except OSError:
+            return ()
+        return found if of_tree is tree else ()  # an earlier question was answered: that was true then
 
     def _stacks(self, found: tuple[Process, ...], stacks: Stacks) -> dict[int, str] | None:
         """The stacks that the judge wants. Nobody touches a person's own training, not even for that."""
@@ -166,15 +193,15 @@ class Follower:
         return answers
 
     # ---- what was learned
-    def save(self, now: float, *, at_once: bool = False) -> None:
+    def save(self, now: float, *, at_once: bool = False, within_s: float = FILES_S) -> None:
         """Write down what was learned, now and then. What cannot be written is tried again later."""
         learned = self.state.cadence
-        if self._known is None or learned == self._written or not (at_once or now >= self._write_at):
+        if self._known is None or self.dead or learned == self._written or not (at_once or now >= self._write_at):
             return
         self._write_at = now + SAVE_EVERY_S
         path, data = self._directory.cadence, cadence.encode(learned)
         try:
-            bounded.ask(f"cadence of {self.run.id}", lambda: durable.write(path, data, mode=0o644), FILES_S)
+            bounded.ask(f"cadence of {self._name}", lambda: durable.write(path, data, mode=0o644), within_s)
         except OSError as error:
             log.info("what was learned of %s is not written down: %s", self.run.id, error)
         else:
@@ -224,19 +251,27 @@ class HangSource:
             self._thread.start()
 
     def stop(self) -> None:
-        """End; what was learned is written down, if the disk answers."""
+        """End within STOP_S; what was learned is written down, as far as the disk answers."""
+        deadline = time.monotonic() + STOP_S
         self._stopped.set()
         if self._thread.is_alive():
-            self._thread.join(2.0)
-        for follower in self._followers.values():
-            follower.save(self._monotonic(), at_once=True)
+            self._thread.join(FILES_S)
+        for follower in list(self._followers.values()):  # the thread may still be there
+            left_s = deadline - time.monotonic()
+            if left_s > 0:
+                follower.save(self._monotonic(), at_once=True, within_s=min(FILES_S, left_s))
 
     def look(self) -> None:
         """Look once at everything. Called by the thread; tests call it by themselves."""
         self._follow(self._world())
         live, table = self._board.snapshot(), _Once(self._proc)
-        for follower in self._followers.values():
-            self._look_at(follower, live.get(follower.run.id, Live()), table)
+        dead = set[int | None]()
+        for follower in sorted(self._followers.values(), key=lambda one: one.unanswered):  # so each gets its turn
+            if self._stopped.is_set():
+                return
+            self._look_at(follower, live.get(follower.run.id, Live()), table, files=follower.device not in dead)
+            if follower.dead:  # once a round is enough: each such look takes its time
+                dead.add(follower.device)
 
     def _run(self) -> None:
         while not self._stopped.wait(self._settings.every):
@@ -266,11 +301,11 @@ class HangSource:
                 self._followers[key] = Follower(run, attempt, directory, self._settings.factor)
             self._followers[key].run, self._followers[key].attempt = run, attempt
 
-    def _look_at(self, follower: Follower, live: Live, table: _Once) -> None:
+    def _look_at(self, follower: Follower, live: Live, table: _Once, *, files: bool) -> None:
         """Look at one attempt. What is odd about one must not end the looking at the others."""
         now = self._monotonic()
         try:
-            found = follower.look(live, table, self._stacks, now)
+            found = follower.look(live, table, self._stacks, now, files=files)
             follower.save(now)
         except Exception as error:
             if follower.broken != repr(error):
@@ -294,17 +329,6 @@ class _Once:
         if self._table is None:
             self._table = ProcessTable.read(self.proc)
         return self._table
-
-
-def comparable(text: str) -> str:
-    """The frames of a dump of stacks, without what differs between two dumps of the same: thread numbers, states."""
-    blocks: list[list[str]] = [[]]
-    for line in text.splitlines():
-        if not line.startswith((" ", "\t")):
-            blocks.append([])
-        elif line.strip():
-            blocks[-1].append(line.strip())
-    return "\n\n".join(sorted("\n".join(block) for block in blocks if block))
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
@@ -14,13 +14,13 @@ from supervisor.attempt_files import Started
 from supervisor.config import is_network_type
 from supervisor.core.diagnosis.waiting import MAIN, OTHER, WORKER, Process
 from supervisor.core.model import Mount
+from supervisor.machine.ranks import RANK
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 #: More processes than this are not looked at closely, nor more threads of each, nor more of its open files.
-MOST_PROCESSES = 256
+MOST_PROCESSES = 4096
 MOST_THREADS = 64
 MOST_FILES = 512
-_RANK = re.compile(rb"(?:\A|\0)RANK=(\d{1,6})(?=\0|\Z)")
 _WORKER_NAME = b"pt_data_worker"
 _WORKER_WORDS = (b"--multiprocessing-fork", b"multiprocessing.spawn", b"multiprocessing.forkserver")
 _IO_COUNTERS = (b"rchar", b"wchar", b"read_bytes", b"write_bytes")
@@ -40,7 +40,11 @@ _REMOTE_WAITS = (
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """One process, as /proc/PID/stat has it. `cpu_ticks` counts user and system time of all its threads."""
+    """One process, as /proc/PID/stat has it.
+
+    `cpu_ticks` counts user and system time of all its threads, and of its children that have ended and were waited for:
+    a training that starts a program for each image works.
+    """
 
     pid: int
     parent: int
@@ -67,24 +71,31 @@ class ProcessTable:
         return cls(entry for entry in found if entry is not None and entry.state != "Z")
 
     def tree(self, started: Started) -> list[Entry]:
-        """The trainer and all that descends from it or its shim, the shim itself left out.
+        """The trainer and all that descends from it or its shim, the nearest first, the shim itself left out.
 
-        A number counts only with the start time of the record: another process may have it now.
+        A number counts only with the start time of the record: another process may have it now. Nobody at all where
+        there are more than MOST_PROCESSES: of a part nobody can say that the whole stands still.
         """
         named = {started.shim_pid: started.shim_start_time, started.pid: started.start_time}
         roots = [entry for pid, at in named.items() if (entry := self.by_pid.get(pid)) and entry.start_time == at]
         found: dict[int, Entry] = {}
-        waiting = list(roots)
-        while waiting and len(found) < MOST_PROCESSES:
-            entry = waiting.pop()
+        waiting = deque(roots)
+        while waiting:
+            entry = waiting.popleft()
             if entry.pid not in found:
                 found[entry.pid] = entry
                 waiting += self._children.get(entry.pid, [])
+            if len(found) > MOST_PROCESSES:
+                return []
         return [entry for pid, entry in found.items() if pid != started.shim_pid]
 
 
 class Roles:
-    """Who is who in one tree: learned once for each process."""
+    """Who is who in one tree: learned once for each process.
+
+    What is read for that (its environment, its command line) takes a lock on the memory of the process, and may hang
+    with it: ask in a thread that can be left behind.
+    """
 
     def __init__(self, trainer: int, proc: str = "/proc") -> None:
         """`trainer` is the pid that the shim started."""
@@ -106,7 +117,7 @@ class Roles:
         return found
 
     def _ask(self, entry: Entry) -> tuple[str, int | None]:
-        rank = _RANK.search(_read(f"{self._proc}/{entry.pid}/environ"))
+        rank = RANK.search(_read(f"{self._proc}/{entry.pid}/environ"))
         number = int(rank[1]) if rank is not None else None
         if entry.name.startswith(_WORKER_NAME):
             return WORKER, number
@@ -193,7 +204,7 @@ def _entry(folder: str, number: str) -> Entry | None:
     fields = tail.split()
     if len(fields) < 20:
         return None
-    cpu_ticks = int(fields[11]) + int(fields[12])
+    cpu_ticks = sum(map(int, fields[11:15]))  # utime, stime, cutime, cstime
     name = head.partition(b"(")[2]
     return Entry(int(number), int(fields[1]), int(fields[19]), cpu_ticks, fields[0].decode("ascii", "replace"), name)
 

@@ -60,6 +60,7 @@ class Follower:
         self.run_id = run.id
         self.attempt = attempt.number
         self.course = Course()
+        self.course.diverged_before(run.diverged_from)
         self.broken = ""
         directory = run_directory(runs_dir, run.job.project, run.job.name)
         files = directory.attempt(attempt.number)
@@ -144,6 +145,7 @@ class Follower:
             epoch_s=live.epoch_s,
             eta_s=live.eta_s,
             seconds=seconds,
+            diverged_from=live.diverged_from,
         )
 
 

@@ -54,7 +54,11 @@ class WaitSource:
         now: Callable[[], float],
     ) -> WaitSource:
         """Make the source that looks at this machine."""
-        return cls(put, world, now, lambda run: conditions.unmet(run.waiting_for, run.job, runs_dir, pause_below_bytes))
+
+        def unmet(run: Run) -> str:
+            return conditions.unmet(run.waiting_for, run.job, runs_dir, pause_below_bytes, seen=_seen(run))
+
+        return cls(put, world, now, unmet)
 
     def start(self) -> None:
         """Begin."""
@@ -96,6 +100,12 @@ class WaitSource:
 
 def _wait(run: Run) -> _Wait:
     return run.id, run.waiting_for, run.phase_since
+
+
+def _seen(run: Run) -> str:
+    """Return the line that told of what it lacks; it may name a path that the job file does not."""
+    newest = run.incidents[-1] if run.incidents else None
+    return newest.seen if newest is not None and newest.step == f"wait-{run.waiting_for}" else ""
 
 
 def _waits(run: Run) -> bool:

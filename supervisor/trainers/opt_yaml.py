@@ -93,4 +93,4 @@ def _replace(path: Path, data: bytes, aside: Path) -> None:
     aside.mkdir(parents=True, exist_ok=True)
     if not (aside / path.name).exists():  # a second preparation must not replace the file as it was found
         shutil.copyfile(path, aside / path.name)
-    durable.write(path, data, mode=0o644, by=aside)
+    durable.replace(path, data, by=aside)

@@ -21,13 +21,14 @@ TEXT_COLUMNS = (
 
 @dataclass(frozen=True)
 class Row:
-    """One epoch, counted from 1; `rates` is the learning rate by group."""
+    """One epoch, counted from 1; `rates` is the learning rate by group. `diverged`: it has losses, none is a number."""
 
     epoch: int
     losses: dict[str, float]
     metrics: dict[str, float]
     time_s: float | None
     rates: dict[str, float]
+    diverged: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,8 @@ def _row(cells: dict[str, float | None], shift: int) -> Row:
     rates = {name: value for name, value in cells.items() if name.startswith(("lr/", "x/lr"))}
     epoch = int(cells["epoch"] or 0) + shift
     time_s = finite({"time": cells.get("time")}).get("time")
-    return Row(epoch, finite(losses), finite(metrics), time_s, finite(rates))
+    diverged = bool(losses) and not finite(losses) and None not in losses.values()
+    return Row(epoch, finite(losses), finite(metrics), time_s, finite(rates), diverged)
 
 
 def _number(text: str) -> float | None:
@@ -142,7 +144,7 @@ def trim(path: Path, last_epoch: int, aside: Path, *, zero_based: bool = False) 
     aside.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(path, aside / path.name)
     text = "".join([*header, *(kept[epoch] for epoch in sorted(kept))])
-    durable.write(path, text.encode(), mode=0o644, by=aside)
+    durable.replace(path, text.encode(), by=aside)
     return len(rows) - len(kept)
 
 

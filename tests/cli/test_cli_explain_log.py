@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from supervisor.cli.program import PROGRAM, program
-from supervisor.core.diagnosis.tables import RULES
+from supervisor.core.diagnosis.tables import CAUSES, RULES
 from tests.cli.conftest import ROOT
 
 LOGS = ROOT / "tests" / "data" / "logs"
@@ -81,10 +81,62 @@ def test_a_folder_of_an_attempt(tmp_path):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    """Exit code 2, before anything else is read."""
-    done = explain(LOGS / "disk-full.log", tmp_path / "gone.log")
-    assert (done.exit_code, done.stdout) == (2, "")
+    """The others are explained; it is named, and the exit code is 2."""
+    done = explain(LOGS / "disk-full.log", tmp_path / "gone.log", "/dev/null", LOGS / "cuda-oom.log")
+    assert done.exit_code == 2
+    assert ": disk-full: " in done.stdout
+    assert ": cuda-oom: " in done.stdout
     assert "there is no file" in done.stderr
+    assert "/dev/null is no regular file" in done.stderr
+    view = json.loads(explain(LOGS / "disk-full.log", tmp_path / "gone.log", "--json").stdout)
+    assert len(view["files"]) == 1
+
+
+def test_a_folder_of_a_run(tmp_path):
+    """The newest attempt that has a log is meant, by number and not by name."""
+    for number, line in ((2, "OSError: [Errno 28] No space left on device"), (10, "MemoryError"), (9, "")):
+        (tmp_path / "attempts" / str(number)).mkdir(parents=True)
+        (tmp_path / "attempts" / str(number) / "log").write_text(f"{line}\n")
+    (tmp_path / "attempts" / "stray").write_text("")
+    assert explain(tmp_path).stdout.startswith(f"{tmp_path}/attempts/10/log: host-oom")
+
+
+def test_the_exception_is_told_beside_a_line_that_says_more():
+    """What a rule saw, and the last exception with its place."""
+    log = (
+        'Killed worker\nTraceback (most recent call last):\n  File "/a/b.py", line 7, in f\n    x()\nValueError: bad\n'
+    )
+    lines = "RuntimeError: CUDA error: an illegal memory access was encountered\n" + log
+    text = " ".join(explain("-", stdin=lines).stdout.split())
+    assert "raised ValueError: bad (/a/b.py:7 in f)" in text
+
+
+def test_a_log_that_ends_within_its_training_says_what_a_log_cannot_tell():
+    """Whoever was killed by SIGKILL wrote nothing: that is said, and where more is known."""
+    frame = (
+        "      1/300      2.51G      1.061      2.174      1.263         12        640: {0}% {1}/100 1.2it/s 0.1s<1:20"
+    )
+    log = "".join(frame.format(number, number) + "\n" for number in range(1, 60))
+    done = " ".join(explain("-", stdin=log).stdout.split())
+    assert "nothing that explains a failure a log has no word of SIGKILL" in done
+    assert "SIGKILL" not in explain(LOGS / "clean-yolov9.log").stdout
+
+
+@pytest.mark.parametrize(
+    ("log", "told"),
+    [
+        ("PermissionError: [Errno 13] Permission denied: '/data/my set/x'", "`namei -l '/data/my set/x'` shows"),
+        ("PermissionError: [Errno 13] Permission denied", "let the job's owner read or write it"),
+        ("RuntimeError: The server socket has failed to bind to [::]:29500 (errno: 98 - Address already in use).", "grep 29500`"),
+        ("ModuleNotFoundError: No module named 'seaborn.utils'", "`python -m pip install seaborn`"),
+    ],
+)  # fmt: skip
+def test_what_the_line_tells_stands_in_the_command(log, told):
+    """A command can be given as it stands; one that lacks something is left out."""
+    text = " ".join(explain("-", stdin=log + "\n").stdout.split())
+    assert told in text
+    assert "PATH" not in text
+    assert "PORT" not in text
 
 
 def test_no_file_is_a_question():
@@ -98,12 +150,16 @@ def test_rules_of_the_configuration_are_tried_first(tmp_path):
     """A person tests a new [[rule]] on an old log."""
     config = tmp_path / "config.toml"
     config.write_text(
-        '[[rule]]\nname = "nas"\nmatch = "No space left"\ncause = "nas-full"\nremedy = "wait-disk"\nmeans = "the NAS is full"\n'
+        '[[rule]]\nname = "nas"\nmatch = "No space left"\ncause = "nas-full"\nremedy = "wait-disk"\nmeans = "the NAS is full"\nfix = "call the NAS people"\n'
     )
     done = explain(LOGS / "disk-full.log", "--config", config)
-    assert "nas-full: the NAS is full" in done.stdout
+    assert "nas-full: nas full" in done.stdout
+    assert "means    the NAS is full" in done.stdout
+    assert "you can  call the NAS people" in done.stdout
     assert "plan     wait until the disk has space; then wait a little and try again" in done.stdout
-    assert explain("--rules", "--config", config).stdout.splitlines()[1].startswith("nas ")
+    rules = explain("--rules", "--config", config).stdout.splitlines()
+    assert rules[1].startswith("nas ")
+    assert rules[-1].split(maxsplit=1) == ["nas-full", "wait-disk, backoff*20, fail"]
 
 
 def test_a_wrong_configuration_is_named(tmp_path):
@@ -119,14 +175,19 @@ def test_a_wrong_configuration_is_named(tmp_path):
 def test_the_rules_are_listed():
     """In the order in which they are tried, with their patterns."""
     lines = explain("--rules").stdout.splitlines()
-    assert len(lines) == len(RULES) + 1
-    views = json.loads(explain("--rules", "--json").stdout)["rules"]
-    assert [view["name"] for view in views] == [rule.name for rule in RULES]
+    assert lines[len(RULES) + 1] == ""
+    plans = dict(line.split(maxsplit=1) for line in lines[len(RULES) + 2 :])
+    assert plans["CAUSE"] == "PLAN"
+    assert plans["cuda-oom"] == "backoff, batch*3, imgsz, hold"
+    view = json.loads(explain("--rules", "--json").stdout)
+    assert [rule["name"] for rule in view["rules"]] == [rule.name for rule in RULES]
+    assert {cause["name"] for cause in view["causes"]} == set(CAUSES)
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 5000, bytes(range(256)) * 50, b"x" * 3_000_000])
 def test_files_that_are_no_logs(tmp_path, content):
     """They hold nothing, and nothing breaks."""
     (tmp_path / "file").write_bytes(content)
-    assert "nothing that explains" in explain(tmp_path / "file").stdout
-    assert "nothing that explains" in explain("-", stdin=content).stdout
+    expected = "nothing that explains" if content.strip(b"\0") else ": no text"
+    assert expected in explain(tmp_path / "file").stdout
+    assert expected in explain("-", stdin=content).stdout

@@ -164,7 +164,11 @@ def test_what_stands_still_is_seen_in_the_list(daemon, cli):
     who = {"at": daemon.clock.now(), "run": run_id, "attempt": 1}
     daemon.put(events.HangSeen(**who, verdict="storage", text="waits for nas:/data"))
     assert "waits for nas:/data" in cli("ls").stdout
-    assert "waits for nas:/data" in cli("why", "bus").stdout.splitlines()[-1]
+    lines = cli("why", "bus").stdout.splitlines()
+    assert "waits for nas:/data" in next(line for line in lines if line.startswith("now: "))
+    assert lines[-1] == "  look at the disk or the mount that it waits for: it goes on when that answers"
+    told = " ".join(cli("incidents", "--open").stdout.split())
+    assert "no open incidents bus stands still: waits for nas:/data. you can: look at the disk" in told
 
 
 @pytest.mark.e2e
@@ -189,11 +193,26 @@ def test_incidents_fit_a_terminal_and_are_coloured_only_there(troubled, cli):
     for verb in ("why", "incidents"):
         screen = on_terminal(["--socket", str(troubled.socket_path), verb, "truck"], {})
         plain = re.sub(r"\x1b\[[0-9;]*m", "", screen)
-        assert "truck@1" in plain or "attempt 1" in plain
+        assert "recovered  the GPU's memory" in plain or "attempt 1" in plain
         incident_lines = plain.partition("now: ")[0].splitlines()
         assert all(len(line) <= 80 for line in incident_lines), plain
         assert "\x1b" not in cli(verb, "truck").stdout
     assert "\x1b[1m" in on_terminal(["--socket", str(troubled.socket_path), "why", "truck"], {})
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_tables_can_be_read_on_narrow_terminals(troubled, columns):
+    """What is not worth its room is left out: the heads of the others are whole, and what went wrong can be read."""
+    for verb, words in (
+        (["incidents"], ("WHAT", "the GPU's memory")),
+        (["report"], ("GOOD", "FAILED")),
+        (["ls"], ("EPOCH",)),
+    ):
+        text = on_terminal(["--socket", str(troubled.socket_path), *verb], {"NO_COLOR": "1"}, columns)
+        head = text.splitlines()[0]
+        assert "…" not in head, head
+        assert all(word in text for word in words), text
+        assert all(len(line) <= columns for line in text.splitlines()), text
 
 
 # ---- what-if
@@ -216,7 +235,7 @@ def test_what_if_tells_what_would_have_differed(what_if):
     assert done.exit_code == 0, done.stderr
     text = " ".join(done.stdout.split())
     assert "truck@1 attempt 1: the GPU's memory is full" in text
-    assert "would be given up: 1 failure" in text
+    assert "would be held for a person: 1 failure" in text
     assert "the replay of this run ends here" in text
     assert "2 failures of 2 runs: 1 decided differently" in text
     assert "given up or held, where it went on: truck@1" in text

@@ -202,8 +202,8 @@ def test_colours_on_a_terminal(busy, extra, coloured):
         assert all(len(line) <= 80 for line in screen.splitlines())
 
 
-def on_terminal(arguments, extra):
-    """What the program writes to a terminal of 80 columns."""
+def on_terminal(arguments, extra, columns=80):
+    """What the program writes to a terminal of so many columns."""
     import fcntl
     import os
     import pty
@@ -213,7 +213,7 @@ def on_terminal(arguments, extra):
     import termios
 
     master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     environment = {**os.environ, "TERM": "xterm", **extra}
     child = subprocess.Popen([sys.executable, "-m", "supervisor", *arguments], stdout=slave, env=environment)
     os.close(slave)

@@ -130,7 +130,8 @@ def test_submit_needs_a_daemon(cli, daemon, truck):
 def test_check_prints_the_plan_without_a_daemon(daemon, cli, tmp_path):
     """`submit --check` works without a daemon and tells interpreter, command, directory, device; nothing is copied."""
     job = tmp_path / "own.toml"
-    job.write_text(f'python = "{sys.executable}"\ncommand = ["{{python}}", "-c", "pass"]\ngpus = 0\n')
+    text = f'python = "{sys.executable}"\ncommand = ["{{python}}", "-c", "pass"]\ngpus = 0\n'
+    job.write_text(text + '[restart]\nremedies = ["batch", "checkpoint"]\n')
     config = daemon.write_config()
     daemon.api.stop()
     from click.testing import CliRunner
@@ -139,7 +140,14 @@ def test_check_prints_the_plan_without_a_daemon(daemon, cli, tmp_path):
 
     done = CliRunner().invoke(program, ["--config", str(config), "submit", str(job), "--check"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    for part in (sys.executable, "-c pass", f"{daemon.runs_dir}/default/own", "CPU", "from the beginning"):
+    for part in (
+        sys.executable,
+        "-c pass",
+        f"{daemon.runs_dir}/default/own",
+        "CPU",
+        "from the beginning",
+        "batch have no effect",
+    ):
         assert part in done.stdout, done.stdout
     assert list(daemon.jobs_folder.iterdir()) == []
 

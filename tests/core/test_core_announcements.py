@@ -8,6 +8,8 @@ import pytest
 from bench import Bench
 
 from supervisor.core import actions, events
+from supervisor.core.diagnosis.evidence import Evidence, Sign
+from supervisor.core.diagnosis.tables import CAUSES
 from supervisor.core.model import Phase
 
 WORDS = {Phase.SUCCEEDED: "succeeded", Phase.FAILED: "failed", Phase.CANCELLED: "cancelled"}
@@ -134,3 +136,27 @@ def test_a_reboot_names_the_runs_that_it_cut_off():
     bench.tell(events.DaemonStarted, pid=4, version="x", boot=type(boot)("other", 1))
     (message,) = [one for one in bench.of(actions.Announce) if one.what == "rebooted"]
     assert message.text.endswith(": a.")
+
+
+def test_a_failure_is_told_with_what_shows_it_what_is_done_and_what_helps():
+    """Each message of a failure: what happened, the line and its place, what follows, what a person can do. Once."""
+    seen = "PermissionError: [Errno 13] Permission denied: '/d/x'"
+    for cause, what in (
+        ("cuda-oom", "failed-attempt"),
+        ("disk-full", "waits"),
+        ("permission", "held"),
+        ("bad-argument", "failed"),
+    ):
+        bench = Bench()
+        bench.bring_to(Phase.RUNNING)
+        sign = Sign(rule="x", cause=cause, line=seen, number=812)
+        bench.die(code=1, evidence=Evidence(signs=(sign,), epoch=4, batch=17), reason=f"exit code 1: {seen}")
+        message = next(one for one in reversed(bench.of(actions.Announce, "a")) if one.what == what)
+        told = f"{message.text}\n{message.todo}"
+        title = CAUSES[cause].title
+        assert title[1:] in told
+        assert f"Seen: {seen} (line 812 of attempts/1/log, epoch 4, batch 17)" in told
+        assert "\nDone: " in told
+        assert bench.run().incidents[-1].fix in told
+        assert told.count(seen) == 1
+        assert told.count("by itself") <= 2  # once for what is done, once in what helps

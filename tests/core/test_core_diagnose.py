@@ -238,3 +238,25 @@ def test_every_cause_that_the_finders_name_is_in_the_table():
     """A name that nobody can explain would be tried again like a failure that is not understood."""
     names = {*CODES.values(), "unknown", "mount-gone", "host-oom", "disk-full", "code-error", "killed", "terminated"}
     assert names | {"native-crash", "not-launched", "hang"} <= set(CAUSES)
+
+
+def test_an_exception_says_where_in_the_log_it_stands(run):
+    """The line of the log is told for an error of the code as for any other."""
+    found = judged(run, Evidence(error="ValueError: x", error_line=812, site="/a.py:3 in f"))
+    assert (found.cause.name, found.line) == ("code-error", 812)
+
+
+def test_a_limit_of_processor_time_is_no_persons_wish(run):
+    """SIGXCPU comes from the kernel, and which limit it was is told."""
+    found = judged(ended(run, signal=24))
+    assert (found.cause.name, found.seen) == ("cpu-time-limit", "SIGXCPU")
+    assert found.steps == CAUSES["terminated"].steps
+
+
+def test_a_users_own_advice_is_told(run):
+    """`fix` of a [[rule]] stands for a cause of its own, and before the table's words for one of the table."""
+    own = sign("licence", rule="mine", means="no seats", fix="ask Ann")
+    assert judged(run, Evidence(signs=(own,))).cause.fix == "ask Ann"
+    assert judged(run, Evidence(signs=(replace(own, cause="early"),))).cause.fix == "ask Ann"
+    found = judged(run, Evidence(signs=(sign("licence", rule="mine", means="no seats"),)))
+    assert (found.cause.title, found.cause.means) == ("licence", "no seats")

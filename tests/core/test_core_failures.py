@@ -318,7 +318,7 @@ def test_a_data_set_that_is_gone_is_given_up_at_once():
     bench.wait(700.0)
     bench.tell(events.PrepareFailed, "a", reason="/d/images is not there", cause="dataset-missing")
     assert bench.phase() is Phase.FAILED
-    assert bench.run().reason.startswith("/d/images is not there; ")
+    assert bench.run().reason.startswith("/d/images is not there")
     one = bench.run().incidents[-1]
     assert (one.cause, one.step, one.seen) == ("dataset-missing", "fail", "/d/images is not there")
     bench.tell(events.RetryAsked, "a", by="ann")

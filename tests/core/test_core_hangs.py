@@ -38,6 +38,68 @@ def how(bench):
     return bench.run().stop.how if bench.run().stop is not None else ""
 
 
+def told(bench):
+    """The last message."""
+    return bench.of(actions.Announce, "a")[-1]
+
+
+# ---- what people read of it
+DUMP = (
+    "Fatal Python error: Aborted",
+    "",
+    "Current thread 0x00007f12 (most recent call first):",
+    '  File "/a/loader.py", line 3 in get',
+    "Extension modules: numpy (total: 1)",
+)
+
+
+@pytest.mark.parametrize("tail", [("epoch 3", *DUMP), ("epoch 3", *DUMP[3:])])
+def test_a_hang_that_was_ended_is_told_as_a_hang(bench, tail):
+    """Title, what was seen, what it did, what follows: no word of our own signals, nor of the stacks they brought."""
+    hangs(bench)
+    bench.tell(events.AutopsyDone, "a", summary="worker 3 reads img_0412.jpg")
+    bench.die(signal=6, log_tail=tail, reason="killed by SIGABRT")
+    message = told(bench)
+    assert message.title == "a hung, was ended and is resumed"
+    assert "Seen: nothing has moved\nAutopsy: worker 3 reads img_0412.jpg\nDone: " in message.text
+    assert message.text.endswith("\nYou can: mend it.")
+    assert message.facts["log"] == "epoch 3"
+    assert "SIGABRT" not in message.text + bench.run().reason
+
+
+def test_a_hang_that_is_held_says_so(bench, monkeypatch):
+    """The same when nothing more can be tried; what to do comes first."""
+    known(monkeypatch, "hold")
+    hangs(bench)
+    bench.die(signal=9, reason="killed by SIGKILL")
+    assert told(bench).title == "a hung, was ended and is held"
+    assert told(bench).todo == "mend it; then yolo-supervisor resume a"
+    assert "SIGKILL" not in bench.run().reason
+
+
+def test_the_cost_of_a_hang_counts_its_standstill_once(bench):
+    """Seen when the detector saw it. What it says of its work is asked for until it last moved only."""
+    bench.wait(1000.0)
+    seen_at = bench.now
+    hangs(bench)
+    bench.wait(5.0)
+    bench.die(signal=9, moved_at=seen_at - 900.0, seconds={"training": 100.0, "unsaved": 30.0})
+    assert bench.of(actions.Examine, "a")[-1].moved_at == seen_at - 900.0
+    one = bench.run().incidents[-1]
+    assert (one.moved_at, one.seen_at, one.lost_s, one.hung) == (seen_at - 900.0, seen_at, 30.0, True)
+
+
+def test_a_training_that_is_left_alone_is_no_hang_when_it_dies_later(bench):
+    """It stood still, moved again, and died of something else: nothing of the standstill is left."""
+    hangs(bench, verdict="stopped")
+    assert bench.run().stalled_todo.startswith("if nobody debugs it: kill -CONT ")
+    hangs(bench, verdict="moving")
+    assert (bench.run().stalled, bench.run().stalled_todo, bench.run().attempt.moved_at) == ("", "", 0.0)
+    bench.die(signal=9)
+    assert bench.of(actions.Examine, "a")[-1].moved_at == 0.0
+    assert not bench.run().incidents[-1].hung
+
+
 # ---- the usual course
 def test_the_whole_course_of_a_hang(bench):
     """Autopsy, SIGTERM, grace, SIGABRT, ten seconds, SIGKILL; then the hang's own remedy; then the next attempt."""

@@ -239,3 +239,24 @@ def test_an_edit_takes_changes_back(monkeypatch):
     bench.wait(700.0)
     assert bench.phase() is Phase.PREPARING
     assert bench.run().changes == ()
+
+
+def test_epochs_that_are_given_up_cost_as_well(bench):
+    """The next attempt goes on from an older checkpoint: what lay between is work that is done again."""
+    bench.tell(events.Progressed, "a", epoch=5, saved_epoch=5, epochs=10, epoch_s=60.0)
+    fails(bench, seconds={"unsaved": 10.0})
+    bench.wait(700.0)
+    bench.launch(start="resume", from_epoch=3)
+    assert newest(bench).lost_s == 10.0 + 2 * 60.0
+
+
+def test_when_the_next_attempt_trained_is_told(bench):
+    """The start is over when it is confirmed, or with the first progress; a later one changes nothing."""
+    fails(bench)
+    again(bench)
+    bench.wait(30.0)
+    bench.tell(events.StartConfirmed, "a", from_epoch=3)
+    began_at = bench.now
+    bench.wait(30.0)
+    bench.tell(events.Progressed, "a", epoch=4, epochs=10, saved_epoch=3)
+    assert newest(bench).began_at == began_at

@@ -8,7 +8,7 @@ from causes import found, known, sign, signs
 from msgspec.structs import replace
 
 from supervisor.core import actions, events
-from supervisor.core.diagnosis.evidence import Evidence, Spent
+from supervisor.core.diagnosis.evidence import Disk, Evidence, Spent
 from supervisor.core.diagnosis.remedies import WINDOW_S, Remedy, choose
 from supervisor.core.model import Attempt, Phase, Policy, Progress, Restart, Run
 
@@ -61,6 +61,16 @@ def course(run: Run, diagnosis, count: int, *, evidence: Evidence = SILENT, gap_
 
 
 # ---- a plan
+def test_a_wait_for_the_disk_says_which_one():
+    """The run's reason, and so the message, `ls` and `why`, have what is free there and what is needed."""
+    full = Disk(path="/c", what="checkpoints", free_bytes=1, lack="1 byte is free under /c")
+    evidence = Evidence(disks=(Disk(path="/r", what="runs", free_bytes=9), full))
+    taken = choose(a_run(), found("wait-disk", "hold"), evidence, POLICY, 1000.0)
+    assert taken.waiting_for == "disk"
+    assert taken.reason.startswith("1 byte is free under /c; ")
+    assert "1 byte" not in choose(a_run(), found("wait-memory", "hold"), evidence, POLICY, 1000.0).reason
+
+
 def test_a_plan_is_used_up_step_by_step():
     """Each failure without an epoch in between takes the next step; the last one is an end, and stays one."""
     plan = found("retry", "backoff*2", "wait-disk", "workers", "hold")
@@ -71,9 +81,25 @@ def test_a_plan_is_used_up_step_by_step():
 def test_an_end_says_what_a_person_can_do():
     """The fix of the cause, in words; and that everything else was tried, where that is so."""
     at_once = choose(a_run(), found("fail"), SILENT, POLICY, 0.0)
-    assert (at_once.step, at_once.reason) == ("fail", "mend it")
+    assert (at_once.step, at_once.reason, at_once.fix) == ("fail", "", "mend it")
     run = replace(a_run(), spent={"of-this-test": Spent(place=1, at=0.0)})
     assert choose(run, found("retry", "hold"), SILENT, POLICY, 1.0).reason.startswith("all that may be tried was tried")
+
+
+def test_an_end_says_what_was_never_tried_and_why():
+    """Nothing applied: that is not called a try. Rungs with the same reason are told together."""
+    plan = found("batch*3", "imgsz", "checkpoint", "hold")
+    nothing = choose(a_run(), plan, SILENT, POLICY, 0.0)
+    expected = "(batch, imgsz: not in restart.remedies; checkpoint: no older one is known)"
+    assert nothing.reason == f"nothing can be tried here {expected}"
+    run = replace(a_run(), spent={"of-this-test": Spent(place=1, at=0.0)})
+    later = choose(run, found("retry", *plan.steps), SILENT, POLICY, 1.0)
+    assert later.reason == f"nothing more can be tried here {expected}"
+    command = replace(a_run(), job=replace(a_run().job, train=None, command=("x",)))
+    assert (
+        "workers: the arguments of a command are its own"
+        in choose(command, found("workers", "hold"), SILENT, POLICY, 0.0).reason
+    )
 
 
 def test_progress_refills_every_plan():
@@ -352,7 +378,8 @@ def test_a_rule_of_the_user_decides_what_is_tried_first():
         dead(bench, own)
         assert (bench.run().waiting_for, bench.phase()) == (waits, phase)
         bench.wait(700.0)
-    assert "our storage is away" in bench.run().reason
+    assert "our storage" in bench.run().reason
+    assert bench.run().incidents[-1].means == "our storage is away"
 
 
 def test_a_death_after_the_last_epoch_is_made_good_once():

@@ -284,7 +284,7 @@ def test_rules_of_users_come_first():
     found = scan([FULL], (own, *RULES))
     diagnosis = of_log(found, (own, *RULES))
     assert diagnosis.cause.name == "nas-full"
-    assert diagnosis.cause.title == "the NAS is full"
+    assert (diagnosis.cause.title, diagnosis.cause.means) == ("nas full", "the NAS is full")
     assert diagnosis.steps[:2] == ("backoff", "backoff")
 
 
@@ -388,3 +388,24 @@ def test_a_plan_is_told_in_words():
         plan_words(("wait-disk", "wait-disk", "hold"))
         == "wait until the disk has space (up to 2 times); then hold it for a person"
     )
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "WARNING ⚠️ Download failure for https://ultralytics.com/assets/Arial.ttf. Environment may be offline.",
+        "wandb: Network error (ConnectTimeout), entering retry loop.",
+        "wandb: ERROR Error while calling W&B API: deadline exceeded",
+        "WARNING ⚠️ requirements: Ultralytics requirement ['lap'] not found, AutoUpdate disabled by YOLO_AUTOINSTALL=False",
+        "WARNING retrying after HTTPSConnectionPool(host='github.com', port=443): Read timed out.",
+        "E1122 program.py:300] TensorBoard could not bind to port 6006, it was already in use",
+        "OSError: [Errno 98] Address already in use",
+    ],
+)
+def test_what_worries_and_ends_nothing_is_no_cause(line):
+    """With an error of the training's own code behind it, or with nothing at all, such a line names no cause."""
+    own = ["Traceback (most recent call last):", '  File "/a.py", line 1, in f', "    g()", "ValueError: own"]
+    diagnosis = of_log(scan([line, *own], RULES), RULES)
+    assert diagnosis.cause.name == "code-error"
+    assert "ValueError: own" in diagnosis.seen
+    assert scan([line], RULES).signs == ()

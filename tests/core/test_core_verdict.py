@@ -70,6 +70,38 @@ def test_the_worker_that_holds_all_up_is_named(seen, words, by):
     assert summary(family) == f"dataloader worker 2 of 3 (pid 102) {words}; main process waits for it"
 
 
+POOL = """Thread 0x00007f (most recent call first):
+  File "/usr/lib/python3.11/threading.py", line 327 in wait
+  File "/usr/lib/python3.11/multiprocessing/pool.py", line 861 in next
+  File "/x/site-packages/ultralytics/data/dataset.py", line 130 in cache_labels
+"""
+HELPED = {"helper_call": "openat", "helper_path": IMAGE}
+
+
+@pytest.mark.parametrize(
+    ("seen", "line"),
+    [
+        (HELPED, f"main process is blocked in open of {IMAGE}, in a thread that it waits for"),
+        (
+            {**HELPED, "helper_mount": "nfs4 mount /nas"},
+            f"main process is blocked in open of {IMAGE}, in a thread that it waits for (nfs4 mount /nas)",
+        ),
+        ({}, "main process waits for a lock, called from cache_labels (ultralytics/data/dataset.py:130)"),
+    ],
+)
+def test_a_thread_that_waits_for_a_file_is_named(seen, line):
+    """Labels are read by threads while the main one waits for them: the file says more than the lock."""
+    process = Seen(pid=100, parent=1, trainer=True, state="S", call="futex", stack=POOL, **seen)
+    assert summary([process]) == line
+
+
+def test_a_thread_is_no_excuse_for_a_main_one_that_works():
+    """A logger that writes a file beside a training that runs is none of its business."""
+    frame = 'Thread 0x00007f (most recent call first):\n  File "/x/train.py", line 3 in step\n'
+    process = Seen(pid=100, parent=1, trainer=True, state="R", stack=frame, **HELPED)
+    assert summary([process]) == "main process runs in step (train.py:3)"
+
+
 def test_several_workers_in_the_same_trouble_are_counted():
     """The oldest is named, the others are a number."""
     blocked = [worker(pid, "dataloader_worker_imread", **BLOCKED) for pid in (103, 101, 102)]

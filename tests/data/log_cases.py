@@ -61,6 +61,10 @@ INFO: list[Case] = [
     case("nan-recovery", [84], ["WARNING ⚠️ Fitness NaN/Inf detected (attempt 2/3), recovering from last.pt..."], stage="info"),
     case("early-stopping", [89], ["EarlyStopping: Training stopped early as no improvement observed in last 50 epochs. Best results observed at epoch 112, best model saved as best.pt."], stage="info"),
     case("image-skipped", [], ["train: WARNING ⚠️ /data/oom_runs/images/7.jpg: ignoring corrupt image/label: image size (8, 8) <10 pixels"], stage="info", family="yolov5"),
+    case("autoinstall-off", [94], ["WARNING ⚠️ requirements: Ultralytics requirement ['cloudpickle>=3.1.1'] not found, AutoUpdate disabled by YOLO_AUTOINSTALL=False"], stage="info", family="ddp"),
+    case("font-download", [], ["WARNING ⚠️ Download failure for https://ultralytics.com/assets/Arial.Unicode.ttf. Environment may be offline."], stage="info"),
+    case("logger-told", [], ["wandb: ERROR Error while calling W&B API: context deadline exceeded (<Response [504]>)"], stage="info", family="yolov5"),
+    case("tensorboard-port", [], ["E1122 09:12:44.104 140212 program.py:300] TensorBoard could not bind to port 6006, it was already in use"], stage="info"),
     case("xid-note", [], ["[99121.100] NVRM: Xid (PCI:0000:af:00): 92, pid=991, name=python, High single-bit ECC error rate"], stage="info"),
 ]  # fmt: skip
 
@@ -197,7 +201,6 @@ ENVIRONMENT: list[Case] = [
     case("torchvision-mismatch", [93], traceback("import", f"ImportError: {SITE}/torchvision/_C.so: undefined symbol: _ZN3c106detail14torchCheckFailEPKcS2_jRKSs"), stage="start"),
     case("system-library-missing", [93], traceback("import", "ImportError: libgthread-2.0.so.0: cannot open shared object file: No such file or directory"), stage="start"),
     case("package-changed", [94], ["requirements: AutoUpdate success ✅ 4.1s, installed 1 package: ['lap>=0.5.12']", "WARNING ⚠️ requirements: Restart runtime or rerun command for updates to take effect"], stage="start"),
-    case("autoinstall-off", [94], ["WARNING ⚠️ requirements: Ultralytics requirement ['cloudpickle>=3.1.1'] not found, AutoUpdate disabled by YOLO_AUTOINSTALL=False"], stage="start", family="ddp"),
     case("file-missing", [], traceback("start", "FileNotFoundError: [Errno 2] No such file or directory: '/srv/oom_runs/yolo26x.pt'"), stage="start"),
     case("logger-offline", [99], traceback("save", "wandb.errors.errors.CommError: failed to upload data: HTTPSConnectionPool(host='api.wandb.ai', port=443): Max retries exceeded"), stage="save"),
     case("interrupted", [96], traceback("forward", "KeyboardInterrupt")),

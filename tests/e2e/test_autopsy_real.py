@@ -42,6 +42,18 @@ def train():
 multiprocessing.set_start_method("fork")
 train()
 """
+SCAN = """
+import sys
+from multiprocessing.pool import ThreadPool
+def verify(path):
+    with open(path, "rb") as file:
+        return file.read()
+def cache_labels():
+    with ThreadPool(4) as pool:
+        for _ in pool.imap(verify, [__file__, sys.argv[1]]):
+            pass
+cache_labels()
+"""
 LOADER = """
 import sys, torch
 from torch.utils.data import DataLoader, Dataset
@@ -69,12 +81,14 @@ dist.all_reduce(one)
 RANKS = """
 import faulthandler, os, subprocess, sys, time
 if sys.argv[1:] == ["rank"]:
+    if "RANK" in os.environ:
+        subprocess.Popen([sys.executable, "-X", "faulthandler", "-c", "import time; time.sleep(100)"])
     faulthandler.enable()
     worker = os.fork()
     print("rank", os.getpid(), worker, flush=True)
     time.sleep(100)
 elif sys.argv[1:] == ["torchrun"]:
-    ranks = [subprocess.Popen([sys.executable, __file__, "rank"]) for _ in range(2)]
+    ranks = [subprocess.Popen([sys.executable, __file__, "rank"], env={**os.environ, "RANK": str(n)}) for n in range(2)]
     time.sleep(100)
 else:
     faulthandler.enable()
@@ -145,6 +159,19 @@ def test_a_worker_that_waits_for_an_image(tmp_path, attempt, fifo):
     assert done.summary == f"process {name} (pid {worker}) is blocked in open of {fifo}; main process waits for it"
     assert family(attempt) == before
     assert "imread" in (Path(done.directory) / f"stacks-{worker}.txt").read_text()
+
+
+def test_a_scan_of_labels_that_waits_for_an_image(tmp_path, attempt, fifo):
+    """Threads read while the main one waits for a lock: the file is what is told."""
+    attempt.launch([sys.executable, program(tmp_path, SCAN), str(fifo)])
+    wanted = blocked_calls.Call(name="openat", path=str(fifo))
+    pid = attempt.started.pid
+    until(lambda: wanted in [blocked_calls.blocked_call(pid, one.tid) for one in stacks.threads(pid)], "a thread opens")
+    assert examine(tmp_path).summary == f"main process is blocked in open of {fifo}, in a thread that it waits for"
+    [row] = msgspec.json.decode(
+        (tmp_path / "p" / "卡车" / "attempts" / "1" / "autopsy" / "processes.json").read_bytes()
+    )
+    assert row["blocked_call_of_a_thread"]["path"] == str(fifo)
 
 
 def test_a_stopped_worker(tmp_path, attempt, fifo):
@@ -221,13 +248,24 @@ def test_an_abort_leaves_the_stacks_and_ends_the_training(tmp_path, attempt, fif
 
 
 def test_an_abort_reaches_the_ranks_and_not_their_workers(tmp_path, attempt):
-    """Trainer and both ranks write their stacks; torchrun and the workers that the ranks forked get nothing."""
+    """Trainer and both ranks write their stacks; torchrun and what the ranks forked or started get nothing."""
     attempt.launch([sys.executable, program(tmp_path, RANKS)])
     until(lambda: attempt.log().count("rank") == 4, "two ranks, and the worker of each")
-    assert len(family(attempt)) == 6
+    assert len(family(attempt)) == 8
     assert abort(tmp_path) == ("SIGABRT", 3)
     attempt.finish()
     assert attempt.log().count("Fatal Python error: Aborted") == 3
+
+
+@pytest.mark.parametrize("env", [{}, {"RANK": "0"}])
+def test_an_abort_reaches_no_service_that_catches_it(tmp_path, attempt, env):
+    """A logger in Go or Java catches SIGABRT too. Without a RANK, or with that of its parent, it is none of ours."""
+    service = f"{sys.executable} -X faulthandler -c 'import time; print(1, flush=True); time.sleep(100)'"
+    attempt.launch(["/bin/sh", "-c", f"{service} & wait"], **env)
+    until(lambda: "1" in attempt.log(), "it runs")
+    assert abort(tmp_path) == ("SIGABRT", 1)
+    attempt.finish()
+    assert "Fatal Python error" not in attempt.log()
 
 
 def test_an_abort_of_what_has_ended_signals_nobody(tmp_path, attempt):

@@ -111,7 +111,7 @@ def test_an_idle_daemon_feeds_its_watchdog(still, manager):
 
 
 def test_sighup_takes_over_limits_and_keeps_them_when_the_file_is_broken(still, manager):
-    """Reload: RELOADING=1 and READY=1; a broken file changes nothing and the status says so."""
+    """Reload: RELOADING=1 and READY=1, with rules; what needs a restart is named. A broken file changes nothing."""
     still.tables["queue"]["max_running"] = 1
     still.write_config()
     still.start()
@@ -120,12 +120,17 @@ def test_sighup_takes_over_limits_and_keeps_them_when_the_file_is_broken(still, 
     still.toy("two", epochs=400)
     assert still.wait("two", "QUEUED")["waiting_for"] == "slot"
     still.tables["queue"]["max_running"] = 2
+    still.tables.setdefault("hang", {})["every"] = "20s"
     still.write_config()
+    rule = '[[rule]]\nname = "mine"\nmatch = "QUOTA"\ncause = "disk-full"\n'
+    still.config.write_text(f"{still.config.read_text()}\n{rule}")
     still.daemon.send_signal(signal.SIGHUP)
     reloading = manager.wait_for("RELOADING=1")
     assert "MONOTONIC_USEC=" in reloading  # without it systemd 253+ ignores the message (sd_notify(3))
     manager.wait_for("READY=1")
     still.wait("two", "RUNNING")
+    assert "changed in the configuration, but needs a restart: hang" in still.said()
+    assert still.client.get("/v1/config")["config"]["rule"][0]["name"] == "mine"
     still.config.write_text("[queue]\nmax_running = 'many'\n")
     still.daemon.send_signal(signal.SIGHUP)
     assert "the old one stays" in manager.wait_for("READY=1")

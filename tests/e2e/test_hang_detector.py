@@ -18,9 +18,9 @@ from supervisor.core.diagnosis.cadence import Cadence
 from supervisor.core.model import Attempt, Job, Phase, Run, World
 from supervisor.hang_config import Hang
 from supervisor.layout import run_directory
-from supervisor.machine.stacks import python_stacks
+from supervisor.machine.stacks import comparable, python_stacks
 from supervisor.sources.course import Live
-from supervisor.sources.hangs import HangSource, comparable
+from supervisor.sources.hangs import HangSource
 from supervisor.sources.process_tree import ProcessTable
 from supervisor.sources.train_log import Board
 
@@ -197,7 +197,7 @@ def test_a_daemon_tells_of_a_training_that_hangs(quick):
     assert (told["verdict"], told["attempt"]) == ("hung", 1)
     assert set(told["signs"]) >= {"quiet", "hang_after"}
     assert told["quiet_s"] >= 4
-    assert "the job's own limit" in told["text"]
+    assert "restart.hang_after allows 4 s" in told["text"]
 
 
 def test_a_daemon_leaves_a_stopped_training_alone(quick):

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from faults import (
     same_attempt,
     stopped,
 )
+
+from supervisor.sources.waits import POLL_S, SHORTEST_WAIT_S
 
 HANGS = {"restart": {"hang_after": HANG_AFTER}}
 
@@ -94,20 +97,11 @@ def vanished_image(scene: Scene) -> None:
     scene.train("data@2.2", "--data", str(folder))
 
 
-def read_only(scene: Scene) -> None:
-    """The file system that it saves to becomes read-only."""
-    disk = scene.mount("size=8m")
-    words = [
-        sys.executable,
-        str(TOY),
-        "--save-dir",
-        str(disk / "train"),
-        "--epochs",
-        "6",
-        "--epoch-s",
-        "0.4",
-        "--beats",
-    ]
+def elsewhere(scene: Scene, *flags: str, epochs: int = 6) -> Path:
+    """A command that saves to a small disk of its own, which only its globs name. Returns that disk."""
+    disk = scene.mount("size=32m")
+    words = [sys.executable, str(TOY), "--save-dir", str(disk / "train"), "--epochs", str(epochs), "--epoch-s", "0.4"]
+    words += ["--beats", *flags]
     settings = {
         "name": scene.name,
         "command": words,
@@ -116,8 +110,37 @@ def read_only(scene: Scene) -> None:
         "done": {"log": "epochs completed"},
     }
     scene.server.drop(f"{scene.name}.toml", job(settings))
+    return disk
+
+
+def read_only(scene: Scene) -> None:
+    """The file system that it saves to becomes read-only."""
+    disk = elsewhere(scene)
     scene.trainer(epoch=3)
     assert can("mount", "-o", "remount,ro", str(disk))
+
+
+def full_elsewhere(scene: Scene) -> None:
+    """Another program fills the disk that it saves to; the disk of the runs has room."""
+    disk = elsewhere(scene, "--padding", str(4 * 1024 * 1024), epochs=12)
+    pid = scene.trainer(epoch=3)
+    while alive(pid):
+        with contextlib.suppress(OSError), (disk / "ballast").open("ab", buffering=0) as file:
+            while True:
+                file.write(bytes(65536))
+
+
+def freed_elsewhere(scene: Scene) -> None:
+    """The run says which disk it is, what is free there and what is needed; it waits until there is room."""
+    until(lambda: scene.run()["waiting_for"] == "disk", "it waits for the disk")
+    since = time.time()
+    until(lambda: time.time() - since > SHORTEST_WAIT_S + 2 * POLL_S, "it was looked at, and still is full", 30)
+    assert len(scene.server.attempts(scene.name)) == 1
+    assert (
+        f"free under {scene.folder / 'disk' / 'train' / 'weights'} (checkpoints), 8MiB are needed"
+        in scene.run()["reason"]
+    )
+    (scene.folder / "disk" / "ballast").unlink()
 
 
 def writable_again(scene: Scene) -> None:
@@ -200,6 +223,7 @@ TOY_FAULTS = (
     Fault("interrupted", toy("interrupted"), (("interrupted", "hold"),), "HELD"),
     # ---- disks and data
     Fault("disk-full", full, (("disk-full", "wait-disk"),), mend=freed, check=resumed, ground="small disk"),
+    Fault("full-elsewhere", full_elsewhere, (("disk-full", "wait-disk"),), mend=freed_elsewhere, check=went_on),
     Fault("inodes", no_inodes, (("disk-full", "wait-disk"),), mend=freed, check=resumed, ground="few inodes"),
     Fault("read-only", read_only, (("read-only", "hold"),), mend=writable_again, check=went_on),
     Fault("unmounted", unmounted, (("mount-gone", "wait-mount"),), mend=mounted_again, check=resumed),

@@ -278,8 +278,6 @@ def brought_back(scene: Scene) -> None:
     resumed(scene)
 
 
-#: First some image is gone, then, before the next attempt, all of them are.
-DATA_MOVED = (("image-missing", "retry"), ("dataset-missing", "fail"))
 #: Those that are slow need a minute each on a small machine.
 ULTRALYTICS_FAULTS = tuple(
     dataclasses.replace(fault, ground="ultralytics" if fault.ground == "plain" else fault.ground)
@@ -289,7 +287,7 @@ ULTRALYTICS_FAULTS = tuple(
         Fault("huge-steps", huge_steps, (("nan", "hold"),), "HELD"),
         Fault("image-vanished", vanished, (("image-missing", "retry"),), check=resumed),
         Fault("image-damaged", cut, (("image-missing", "retry"),), check=resumed, slow=True),
-        Fault("data-moved", moved, DATA_MOVED, "FAILED", check=brought_back, slow=True),
+        Fault("data-moved", moved, (("dataset-missing", "fail"),), "FAILED", check=brought_back, slow=True),
         Fault("wrong-names", wrong_names, (("wrong-class-count", "fail"),), "FAILED", slow=True),
         Fault("wrong-labels", wrong_labels, (("wrong-class-count", "fail"),), "FAILED", slow=True),
         Fault("all-frozen", frozen, (("bad-argument", "fail"),), "FAILED", slow=True),

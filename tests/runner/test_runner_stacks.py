@@ -151,3 +151,42 @@ def test_a_crash_handler_of_the_user_stays(lab):
     assert process.wait() == -signal.SIGABRT
     assert "Aborted" in (lab.run_dir / "mine").read_text()
     assert "Aborted" not in process.log()
+
+
+TEE = """
+class Tee:
+    def __init__(self, stream):
+        self.stream = stream
+    def write(self, text):
+        return self.stream.write(text)
+    def flush(self):
+        self.stream.flush()
+"""
+
+
+@pytest.mark.parametrize("stand_in", ["Tee(sys.stderr)", "io.StringIO()", "None"])
+def test_a_stand_in_for_stderr_takes_nothing_away(lab, stand_in):
+    """A script that tees its output is followed like any other, and an abort leaves its stacks in the log itself."""
+    launch_hook(lab)
+    script = hook_script(lab, epochs=1000)
+    script.write_text(f"import io, sys\n{TEE}\nsys.stderr = {stand_in}\n{script.read_text()}")
+    process = start_hooked(lab, lab.python, script, FAKE_BATCH_S="0.05")
+    assert process.wait_for_beat(kind="start")["stacks_signal"] == stacks.SIGNAL
+    process.wait_for_beat(kind="batch")
+    process.popen.send_signal(signal.SIGABRT)
+    assert process.wait() == -signal.SIGABRT
+    assert "Fatal Python error: Aborted" in process.log()
+
+
+@pytest.mark.parametrize("step", ["let_look", "tell_of_crashes", "arm"])
+def test_what_fails_of_the_stacks_costs_itself_only(lab, step):
+    """Each of the three steps is tried for itself; what fails is said once, and the training is followed."""
+    launch_hook(lab)
+    script = hook_script(lab, epochs=1000)
+    broken = f"from yolo_supervisor_runner import stacks\nstacks.{step} = lambda *_: {{}}['no such key']\n"
+    script.write_text(broken + script.read_text())
+    process = start_hooked(lab, lab.python, script, FAKE_BATCH_S="0.05")
+    assert ("stacks_signal" in process.wait_for_beat(kind="start")) is (step != "arm")
+    process.wait_for_beat(kind="batch")
+    assert process.log().count("no such key") == 1
+    assert lab.terminate(process) == 75

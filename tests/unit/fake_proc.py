@@ -30,6 +30,7 @@ class FakeProc:
         name="python",
         state="S",
         ticks=(0, 0),
+        ended_ticks=(0, 0),
         io=(),
         wchan="0",
         cmdline="python",
@@ -41,7 +42,7 @@ class FakeProc:
         self.remove(pid)
         folder = self._root / str(pid)
         folder.mkdir()
-        self._stat(folder, pid, name, state, parent=parent, ticks=ticks)
+        self._stat(folder, pid, name, state, parent=parent, ticks=(*ticks, *ended_ticks))
         (folder / "wchan").write_text(wchan)
         (folder / "cmdline").write_text(cmdline.replace(" ", "\0") + "\0")
         (folder / "environ").write_text(environ)
@@ -51,7 +52,7 @@ class FakeProc:
         for number, (thread_state, thread_wchan) in {pid: (state, wchan), **dict(threads)}.items():
             thread = folder / "task" / str(number)
             thread.mkdir(parents=True)
-            self._stat(thread, number, name, thread_state, parent=parent, ticks=(0, 0))
+            self._stat(thread, number, name, thread_state, parent=parent, ticks=(0, 0, 0, 0))
             (thread / "wchan").write_text(thread_wchan)
         (folder / "fd").mkdir()
         for number, path in enumerate(files):
@@ -63,6 +64,6 @@ class FakeProc:
 
     @staticmethod
     def _stat(folder, pid, name, state, *, parent, ticks):
-        """See proc_pid_stat(5): fields 3, 4, 14, 15 and 22 are read."""
-        fields = [state, str(parent), *["0"] * 9, str(ticks[0]), str(ticks[1]), *["0"] * 6, str(pid), *["0"] * 20]
+        """See proc_pid_stat(5): fields 3, 4, 14 to 17 and 22 are read."""
+        fields = [state, str(parent), *["0"] * 9, *map(str, ticks), *["0"] * 4, str(pid), *["0"] * 20]
         (folder / "stat").write_text(f"{pid} ({name}) {' '.join(fields)}\n")

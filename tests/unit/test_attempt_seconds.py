@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from supervisor.attempt_files import Beat
 from supervisor.core.actions import Examine
@@ -66,6 +67,27 @@ def test_the_end_of_an_attempt_comes_with_its_seconds(tmp_path, monkeypatch):
     (event,) = Examiner(tmp_path, lambda: 1795350677.0)(Examine(key="k", run="truck@1", attempt=1, job=job, signal=9))
     assert event.seconds == of("attempt-1.jsonl", 1795350668.389, event.moved_at)
     assert event.seconds["unsaved"] > 1.5
+
+
+def test_what_hung_worked_until_it_last_moved(tmp_path, monkeypatch):
+    """What it wrote when it was ended counts neither as work nor as movement, nor do the stacks that we asked for."""
+    monkeypatch.setattr(evidence, "gather", lambda *_arguments: Evidence())
+    attempt = run_directory(tmp_path, "p", "truck").attempt(1)
+    attempt.root.mkdir(parents=True)
+    attempt.log.write_text(
+        '2/9 50%\nFatal Python error: Aborted\n\nThread 0x01 (most recent call first):\n  File "x", line 1\n'
+    )
+    told = [("phase", "train", 100.0), ("saved", "", 160.0), ("phase", "val", 170.0), ("phase", "end", 900.0)]
+    rows = [{"kind": kind, "at": at, "epoch": 0, **({"phase": phase} if phase else {})} for kind, phase, at in told]
+    attempt.beats.write_text("".join(f"{json.dumps(row)}\n" for row in [*rows, {"kind": "end", "at": 905.0}]))
+    attempt.exit.write_text(json.dumps({"code": None, "signal": 6, "ended_at": 906.0, "started_at": 1.0}))
+    job = Job(name="truck", project="p", revision="r", train={"epochs": 8})
+    order = Examine(key="k", run="truck@1", attempt=1, job=job, signal=6, moved_at=172.0)
+    (event,) = Examiner(tmp_path, lambda: 907.0)(order)
+    assert (event.moved_at, event.seconds["unsaved"], event.log_tail) == (172.0, 12.0, ("2/9 50%",))
+    (other,) = Examiner(tmp_path, lambda: 907.0)(replace(order, moved_at=0.0))
+    assert other.seconds["unsaved"] > 700.0
+    assert "Fatal Python error: Aborted" in other.log_tail
 
 
 def test_no_beats_tell_nothing():

@@ -187,6 +187,22 @@ def test_a_file_that_cannot_be_parsed_is_refused(machine):
     assert "line 1, gpsu: unknown key" in refused(machine.checker(), machine.text(head="gpsu = 1"))
 
 
+def test_the_script_of_an_interpreter_must_be_there(machine, tmp_path):
+    """Like a program; only where it is certain which word it is and where it will lie."""
+    checker = machine.checker(gpu_count=0)
+    head = f'python = "{machine.python}"\ncwd = "{tmp_path}"\n'
+    text = refused(checker, head + 'command = ["{python}", "-u", "nothere.py", "--epochs", "3"]')
+    assert f'line 3, command: this script is not there; got "{tmp_path}/nothere.py"' in text
+    assert "this script is not there" in refused(
+        checker, f'python = "{machine.python}"\ncommand = ["{{python}}", "/no/x.py"]'
+    )
+    (tmp_path / "there.py").touch()
+    uncertain = (["{python}", "there.py"], ["{python}", "-m", "x.py"], ["{python}", "-c", "pass", "x.py"],
+        ["{python}", "{run_dir}/x.py"], ["{python}", "-W", "x.py", "there.py"], ["/bin/sh", "x.py"])  # fmt: skip
+    for words in uncertain:
+        accepted(checker, head + f"command = {json.dumps(words)}")
+
+
 def test_commands_must_be_there(machine):
     """The program of a command is looked for as the job's own environment will."""
     checker = machine.checker(gpu_count=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from pathlib import Path
@@ -49,6 +50,20 @@ def test_a_look_that_hangs_costs_one_thread_and_is_never_repeated(tmp_path):
     assert bounded.ask("dead", lambda: b"anew", 5) in {b"back", b"anew"}
 
 
+def test_a_look_for_which_there_is_no_thread_can_be_asked_again(monkeypatch):
+    """A machine at its limit of threads: an error of the machine now, and the question does not stay open for ever."""
+
+    def refuses(_thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuses)
+        with pytest.raises(OSError, match="start new thread") as refused:
+            bounded.ask("full", lambda: 1, 5)
+    assert refused.value.errno == errno.EAGAIN
+    assert bounded.ask("full", lambda: 2, 5) == 2
+
+
 # ---- mounts
 def test_the_table_of_mounts_is_read_with_its_odd_names(tmp_path):
     """Spaces are octal there, optional fields come before the dash, and a damaged line is none."""
@@ -88,7 +103,6 @@ def test_a_mount_that_is_gone_is_absent_and_one_that_stands_is_not(tmp_path):
     assert mounts.absent(there) == ""
     other_name = Mount(what="data", path="/proc/version", point="/proc", source="/dev/sdb1", type="ext4")
     assert mounts.absent(other_name) == ""  # disks get other names after a boot
-    assert mounts.all_absent([NAS, there]) == {"/nowhere": "nas:/export is not mounted at /nowhere"}
 
 
 @pytest.mark.parametrize(
@@ -126,7 +140,6 @@ def test_an_io_error_means_dead_and_no_rights_do_not(monkeypatch):
     fails(NoAnswerError("x", 3))
     with pytest.raises(NoAnswerError):
         mounts.absent(NAS)
-    assert mounts.all_absent([NAS]) == {}
 
 
 # ---- memory
@@ -233,6 +246,19 @@ def test_what_a_training_reads(tmp_path):
     assert found == [("working folder", "/code"), ("model", "/w/v5.pt"), ("data", "/code/sets/a.yaml")]
 
 
+def test_of_a_data_set_in_thousands_of_folders_some_are_looked_at(tmp_path):
+    """Each one costs a look; what is no data comes first. So it is for what is known and for what the file names."""
+    folders = [f"part{number}" for number in range(1000)]
+    for name in folders[:100]:
+        (tmp_path / name).mkdir()
+    (tmp_path / "d.yaml").write_text(f"path: .\ntrain: [{', '.join(folders)}]\n")
+    job = Job(name="t", revision="r", python="/env/bin/python", train={"data": str(tmp_path / "d.yaml")})
+    known = Data(name="d", splits={"train": Split(sources=tuple(str(tmp_path / name) for name in folders))})
+    for found in (places.read(job), places.read(job, known)):
+        assert len(found) == places.MOST_PLACES
+        assert found[0].what == "interpreter"
+
+
 def test_where_a_training_writes():
     """Its own environment says where temporary files and caches go."""
     env = {"HOME": "/home/u", "TMPDIR": "/scratch"}
@@ -242,6 +268,24 @@ def test_where_a_training_writes():
         ("temporary files", "/scratch"),
         ("home", "/home/u"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "folder"),
+    [
+        ("/a/b/last.pt", "/a/b"),
+        ("/a/b*/c/last.pt", "/a"),
+        ("/a/**/last.pt", "/a"),
+        ("/a/[[]b[[]]c/[?]/last.pt", "/a/[b[]c/?"),
+        ("out/last.pt", "/code[1]/out"),
+        ("last.pt", "/code[1]"),
+    ],
+)
+def test_the_folder_of_a_glob(pattern, folder):
+    """All that it can match lies below it; brackets around one character are how a folder's own name is written."""
+    job = Job(name="t", revision="r", cwd="/code[1]", checkpoint_files=(pattern,))
+    [found] = [one for one in places.written(job, RunDirectory(Path("/r")), {}) if one.what == "checkpoints"]
+    assert found.path == folder
 
 
 # ---- conditions
@@ -283,9 +327,31 @@ def test_a_full_temporary_folder_is_waited_for_too(rooms, monkeypatch):
     """It ends trainings as well; a read-only file system is never waited for."""
     monkeypatch.setenv("TMPDIR", "/scratch")
     rooms["/scratch"] = room(MIB)
-    assert unmet("disk") == "1MiB are free under /scratch (temporary files)"
+    assert unmet("disk") == "1MiB are free under /scratch (temporary files), 16MiB are needed"
     rooms["/scratch"] = room(0, read_only=True)
     assert unmet("disk") == ""
+
+
+def test_a_full_disk_of_checkpoints_is_waited_for(rooms):
+    """Where a command saves is known from its globs: as much is needed there as under the runs, as far as it fits."""
+    job = Job(name="truck", project="p", revision="r1", cwd="/code", checkpoint_files=("/ckpt/*/last.pt", "out/*.pt"))
+    rooms["/ckpt"] = room(GIB)
+    assert unmet("disk", job) == "1GiB are free under /ckpt (checkpoints), 2GiB are needed"
+    rooms["/ckpt"] = room(GIB, total=4 * GIB)
+    assert unmet("disk", job) == ""
+    rooms["/code/out"] = room(GIB)
+    assert "/code/out" in unmet("disk", job)
+    rooms["/code/out"] = room(50 * GIB, inodes=3)
+    assert unmet("disk", job) == "only 3 more files can be made under /code/out (checkpoints): its inodes are used up"
+
+
+def test_a_path_that_the_error_names_is_waited_for(rooms):
+    """No file of the job says where that script writes, but the line that tells of the full disk does."""
+    rooms["/elsewhere/last.pt"] = room(MIB)
+    line = "OSError: [Errno 28] No space left on device: '/elsewhere/last.pt'"
+    full = conditions.unmet("disk", JOB, Path("/runs"), 2 * GIB, seen=line)
+    assert full == "1MiB are free under /elsewhere/last.pt (named in the error), 2GiB are needed"
+    assert conditions.unmet("disk", JOB, Path("/runs"), 2 * GIB, seen="No space left on device") == ""
 
 
 @pytest.mark.parametrize(

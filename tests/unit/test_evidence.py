@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import pytest
 
 from supervisor.core.actions import Examine
 from supervisor.core.consistency import Data, Fingerprint, Split
+from supervisor.core.diagnosis import tables
 from supervisor.core.diagnosis.evidence import Disk
+from supervisor.core.diagnosis.signs import scan
 from supervisor.core.diagnosis.tables import Rule
 from supervisor.core.model import Job, Mount
-from supervisor.effects import evidence, kernel_log, last_place
+from supervisor.effects import evidence, kernel_log, last_place, log_scan
 from supervisor.effects.attempt_log import LogLines, chunks
 from supervisor.effects.consistency import Record
 from supervisor.effects.examine import Examiner
@@ -55,6 +58,30 @@ def test_of_a_huge_log_head_and_tail_are_read_with_their_numbers(tmp_path):
     assert all(line.startswith(f"line {number} ") for number, line in whole)
     assert whole[0][0] == 1
     assert whole[-1][0] == 20000
+
+
+def test_a_patient_reader_gets_every_line(tmp_path, monkeypatch):
+    """A person who asks may wait: neither the size nor the time leaves anything out, and no number is a guess."""
+    monkeypatch.setattr("supervisor.effects.attempt_log.HEAD_S", -1.0)
+    monkeypatch.setattr("supervisor.effects.attempt_log.TAIL_S", -1.0)
+    monkeypatch.setattr("supervisor.effects.attempt_log.CHUNK_BYTES", 100)
+    (tmp_path / "log").write_text("".join(f"line {number}\n" for number in range(1, 1001)))
+    log = LogLines(tmp_path / "log", tail_bytes=50, patient=True)
+    found = [(log.number(given), line) for given, line in enumerate(log, start=1)]
+    assert found == [(number, f"line {number}") for number in range(1, 1001)]
+    assert log.unread == ""
+
+
+def test_what_is_found_behind_a_gap_has_the_numbers_of_the_file(tmp_path, monkeypatch):
+    """Signs, notes and the last exception alike; where the gap could not be counted, none is named. The gap is told."""
+    end = 'Traceback (most recent call last):\n  File "/x.py", line 1, in f\nOSError: [Errno 28] No space left on device\n'
+    (tmp_path / "log").write_text("".join(f"{number} {'x' * 50}\n" for number in range(1, 5001)) + end)
+    for count_s, number in ((3.0, 5003), (-1.0, 0)):
+        monkeypatch.setattr("supervisor.effects.attempt_log.COUNT_S", count_s)
+        log = LogLines(tmp_path / "log", head_bytes=200, tail_bytes=500)
+        found = log_scan.numbered(scan(log, RULES), log)
+        assert ([sign.number for sign in found.signs], found.error_line) == ([number], number)
+        assert log.unread.endswith("in the middle of the log were not read: it is too long")
 
 
 def test_every_line_comes_once_wherever_the_parts_meet(tmp_path):
@@ -110,6 +137,16 @@ def test_a_hole_in_a_log_costs_nothing(tmp_path):
         begun = time.monotonic()
         assert b"".join(chunks(file)) == b"head\n\ntail\n"
         assert time.monotonic() - begun < 10
+
+
+def test_a_log_that_ends_in_a_hole_ends_there(tmp_path):
+    """The file was made longer than it is: nothing is read of the terabyte behind."""
+    with (tmp_path / "log").open("wb") as file:
+        file.write(b"head\n")
+        file.truncate(1024**4)
+    begun = time.monotonic()
+    assert [line for _, line in numbered(tmp_path / "log") if line] == ["head"]
+    assert time.monotonic() - begun < 2
 
 
 def test_the_older_half_of_a_log_comes_first(tmp_path):
@@ -180,6 +217,39 @@ def test_a_flood_of_one_kind_does_not_wash_the_others_away(kernel):
     lines = kernel_log.read(NOW - 50, NOW, kernel.device)
     assert lines[0] == OOM
     assert lines.count(XID) == kernel_log.KEPT
+
+
+def test_a_kernel_log_whose_end_is_not_reached_is_not_known(kernel, monkeypatch):
+    """A flood that never ends, or a slow machine: the newest lines, which matter, were not seen, and that is said."""
+    monkeypatch.setattr(kernel_log, "LIMIT_S", -1.0)
+    kernel.say(OOM)
+    with pytest.raises(TimeoutError, match="its end was not reached"):
+        kernel_log.read(NOW - 50, NOW, kernel.device)
+
+
+def test_old_lines_of_the_kernel_are_not_searched(kernel, monkeypatch):
+    """A buffer of megabytes from before the attempt costs no search."""
+    searched = []
+
+    class Kind:
+        def search(self, text):
+            searched.append(text)
+
+    monkeypatch.setattr(kernel_log, "_KINDS", (Kind(),))
+    for _ in range(10):
+        kernel.say(OOM, ago_s=100)
+    kernel.say("usb 1-1: new", ago_s=1)
+    assert kernel_log.read(NOW - 50, NOW, kernel.device) == ()
+    assert searched == ["usb 1-1: new"]
+
+
+def test_a_kernel_clock_that_is_behind_hides_nothing(kernel, monkeypatch):
+    """The kernel stamps by a clock that nobody corrects: after months it may be minutes behind the corrected one."""
+    real = time.clock_gettime
+    drift_s = {time.CLOCK_MONOTONIC: 300.0, time.CLOCK_MONOTONIC_RAW: 0.0}
+    kernel.say(OOM, ago_s=1)
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: real(time.CLOCK_MONOTONIC) + drift_s[clock])
+    assert kernel_log.read(NOW - 50, NOW, kernel.device) == (OOM,)
 
 
 def test_a_kernel_log_that_may_not_be_read_is_an_error(tmp_path):
@@ -272,12 +342,12 @@ def ended(run: RunDirectory, **facts) -> None:
     run.attempt(1).exit.write_text(json.dumps(record))
 
 
-def examined(run: RunDirectory, rules=RULES, **changes):
+def examined(run: RunDirectory, rules=RULES, *, code=1, **changes):
     """Examine attempt 1."""
     train = {"data": str(run.root.parents[2] / "data.yaml"), "epochs": 5}
     job = msgspec.structs.replace(Job(name="truck", project="p", revision="r", train=train), **changes)
     (event,) = Examiner(run.root.parents[1], lambda: NOW, lambda: rules)(
-        Examine(key="k", run="truck@1", attempt=1, job=job, code=1)
+        Examine(key="k", run="truck@1", attempt=1, job=job, code=code)
     )
     return event
 
@@ -305,6 +375,28 @@ def test_the_age_of_the_heartbeats_counts_from_the_end(run):
     assert event.evidence.beat_age_s == 10.0
     assert (event.evidence.phase, event.evidence.epoch, event.evidence.batch) == ("train", 4, 12)
     assert event.moved_at == NOW - 11
+
+
+@pytest.mark.parametrize(
+    ("table", "log", "epoch"),
+    [
+        ("epoch,time,train/box_loss\n1,1,1\n2,2,1\n3,3,1\n4,4,1\n", "", 4),
+        ("", "      Epoch    GPU_mem   box_loss  Instances       Size\n        4/4         0G      1.168         12         64: 100%|██| 8/8\n", 4),
+        ("", "done\n", 0),
+    ],
+    ids=["by its table", "by its log", "nothing tells"],
+)  # fmt: skip
+def test_a_command_that_was_too_fast_to_be_seen_has_its_last_epoch(run, table, log, epoch):
+    """Its checkpoint is stripped and nobody saw it saved: table or log say how far it came. One that failed tells none."""
+    ended(run, signal=None, code=0)
+    run.attempt(1).log.write_text(log)
+    run.results.parent.mkdir(parents=True, exist_ok=True)
+    run.results.write_text(table)
+    command = {"train": None, "command": ("./train.sh",), "checkpoint_files": (str(run.weights / "last.pt"),)}
+    assert examined(run, code=0, **command).saved_epoch == epoch
+    assert examined(run, code=1, **command).saved_epoch == 0
+    os.utime(run.results, (1, 1))  # of an older training
+    assert examined(run, code=0, **command).saved_epoch == (epoch if log else 0)
 
 
 def test_a_log_that_grows_after_the_end_is_no_movement(run):
@@ -370,6 +462,17 @@ def test_memory_and_disks_are_told(run):
     assert 0 <= found.shm_free_bytes <= found.shm_total_bytes
     assert found.disks[0].path == str(run.root)
     assert found.disks[0].what == "runs, temporary files, home, save folder, data"
+
+
+def test_a_full_disk_says_what_it_has_and_what_it_needs(run, monkeypatch):
+    """Also one that only the line of the log names."""
+    ended(run, signal=None, code=1)
+    run.attempt(1).log.write_text("OSError: [Errno 28] No space left on device: '/elsewhere/last.pt'\n")
+    full = resources.Room(7, 100 * 1024**3, 1024**2, 10**6, read_only=False)
+    plenty = resources.Room(1, 100 * 1024**3, 50 * 1024**3, 10**6, read_only=False)
+    monkeypatch.setattr(resources, "room", lambda path, _within_s=0: full if "/elsewhere" in str(path) else plenty)
+    lacks = [one.lack for one in examined(run).evidence.disks if one.lack]
+    assert lacks == ["1MiB are free under /elsewhere/last.pt (named in the error), 16MiB are needed"]
 
 
 def test_disks_are_told_apart_and_read_only_ones_have_no_room(run, monkeypatch):
@@ -448,3 +551,58 @@ def test_a_dead_mount_costs_a_bounded_time_and_is_named(run, monkeypatch):
     assert (found.unmounted, found.missing, found.disks) == ((), (), ())
     assert all(any(text.startswith(f"/nas{n}: no answer") for text in found.unseen) for n in range(20))
     assert max(asked) <= 0.011
+
+
+# ---- rules of the configuration
+SLOW = Rule(name="mine", match=r"^(\w+\s?)*;$", cause="data-wrong")
+
+
+def test_a_rule_that_never_ends_costs_no_more_than_its_time(run, monkeypatch):
+    """A pattern in a hurry: the daemon goes on meanwhile, then the built-in rules alone decide, and that is told."""
+    monkeypatch.setattr("supervisor.effects.log_scan.CPU_S", 1)
+    run.attempt(1).log.write_text("a word and more words and more and more words!\nMemoryError\n")
+    ticks = []
+    ticker = threading.Thread(target=lambda: ticks.extend(iter(lambda: over.wait(0.05), True)))
+    over = threading.Event()
+    ticker.start()
+    begun = time.monotonic()
+    found = examined(run, (SLOW, *tables.RULES)).evidence
+    took_s = time.monotonic() - begun
+    over.set()
+    ticker.join()
+    assert took_s < 20
+    assert len(ticks) > 10
+    assert [sign.rule for sign in found.signs] == ["memory-error"]
+    [told] = [text for text in found.unseen if "[[rule]]" in text]
+    assert told == (
+        "the log by your [[rule]] mine: not done within 1 s of processor time; only the built-in rules were tried"
+    )
+
+
+def test_a_rule_that_stands_still_is_left_behind(run, monkeypatch):
+    """No processor time, no answer: the wall clock ends it."""
+    monkeypatch.setattr("supervisor.effects.log_scan.LIMIT_S", 0.01)
+    found = examined(run, (SLOW, *tables.RULES)).evidence
+    assert any("not done within 0 s" in text for text in found.unseen)
+
+
+def test_a_loose_rule_is_tried_line_by_line(run):
+    """A pattern without a fixed word on a long log: what is quick on each line is quick on all of them."""
+    loose = Rule(name="mine", match=r"(\d+\s*)+x$", cause="data-wrong")
+    lines = [f"{number} {number}" for number in range(3000)]
+    run.attempt(1).log.write_text("\n".join([*lines, "12 x"]) + "\n")
+    found = examined(run, (loose, *tables.RULES)).evidence
+    assert [(sign.rule, sign.number) for sign in found.signs] == [("mine", 3001)]
+    assert not any("[[rule]]" in text for text in found.unseen)
+
+
+def test_rules_are_asked_for_at_each_examination(run):
+    """A configuration that was read again counts from the next end on."""
+    run.attempt(1).log.write_text("QUOTA\n")
+    rules = list(tables.RULES)
+    job = Job(name="truck", project="p", revision="r", train={"epochs": 5})
+    examine = Examiner(run.root.parents[1], lambda: NOW, lambda: rules)
+    action = Examine(key="k", run="truck@1", attempt=1, job=job, code=1)
+    assert examine(action)[0].evidence.signs == ()
+    rules.insert(0, Rule(name="mine", match="QUOTA", cause="disk-full"))
+    assert [sign.rule for sign in examine(action)[0].evidence.signs] == ["mine"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from supervisor import layout
+from supervisor import durable, layout
 from supervisor.core.actions import Launch
 from supervisor.core.checkpoints import Checkpoint
 from supervisor.core.model import Done, Job
@@ -170,6 +172,32 @@ def test_a_moved_run_is_repaired(run, tmp_path):
     assert trainer_for(job).make_ready(job, run, from_epoch=3, aside=aside) == []
     assert (run.train / "opt.yaml").stat().st_ino == before.st_ino
     assert (aside / "opt.yaml").read_text() == OPTIONS
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o664])
+def test_what_is_repaired_keeps_its_mode(run, tmp_path, mode):
+    """opt.yaml and the table stay as open, or as closed, as their owner made them, whatever the daemon's umask."""
+    table = run.train / "results.csv"
+    table.write_text("   epoch, x\n" + "".join(f"       {epoch}, 1\n" for epoch in range(5)))
+    for path in (table, run.train / "opt.yaml"):
+        path.chmod(mode)
+    job = family("yolov5", "--data", "/new/boxes.yaml")
+    assert len(trainer_for(job).make_ready(job, run, from_epoch=3, aside=tmp_path / "aside")) > 1
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (table, run.train / "opt.yaml")} == {mode}
+
+
+@pytest.mark.parametrize("left_over", [False, True])
+def test_a_durable_file_has_the_mode_that_was_asked_for(tmp_path, left_over):
+    """Neither the umask nor what a crash left under the temporary name changes it; it may hold keys."""
+    if left_over:
+        (tmp_path / ".record.new").touch(mode=0o666)
+        (tmp_path / ".record.new").chmod(0o666)
+    before = os.umask(0o077)
+    try:
+        durable.write(tmp_path / "record", b"x", mode=0o640)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "record").stat().st_mode) == 0o640
 
 
 def test_a_relative_data_set_stays_as_the_script_found_it(run, tmp_path):

@@ -73,6 +73,11 @@ def test_unknown_rungs_are_refused(value):
     assert all(f'"{rung}"' in problem.expected for rung in RUNGS if rung != "gpus")
 
 
+def test_a_rung_that_is_named_twice_is_refused():
+    """How often one is taken is not the job's to say: the second word would mean nothing."""
+    assert refusal('remedies = ["batch", "cache", "batch"]').got == '"batch"'
+
+
 def test_the_defaults_are_the_models():
     """What nobody configures is what the model says; what must be opted in to is not among it."""
     assert restart("") == Restart()

@@ -7,14 +7,15 @@ import os
 import msgspec
 import pytest
 
-from supervisor.core.diagnosis import cadence
+from supervisor.core.diagnosis import cadence, hang
 from supervisor.core.diagnosis.cadence import Cadence
 from supervisor.core.model import Attempt, Job, Phase, Restart, Run, World
 from supervisor.hang_config import Hang
 from supervisor.layout import run_directory
+from supervisor.machine import bounded
 from supervisor.sources import hangs
 from supervisor.sources.course import Live
-from supervisor.sources.hangs import HangSource, comparable
+from supervisor.sources.hangs import HangSource
 from supervisor.sources.train_log import Board
 from tests.unit.fake_proc import FakeProc, started
 
@@ -342,9 +343,109 @@ def test_a_bug_in_one_look_does_not_end_the_others(room, caplog):
     assert sum("looking whether other@1 hangs failed" in record.message for record in caplog.records) == 1
 
 
-def test_stacks_are_compared_by_their_frames():
-    """Thread numbers and states differ between two dumps of the same; lines do not."""
-    first = 'Process 7: python\n\nThread 7 (active+gil): "MainThread"\n    f (a.py:3)\n    main (a.py:9)\nThread 8 (idle): "x"\n    g (b.py:1)\n'
-    again = 'Process 7: python\n\nThread 8 (active): "x"\n    g (b.py:1)\nThread 7 (idle): "MainThread"\n    f (a.py:3)\n    main (a.py:9)\n'
-    moved = first.replace("a.py:3", "a.py:4")
-    assert comparable(first) == comparable(again) != comparable(moved)
+class Disks:
+    """Bounded questions whose answers a test withholds; `asked` are their names."""
+
+    def __init__(self, monkeypatch):
+        self.asked, self.dead = [], ()
+        self._real = bounded.ask
+        monkeypatch.setattr(hangs.bounded, "ask", self._ask)
+
+    def _ask(self, about, look, within_s):
+        self.asked.append(about)
+        if about.startswith(self.dead):
+            raise bounded.NoAnswerError(about, within_s)
+        return self._real(about, look, within_s)
+
+
+def with_another(room):
+    """A second run beside the first, on the same disk."""
+    other = msgspec.structs.replace(room.run, id="other@1", job=msgspec.structs.replace(room.run.job, name="other"))
+    directory = run_directory(room.runs_dir, "default", "other")
+    directory.attempt(1).root.mkdir(parents=True)
+    directory.attempt(1).started.write_bytes(msgspec.json.encode(started()))
+    room.source._world = lambda: World(live={"truck@1": room.run, "other@1": other})
+
+
+def test_a_dead_disk_is_waited_for_once_in_a_round(room, monkeypatch):
+    """Forty trainings on one dead mount must not cost forty times two seconds; each one gets its turn to ask."""
+    with_another(room)
+    room.look()
+    disks = Disks(monkeypatch)
+    disks.dead = ("files of",)
+    room.look(4)
+    asked = [about for about in disks.asked if about.startswith("files of")]
+    assert sorted(asked) == ["files of other@1/1"] * 2 + ["files of truck@1/1"] * 2
+
+
+def test_no_stacks_are_asked_for_while_the_files_do_not_answer(room, monkeypatch):
+    """Those by signal are read from the same disk, and what they show would prove nothing now."""
+    room.learn()
+    room.live()
+    room.look()
+    while not hang.suspects(room.source._followers[("truck@1", 1)].state):
+        assert room.look() == []
+    assert room.asked == []
+    disks = Disks(monkeypatch)
+    disks.dead = ("files of",)
+    room.look()
+    assert room.asked == []
+    disks.dead = ("nothing",)
+    room.look()
+    assert room.asked != []
+
+
+def test_processes_that_are_not_told_in_time_make_nobody_hung(room, monkeypatch):
+    """A hang that holds the lock on its own memory lets every look at its environment hang: nobody calls it still."""
+    room.learn()
+    room.live()
+    room.look()
+    Disks(monkeypatch).dead = ("processes of",)
+    assert room.look(500) == []
+
+
+def test_the_answer_to_an_earlier_question_is_not_believed(room, monkeypatch):
+    """It says how the processes were when it was asked: two of them alike would look like a standstill."""
+    room.learn()
+    room.live()
+    room.look()
+    real, late = bounded.ask, {}
+
+    def ask(about, look, within_s):
+        if not about.startswith("processes of"):
+            return real(about, look, within_s)
+        return late.setdefault(about, look())
+
+    monkeypatch.setattr(hangs.bounded, "ask", ask)
+    assert room.look(500) == []
+
+
+def test_two_attempts_of_one_run_do_not_share_an_answer(room, monkeypatch):
+    """A look at the files of the first that still hangs must not be taken for one at the second."""
+    disks = Disks(monkeypatch)
+    room.look()
+    room.change(attempt=msgspec.structs.replace(room.run.attempt, number=2))
+    room.look()
+    assert {"files of truck@1/1", "files of truck@1/2"} <= set(disks.asked)
+
+
+def test_the_end_waits_for_no_dead_disk(room, monkeypatch):
+    """All that is to be written down has a few seconds together, whatever is followed."""
+    for number in range(20):
+        room.live(batch=number)
+        room.look()
+    follower = room.source._followers[("truck@1", 1)]
+    follower._written = Cadence()
+    waits = []
+
+    def silent(about, look, within_s):
+        waits.append(within_s)
+        elapsed[0] += within_s
+        raise bounded.NoAnswerError(about, within_s)
+
+    elapsed = [1000.0]
+    monkeypatch.setattr(hangs.bounded, "ask", silent)
+    monkeypatch.setattr(hangs.time, "monotonic", lambda: elapsed[0])
+    room.source._followers.update({(f"{number}@1", 1): follower for number in range(40)})
+    room.source.stop()
+    assert waits == [hangs.FILES_S, hangs.FILES_S, 1.0]

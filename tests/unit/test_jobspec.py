@@ -37,6 +37,22 @@ def refusal(text, **options):
     return {problem.key: problem for problem in caught.value.problems}
 
 
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ('[[rule]]\nname = "x"\n', "[[rule]] belongs into config.toml"),
+        ('[hang]\nevery = "1s"\n', "a job has restart.hang_after"),
+        ('[[channel]]\nname = "x"\n', "a job names the channels that it wants in `notify`"),
+    ],
+)
+def test_a_table_of_the_configuration_is_sent_there(table, words):
+    """With its line, as any other key; the first of a list of tables counts."""
+    found = refusal(COMMAND + "\n" + table + table.replace("[hang]", "[hang2]"))
+    [key] = found.keys() - {"hang2"}
+    assert words in found[key].hint
+    assert found[key].line == 3
+
+
 def test_a_job_has_what_its_file_says():
     """Every key of the file is found again in the job, durations as seconds and sizes as bytes."""
     text = (

@@ -164,8 +164,8 @@ def test_another_job_of_the_name_never_goes_on_from_the_older_ones_folder(run, h
     assert prepare(run, attempt=3, token=8, scratch=True, job=HOOKED).start == "fresh"
 
 
-def test_a_data_set_that_is_away_is_waited_for(run, tmp_path):
-    """The disk is not mounted: nothing is put in place, and the run goes on by itself later."""
+def test_a_data_set_that_is_gone_is_a_cause(run, tmp_path):
+    """Its file system is mounted: nothing is put in place, and what is there again is resumed as ever."""
     facts = tmp_path / "facts.json"
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\ncat '{facts}'\n")
@@ -178,7 +178,7 @@ def test_a_data_set_that_is_away_is_waited_for(run, tmp_path):
     facts.write_text(json.dumps({"version": 1, "data": {"name": "d", "missing": ["/mnt/d"]}}))
     event = prepare(run, job=job)
     assert isinstance(event, PrepareFailed)
-    assert (event.waiting_for, event.at) == ("mount", 1000.0)
+    assert (event.cause, event.waiting_for, event.at) == ("dataset-missing", "", 1000.0)
     assert not (run.weights / "last.pt").exists()
     facts.write_text(json.dumps(there))
     assert prepare(run, job=job).start == "resume"
@@ -262,6 +262,14 @@ def test_nothing_is_touched_while_an_older_attempt_has_processes(run):
         with pytest.raises(RetryableError, match="attempt 1"):
             prepare(run)
         assert not run.token.exists()
+
+
+def test_a_stray_file_beside_the_attempts_is_no_attempt(run):
+    """A note that somebody left there has no processes."""
+    run.attempt(1).root.mkdir(parents=True)
+    (run.root / "attempts" / "notes.txt").write_text("mine")
+    assert prepare(run, scratch=True).start == "fresh"
+    assert (run.root / "attempts" / "notes.txt").read_text() == "mine"
 
 
 def test_too_little_space_waits_for_the_disk(run):

@@ -139,3 +139,28 @@ def test_this_process_is_seen_as_it_is():
     assert seen.cpu_s > 0
     assert (seen.io_bytes or 0) > 0
     assert not seen.is_stopped
+
+
+def test_children_that_have_ended_count_as_work(proc):
+    """A training that starts a program for each image computes, though none of them is there at any look."""
+    proc.add(11, parent=10, ticks=(100, 50), ended_ticks=(300, 50))
+    assert looked(proc)[11].cpu_s == 500 / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.parametrize(("children", "seen"), [(20, 20), (21, 0)])
+def test_of_a_tree_that_is_too_large_nothing_is_said(proc, monkeypatch, children, seen):
+    """A part that stands still says nothing about the whole."""
+    monkeypatch.setattr(process_tree, "MOST_PROCESSES", 22)  # shim, trainer, and twenty more
+    for number in range(children):
+        proc.add(100 + number, parent=11 if number < 2 else 98 + number)
+    tree = ProcessTable.read(proc.root).tree(started())
+    assert len(tree) == (seen + 1 if seen else 0)
+
+
+def test_the_nearest_processes_come_first(proc):
+    """Ranks before what they started."""
+    proc.add(12, parent=11)
+    proc.add(20, parent=12)
+    proc.add(13, parent=11)
+    first, *_, last = ProcessTable.read(proc.root).tree(started())
+    assert (first.pid, last.pid) == (11, 20)

@@ -293,3 +293,38 @@ def test_what_is_denied_is_told_and_no_error(start, fifo):
         said = file.read()
     assert said.startswith("((True, None, None, 'S'), Dump(text='', by='', refused='py-spy")
     assert process.poll() is None
+
+
+def test_a_disk_that_does_not_answer_holds_up_nobody(tmp_path, start, fifo, monkeypatch):
+    """The file of stacks lies on a dead mount: the look ends in time, and other trainings are asked meanwhile."""
+    without_py_spy(monkeypatch)
+    process = armed_attempt(tmp_path, start, fifo)
+    other_home = tmp_path / "other"
+    other_home.mkdir()
+    other = armed_attempt(other_home, start, fifo)
+    dead, real = threading.Event(), Path.stat
+
+    def stat(path, **options):
+        if path.name == "stacks" and other_home not in path.parents:
+            dead.wait(WITHIN_S)
+        return real(path, **options)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    begun = time.monotonic()
+    assert "no answer within" in stacks.dump(process.pid, 0.2).refused
+    assert time.monotonic() - begun < 5
+    assert "imread" in stacks.dump(other.pid, ENOUGH_S).text
+    dead.set()
+    until(lambda: not stacks._asking, "the look that was left behind ends")
+    assert (tmp_path / "attempts/3/stacks").read_text() == ""  # too late for a signal
+
+
+def test_who_does_not_catch_the_signal_any_more_gets_none(tmp_path, start, fifo, monkeypatch):
+    """Between the look and its turn the training may have executed another program: the signal would kill that."""
+    without_py_spy(monkeypatch)
+    process = armed_attempt(tmp_path, start, fifo)
+    answers = iter((True, False))
+    monkeypatch.setattr(stacks.attempt_files, "catches", lambda *_: next(answers))
+    assert stacks.dump(process.pid, ENOUGH_S).refused.endswith("it does not answer the signal for stacks")
+    assert (tmp_path / "attempts/3/stacks").read_text() == ""
+    assert process.poll() is None

@@ -238,6 +238,31 @@ def test_values_that_are_no_numbers_are_left_out(room):
     assert room.poll()[0].losses == {"cls_loss": 2.0}
 
 
+def test_losses_that_are_no_numbers_for_two_epochs_are_told(room):
+    """With the first such epoch; one epoch may be a step that overflowed, and a number ends it. A restart forgets nothing."""
+    course = []
+    for epoch, loss in enumerate([0.5, None, 0.5, None, None, None, 0.4]):
+        room.beat("epoch", epoch=epoch, epochs=9, losses={"box_loss": loss, "cls_loss": loss})
+        course += [event.diverged_from for event in room.poll(11.0)]
+    assert course == [0, 0, 0, 0, 4, 4, 0]
+    room.beat("epoch", epoch=7, epochs=9, losses={})
+    assert [event.diverged_from for event in room.poll(11.0)] == [0]
+    room.restart(diverged_from=8)
+    room.attempt.beats.unlink()
+    room.beat("epoch", epoch=8, epochs=9, losses={"box_loss": None})
+    assert [event.diverged_from for event in room.poll(11.0)] == [8]
+
+
+def test_a_table_without_numbers_is_told_too(command_room):
+    """A command that reports nothing: its results.csv says nan, epoch after epoch."""
+    room, told = command_room, []
+    for epoch in range(1, 5):
+        rows = "".join(f"{one},{one},{'0.5' if one == 1 else 'nan'}\n" for one in range(1, epoch + 1))
+        room.table(f"epoch,time,train/box_loss\n{rows}")
+        told += [event.diverged_from for event in room.poll(11.0)]
+    assert told[-1] == 2
+
+
 def test_a_restarted_daemon_tells_only_the_newest_state(room):
     """50 epochs of records are read at once and told once; nothing is told if the training stood still."""
     room.beat("fresh", save_dir="/t", epochs=100)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from click.testing import CliRunner
 
 from supervisor import config
+from supervisor.cli.client import Target
+from supervisor.cli.configure import check_verb
 from supervisor.core.diagnosis.tables import RULES
 from supervisor.errors import UserError
 
@@ -79,3 +82,38 @@ def test_what_is_shown_is_read_back(tmp_path):
     """`config show` prints rules as they are written."""
     loaded = load(tmp_path, f"[[rule]]\n{GOOD}")
     assert load(tmp_path, config.show_text(loaded)).rule == loaded.rule
+
+
+def test_rules_and_limits_are_taken_over_without_a_restart(tmp_path):
+    """The rest stays as it is, and is named if the file says otherwise now."""
+    running = load(tmp_path, "")
+    read = load(
+        tmp_path, f'[queue]\nmax_running = 3\n[hang]\nevery = "20s"\n[disk]\npause_below = "9GB"\n[[rule]]\n{GOOD}'
+    )
+    now, ignored = config.reloaded(running, read)
+    assert (now.queue, now.rule, now.hang, now.disk) == (read.queue, read.rule, running.hang, running.disk)
+    assert sorted(ignored) == ["disk", "hang"]
+    assert config.reloaded(running, running) == (running, [])
+
+
+@pytest.mark.parametrize(
+    ("match", "slow"),
+    [
+        (r"^(\w+\s?)*;$", True),
+        (r"licence: (a+)+$", True),
+        (r"licence: [a-z ]*seats", False),
+        (r"(?i)quota \w+ exceeded", False),
+    ],
+)
+def test_config_check_tries_each_rule(tmp_path, match, slow):
+    """A pattern that takes for ever on a long line is named with its rule, before it costs an examination its time."""
+    path = tmp_path / "config.toml"
+    path.write_text(f'[[rule]]\n{GOOD}[[rule]]\nname = "mine"\nmatch = \'{match}\'\ncause = "nan"\n')
+    done = CliRunner().invoke(check_verb, ["--config", str(path)], obj=Target(None, None))
+    assert isinstance(done.exception, UserError) is slow
+    if slow:
+        [problem] = done.exception.problems
+        assert problem.key == "rule mine"
+        assert "3 s of processor time" in problem.message
+    else:
+        assert "is valid" in done.output

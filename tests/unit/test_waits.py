@@ -6,8 +6,10 @@ import threading
 
 import pytest
 
+from supervisor.core.diagnosis.evidence import Incident
 from supervisor.core.events import WaitOver
 from supervisor.core.model import Attempt, Job, Phase, Run, World
+from supervisor.machine import conditions
 from supervisor.sources.waits import AGAIN_S, SHORTEST_WAIT_S, WaitSource
 
 
@@ -39,6 +41,18 @@ def test_a_run_whose_disk_is_back_is_told_of_once():
     place.at += 1
     place.source.poll()
     assert len(place.told) == 2
+
+
+def test_the_line_that_told_of_it_is_looked_at(monkeypatch, tmp_path):
+    """What the newest incident saw may name the full disk; that of another wait, or of another failure, does not count."""
+    asked = []
+    monkeypatch.setattr(conditions, "unmet", lambda *_args, seen: asked.append(seen) or "full")
+    for step in ("wait-disk", "wait-memory", "backoff"):
+        incident = Incident(number=1, attempt=1, cause="c", title="t", seen="No space left: '/x'", step=step)
+        place = Place(incidents=(incident,))
+        world = World(live={"truck@1": place.run})
+        WaitSource.of(tmp_path, 0, place.told.append, lambda world=world: world, lambda: 2000.0).poll()
+    assert asked == ["No space left: '/x'", "", ""]
 
 
 def test_a_wait_lasts_some_seconds_at_least():

@@ -21,9 +21,10 @@ INTERRUPTS = {"unknown", "terminated", "interrupted", "time-limit"} | _FOLLOWS_A
 NO_ROOM_BYTES = 1024 * 1024  # below this nothing can be saved
 FULL_SHM_BYTES = 16 * 1024 * 1024  # a dataloader hands batches over in blocks of this order
 _OF_DATA = {"image-missing", "input-missing", "dataset-missing", "labels-missing", "io-error"}
-_SAVES = ("runs", "save folder")
-_WRITTEN = ("runs", "save folder", "temporary files", "working folder", "home")  # a full disk of data only is no matter
+_SAVES = ("runs", "checkpoints", "save folder")
+_WRITTEN = (*_SAVES, "temporary files", "working folder", "home")  # a full disk of data only is no matter
 _CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
+_OF_SIGNALS: dict[int, str] = {signal.SIGKILL: "killed", signal.SIGXCPU: "cpu-time-limit"}
 _KINDS = {rule.name: rule.kind for rule in RULES}  # a rule that is not in the table is a user's: it names causes
 
 
@@ -67,14 +68,14 @@ def of_cause(name: str, seen: str) -> Diagnosis:
     return Diagnosis(cause=cause_named(name), seen=seen)
 
 
-def cause_named(name: str, means: str = "") -> Cause:
+def cause_named(name: str, means: str = "", fix: str = "") -> Cause:
     """The cause of the table; for a name that only a user's rule knows, one that is tried again as often as others."""
     known = CAUSES.get(name)
     if known is not None:
         return known
-    text = means or name.replace("-", " ")
-    fix = f"see what the rule for {name} in the configuration means"
-    return Cause(name=name, title=text, means=text, fix=fix, plan=CAUSES["unknown"].plan)
+    title = name.replace("-", " ")
+    fix = fix or f"ask who wrote the rule for {name} in the configuration; `fix` in that rule would say it here"
+    return Cause(name=name, title=title, means=means, fix=fix, plan=CAUSES["unknown"].plan)
 
 
 # ---- finders, the surest one first
@@ -151,14 +152,15 @@ def _exception(_run: Run, event: Examined) -> Diagnosis | None:
     if not evidence.error:
         return None
     where = f" ({evidence.site})" if evidence.site else ""
-    return of_cause("code-error", f"{evidence.error}{where}")
+    found = of_cause("code-error", f"{evidence.error}{where}")
+    return msgspec.structs.replace(found, line=evidence.error_line)
 
 
 def _signal(run: Run, event: Examined) -> Diagnosis | None:
     number = run.attempt.signal if run.attempt is not None else None
     if number is None:
         return None
-    name = "killed" if number == signal.SIGKILL else "native-crash" if number in _CRASHES else "terminated"
+    name = _OF_SIGNALS.get(number, "native-crash" if number in _CRASHES else "terminated")
     shm = event.evidence.shm_free_bytes
     if number == signal.SIGBUS and shm is not None and shm < FULL_SHM_BYTES:
         return of_cause("shm-full", f"{words.signal_name(number)}, and {shm} bytes are left in /dev/shm")
@@ -185,7 +187,10 @@ def _first(event: Examined, kind: str, *, weak: bool = True) -> Sign | None:
 def signed(sign: Sign) -> Diagnosis:
     """What a line of the log is a sign of; the step of a user's own rule comes before the plan."""
     first = expand(sign.remedy) if sign.remedy else ()
-    return Diagnosis(cause=cause_named(sign.cause, sign.means), seen=sign.line, line=sign.number, first=first)
+    cause = cause_named(sign.cause, sign.means, sign.fix)
+    if sign.fix:
+        cause = msgspec.structs.replace(cause, fix=sign.fix)
+    return Diagnosis(cause=cause, seen=sign.line, line=sign.number, first=first)
 
 
 # ---- where

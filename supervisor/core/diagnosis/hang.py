@@ -338,10 +338,11 @@ def _told(state: HangState, reading: Reading, verdict: str, limit_s: float, sign
 def _parts(state: HangState, reading: Reading, verdict: str, limit_s: float, signs: tuple[str, ...]) -> list[str]:
     """The parts of the sentence that tells a verdict."""
     quiet, lost = state.quiet, state.workers - reading.workers
-    parts = [hang_words.sentence(verdict, state.phase, quiet.quiet_s, limit_s)]
+    own_limit = "hang_after" in signs
+    parts = [hang_words.sentence(verdict, state.phase, quiet.quiet_s, limit_s, own_limit=own_limit)]
     if verdict in _EXCUSED:
         return [*parts, hang_words.excuse(verdict, waiting.look(reading.processes))]
-    parts.append(hang_words.second_sign(signs, reading.alarm_line))
+    parts += filter(None, [hang_words.second_sign(signs, reading.alarm_line)])
     odd = hang_words.odd_rank(reading.processes, quiet.shares, quiet.stacks)
     if odd is not None:
         parts.append(f"rank {odd} does something else than all others")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from supervisor.core.diagnosis.cadence import BEFORE_TRAINING
 from supervisor.core.diagnosis.waiting import MAIN, WORKER, Process, Stuck, who_is_stopped, who_waits
+from supervisor.core.words import duration
 
 HUNG, STOPPED, STORAGE, MOVING = "hung", "stopped", "storage", "moving"
 _SPINNING_CPU = 0.2
@@ -70,21 +72,30 @@ def _alone(values: Mapping[int, object]) -> int | None:
     return next(key for key, value in values.items() if value == rare)
 
 
-def sentence(verdict: str, phase: str, quiet_s: float, limit_s: float) -> str:
-    """What is seen, in words."""
+def sentence(verdict: str, phase: str, quiet_s: float, limit_s: float, *, own_limit: bool = False) -> str:
+    """What is seen, in words; `own_limit`: the job's own one (restart.hang_after) decides."""
     where = _PHASES.get(phase, "")
-    still = f"nothing has moved for {_long(quiet_s)}" + (f" {where}" if where else "")
+    still = f"{_STILL}{duration(quiet_s)}" + (f" {where}" if where else "")
     if verdict == HUNG:
-        return f"{still} (here that may take {_long(limit_s)})"
-    return f"it moves again after {_long(quiet_s)}" if verdict == MOVING else still
+        allowed = f"restart.hang_after allows {duration(limit_s)}" if own_limit else f"{duration(limit_s)} are usual"
+        return f"{still} ({allowed})"
+    return f"it moves again after {duration(quiet_s)}" if verdict == MOVING else still
+
+
+_STILL = "nothing has moved for "
+_STOOD = re.compile(rf"{_STILL}\d+ (?:s|min|h|d)(?: \d+ (?:min|h))?")
+
+
+def aged(text: str, quiet_s: float) -> str:
+    """A sentence as it reads later: with how long nothing has moved by now."""
+    return _STOOD.sub(f"{_STILL}{duration(quiet_s)}", text, count=1)
 
 
 def second_sign(signs: tuple[str, ...], alarm_line: str) -> str:
-    """What else is seen of a hang, in words."""
+    """What else is seen of a hang, in words; nothing where the job's own limit was enough."""
     words = {
         "still": "processor time and I/O of the whole tree stand still",
         "same stacks": "its processes compute at the same lines, look after look",
-        "hang_after": "the job's own limit (restart.hang_after)",
         "alarm": f"its log says: {alarm_line}",
     }
     return ", ".join(words[sign] for sign in signs if sign in words)
@@ -93,11 +104,3 @@ def second_sign(signs: tuple[str, ...], alarm_line: str) -> str:
 def excuse(verdict: str, stuck: Stuck) -> str:
     """Why it is no hang."""
     return who_is_stopped(stuck) if verdict == STOPPED else who_waits(stuck)
-
-
-def _long(seconds: float) -> str:
-    whole = round(seconds)
-    hours, minutes = whole // 3600, whole % 3600 // 60
-    if hours:
-        return f"{hours}h{minutes}m"
-    return f"{minutes}m{whole % 60}s" if minutes else f"{whole}s"

@@ -1,7 +1,8 @@
 """Which rule a line matches, quickly: a search for a few rare words first, the rules' own patterns only where one is.
 
 Logs of hundreds of megabytes hold almost nothing that any rule matches. Most patterns cannot match without one of a few
-fixed words, so many lines together are searched for all these words at once.
+fixed words, so many lines together are searched for all these words at once. A rule without such a word, which may be
+a user's, is tried line by line: over many lines at once a pattern may take a thousand times as long.
 """
 
 from __future__ import annotations
@@ -31,13 +32,11 @@ class Matcher:
         ]
         known = [word for _, found in table for word in found or ()]
         self._words = _search_for([*known, *words])
-        self._loose = [loose for rule, found in table if not found for loose in [_across_lines(rule.match)]]
+        self._loose = any(not found for _, found in table)
 
     def suspicious(self, text: str) -> bool:
         """False: no rule matches any line of this text. True: one may."""
-        if self._words.search(text):
-            return True
-        return any(loose is None or loose.search(text) for loose in self._loose)
+        return self._loose or self._words.search(text) is not None
 
     def rule_of(self, line: str, frames: Sequence[str] = ()) -> Rule | None:
         """The first rule that matches a line; `frames` are those of the traceback that the line ends."""
@@ -117,10 +116,3 @@ def _search_for(words: Iterable[str]) -> re.Pattern[str]:
 def _rarest(word: str) -> int:
     """Where in a word its rarest letter stands."""
     return min(range(len(word) - _LEAST + 1), key=lambda place: _RANK.get(word[place], len(_RANK)))
-
-
-def _across_lines(pattern: str) -> re.Pattern[str] | None:
-    """The pattern for many lines at once; None if it must see each line by itself."""
-    if re.search(r"\\[AZ]|\(\?<?!", pattern):
-        return None
-    return re.compile(pattern, re.MULTILINE)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from supervisor.core.diagnosis import rungs
+from supervisor.core.diagnosis.advice import advice
 from supervisor.core.diagnosis.diagnose import Diagnosis
 from supervisor.core.diagnosis.evidence import Change, Evidence, Spent
 from supervisor.core.diagnosis.tables import ENDS, RUNGS
@@ -26,7 +27,7 @@ class Remedy(msgspec.Struct, frozen=True, kw_only=True):
     """What is done about a failure. `step` is a word of tables.STEPS.
 
     `spent` is how far the plans of all causes are used up afterwards, `failures` the failures in a row without a saved
-    epoch that were simply tried again.
+    epoch that were simply tried again. `fix` is what a person can do, whatever is done here.
     """
 
     step: str
@@ -37,6 +38,7 @@ class Remedy(msgspec.Struct, frozen=True, kw_only=True):
     distrust_from: int = 0
     failures: int = 0
     spent: dict[str, Spent] = {}
+    fix: str = ""
 
 
 def has_progressed(run: Run) -> bool:
@@ -63,9 +65,16 @@ class _Case(msgspec.Struct, frozen=True):
 
 def choose(run: Run, found: Diagnosis, evidence: Evidence, policy: Policy, now: float) -> Remedy:
     """The remedy for this failure. Pure: the same run, diagnosis and time give the same answer."""
+    return msgspec.structs.replace(_chosen(run, found, evidence, policy, now), fix=advice(found, run))
+
+
+def _chosen(run: Run, found: Diagnosis, evidence: Evidence, policy: Policy, now: float) -> Remedy:
     if run.last_failed_at and _is_long_ago(run, run.last_failed_at, now):
         run = msgspec.structs.replace(run, failures=0)
     case = _Case(run, found, evidence, policy, now, {} if has_progressed(run) else run.spent)
+    if _only_the_end_is_missing(run):
+        reason = "all epochs are saved: only the trainer's own ending is repeated"
+        return Remedy(step="retry", reason=reason, delay_s=AT_ONCE_S, failures=run.failures, spent=case.spent)
     if _no_chance(case):
         return _end(case, f"it failed in the same way at the same place twice ({found.place})")
     before = case.spent.get(found.cause.name)
@@ -73,14 +82,38 @@ def choose(run: Run, found: Diagnosis, evidence: Evidence, policy: Policy, now: 
     return _from(place, case)
 
 
-def _from(place: int, case: _Case, why: str = "all that may be tried was tried") -> Remedy:
+def _from(place: int, case: _Case, why: str = "") -> Remedy:
     """The first step that can be taken, from a place of the plan on. `why`, if there is none but the end."""
+    why = why or _all_tried(place, case)
     steps = case.found.steps
     for index in range(place, len(steps)):
         if _can(steps[index], case):
             spent = {**case.spent, case.found.cause.name: Spent(place=index + 1, at=case.now)}
             return _taken(index, msgspec.structs.replace(case, spent=spent), why)
     return _end(case, why)
+
+
+def _all_tried(place: int, case: _Case) -> str:
+    """That nothing of the plan is left, and what of it was never tried, with the reason."""
+    left_out = _left_out(case)
+    if not left_out:
+        return "all that may be tried was tried"
+    return f"{'nothing more' if place else 'nothing'} can be tried here ({left_out})"
+
+
+def _left_out(case: _Case) -> str:
+    """The rungs of the plan that cannot be taken, each with the reason."""
+    because: dict[str, list[str]] = {}
+    for rung in dict.fromkeys(step for step in case.found.steps if step in RUNGS):
+        because.setdefault(rungs.why_not(rung, case.run, case.policy), []).append(rung)
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in because.items() if reason)
+
+
+def _only_the_end_is_missing(run: Run) -> bool:
+    """True if the attempt trained the last epoch and died after it: the next one strips and validates. Once."""
+    saved = run.progress.saved_epoch
+    done = 0 < run.progress.epochs <= saved
+    return done and run.attempt is not None and not run.attempt.watched and run.attempt.from_epoch < saved
 
 
 def _no_chance(case: _Case) -> bool:
@@ -107,7 +140,8 @@ def _taken(index: int, case: _Case, why: str) -> Remedy:
         what = step.removeprefix("wait-")
         waiting_for = f"mount: {case.evidence.unmounted[0]}" if what == "mount" else what
         failures = 0 if has_progressed(case.run) else case.run.failures  # no try, and nothing new either
-        reason = "it goes on when that is back"
+        lacks = [one.lack for one in case.evidence.disks if one.lack and what == "disk"]
+        reason = "; ".join((*lacks[:1], "it goes on by itself when that is back"))
         return Remedy(step=step, reason=reason, waiting_for=waiting_for, failures=failures, spent=case.spent)
     return _changed(step, case)
 
@@ -124,7 +158,8 @@ def _again(index: int, case: _Case) -> Remedy:
     if verdict.delay_s is None:
         steps = case.found.steps
         behind = next((place for place in range(index, len(steps)) if steps[place] not in PLAIN), index)
-        return _from(behind, case, verdict.reason)
+        left_out = _left_out(case)
+        return _from(behind, case, verdict.reason + (f"; not tried: {left_out}" if left_out else ""))
     reason, delay_s = verdict.reason, verdict.delay_s
     if step == "retry" and verdict.failures:
         reason, delay_s = f"{reason.partition(':')[0]}: tried again at once", AT_ONCE_S
@@ -152,8 +187,4 @@ def _changed(step: str, case: _Case) -> Remedy:
 
 def _end(case: _Case, why: str, step: str = "") -> Remedy:
     last = step or case.found.steps[-1]
-    fix = case.found.cause.fix.replace("NAME", case.run.name)
-    reason = "; ".join(filter(None, (why, fix)))
-    return Remedy(
-        step=last if last in ENDS else "hold", reason=reason, failures=case.run.failures + 1, spent=case.spent
-    )
+    return Remedy(step=last if last in ENDS else "hold", reason=why, failures=case.run.failures + 1, spent=case.spent)

@@ -43,6 +43,19 @@ def applicable(rung: str, run: Run, policy: Policy) -> bool:
     return next_change(rung, run, "", 0.0) is not None
 
 
+def why_not(rung: str, run: Run, policy: Policy) -> str:
+    """Why a rung cannot be taken, in words; nothing if it can."""
+    if applicable(rung, run, policy):
+        return ""
+    if rung == "gpus":
+        return "no other one is there"
+    if run.job.train is None and rung in _STEPS:
+        return "the arguments of a command are its own"
+    if rung not in run.job.restart.remedies:
+        return "not in restart.remedies"
+    return "no older one is known" if rung == "checkpoint" else "nothing is left to change"
+
+
 def newest_checkpoint(run: Run) -> int:
     """The epoch of the newest checkpoint that the failed attempt started from or saved; 0 without one."""
     return max(run.progress.saved_epoch, run.attempt.from_epoch if run.attempt is not None else 0)
@@ -140,6 +153,8 @@ _STEPS: dict[str, Callable[[Any, Job], Any]] = {
     "imgsz": _smaller_images,
     "freeze": _frozen,
 }
+#: The rungs that change arguments of the trainer.
+ARGUMENTS = frozenset(_STEPS)
 
 
 # ---- what is shown

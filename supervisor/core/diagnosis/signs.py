@@ -164,6 +164,7 @@ class _Log:
             rank=int(within[1]) if within and rank is None else rank,
             remedy=rule.remedy,
             means=rule.means,
+            fix=rule.fix,
         )
         self._seen[rule.name] = _Seen(sign, rule, self._last, text)
 

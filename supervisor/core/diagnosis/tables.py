@@ -50,8 +50,8 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     from another failure; counts if nothing else is there); info (never a cause of an end, but worth telling); alarm
     (the process will never end by itself after this line: it is treated as hanging at once).
     `within`: a second pattern, for a frame of the traceback that the line ends; such a rule matches nothing else.
-    `remedy`: for users' rules, the step that is tried first; `means`: their words for it. `sample` is the rule's test:
-    a line, or a whole traceback whose last line counts.
+    `remedy`: for users' rules, the step that is tried first; `means` and `fix`: their words for it. `sample` is
+    the rule's test: a line, or a whole traceback whose last line counts.
     """
 
     name: str
@@ -63,6 +63,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     within: str = ""
     remedy: str = ""
     means: str = ""
+    fix: str = ""
 
     @property
     def pattern(self) -> re.Pattern[str]:
@@ -73,7 +74,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 def expand(step: str) -> tuple[str, ...]:
     """`backoff*2` as two steps. ValueError for a word that is no step."""
     word, _, count = step.partition("*")
-    if word not in STEPS or (count and not count.isdigit()):
+    if word not in STEPS or (count and not (count.isdigit() and int(count))) or step.endswith("*"):
         raise ValueError(f"{step!r} is no step: {', '.join(STEPS)}")
     return (word,) * int(count or 1)
 

@@ -23,6 +23,7 @@ _FILE_CALLS = frozenset({
     "statx", "access", "faccessat", "readdir", "fsync", "fdatasync", "ftruncate", "rename", "renameat", "renameat2",
     "unlink", "unlinkat", "mkdir", "mkdirat", "flock", "fcntl", "close",
 })  # fmt: skip
+_FOR_A_THREAD = frozenset({"lock", "queue", "children", "unknown"})
 _SLEEPS = frozenset({"nanosleep", "clock_nanosleep"})
 # Files whose frames only carry out a wait: the frame that says what is waited for is further out.
 _PLUMBING = (
@@ -65,7 +66,8 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     `start` orders processes by age. `trainer`: the one that was launched. `rank`: what its environment says, for a
     dataloader worker of a rank too. `state`, `wchan`, `call` and `path` are of the main thread: its state as the kernel
     names it, where it waits there, the call that it is blocked in and the file that this is about. `mount` describes
-    the mount of that file, if it is a network or a user-space one.
+    the mount of that file, if it is a network or a user-space one. `helper_…`: the same of another thread that waits
+    for a file, where the main one does not.
     """
 
     pid: int
@@ -79,6 +81,9 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     call: str = ""
     path: str = ""
     mount: str = ""
+    helper_call: str = ""
+    helper_path: str = ""
+    helper_mount: str = ""
     stack: str = ""
 
 
@@ -115,13 +120,26 @@ def doing(process: Seen) -> Doing:
     carried = _carried(frames)
     if _is_idle_worker(frames[len(carried) :], carried):
         return Doing(kind="work", what="waits for work", key="work")
-    return _wait(process, frames, carried) or _standing(process, frames[len(carried) :] or frames)
+    own = _wait(process, frames, carried) or _standing(process, frames[len(carried) :] or frames)
+    return _helping(process) if own.kind in _FOR_A_THREAD and process.helper_call else own
+
+
+def waits_for_file(call: str, path: str) -> bool:
+    """Return whether a call waits for a file, not for a pipe, a socket or a device."""
+    return call in _FILE_CALLS and path.startswith("/") and not path.startswith("/dev/")
+
+
+def _helping(process: Seen) -> Doing:
+    """Its main thread waits for another thread of the same process, and that for a file: labels are read like that."""
+    verb = _VERBS.get(process.helper_call, process.helper_call)
+    note = f" ({process.helper_mount})" if process.helper_mount else ""
+    what = f"is blocked in {verb} of {process.helper_path}, in a thread that it waits for{note}"
+    return Doing(kind="file", what=what, key=f"file {verb}")
 
 
 def _blocked(process: Seen, frames: Sequence[Frame]) -> Doing | None:
     """The process waits for a file, not for a pipe or a socket of its own family."""
-    is_file = process.path.startswith("/") and not process.path.startswith("/dev/")
-    if not (process.call in _FILE_CALLS and is_file):
+    if not waits_for_file(process.call, process.path):
         if process.state != "D":
             return None
         where = f" in {frames[0].place}" if frames else ""
@@ -267,7 +285,9 @@ def _of_workers(workers: Sequence[Seen]) -> str:
     if not workers:
         return ", and none is there"
     idle = sum(doing(one).kind == "work" for one in workers)
-    return f", and all {idle} of them wait for work" if idle == len(workers) else ", whose stacks could not be read"
+    if idle < len(workers):
+        return ", whose stacks could not be read"
+    return ", and the only one waits for work" if idle == 1 else f", and all {idle} of them wait for work"
 
 
 def _may_block(one: Seen, head: Doing) -> bool:

@@ -236,7 +236,7 @@ def _judged(sign: Sign, rules: tuple[Rule, ...]) -> Sign | None:
     rule = rule or matcher_of(RULES).rule_of(sign.line)
     if rule is None:
         return None
-    return replace(sign, rule=rule.name, cause=rule.cause, remedy=rule.remedy, means=rule.means)
+    return replace(sign, rule=rule.name, cause=rule.cause, remedy=rule.remedy, means=rule.means, fix=rule.fix)
 
 
 def _rank_of(place: int, known: Sequence[Sign], lines: Sequence[str]) -> int:
