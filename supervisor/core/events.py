@@ -12,6 +12,7 @@ import msgspec
 
 from supervisor.core.diagnosis.evidence import Evidence
 from supervisor.core.model import Boot, Job, Policy
+from supervisor.core.numbers import keep_finite
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
@@ -20,15 +21,6 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
     at: float
     origin: str = ""
     answers: str = ""
-
-
-def _keep_finite(event: Event, *names: str) -> None:
-    """Drop NaN and infinity from tables of numbers: JSON has no word for them, and the journal must load again."""
-    for name in names:
-        table: dict[str, float] = getattr(event, name)
-        if not all(map(math.isfinite, table.values())):
-            finite = {key: value for key, value in table.items() if math.isfinite(value)}
-            msgspec.structs.force_setattr(event, name, finite)
 
 
 class RunEvent(Event, frozen=True, kw_only=True):
@@ -271,7 +263,7 @@ class Examined(AttemptEvent, frozen=True, kw_only=True, tag=True):
 
     def __post_init__(self) -> None:
         """Keep finite numbers only."""
-        _keep_finite(self, "metrics", "seconds")
+        keep_finite(self, "metrics", "seconds")
 
 
 class Announced(Event, frozen=True, kw_only=True, tag=True):
@@ -385,7 +377,7 @@ class Progressed(AttemptEvent, frozen=True, kw_only=True, tag=True):
 
     def __post_init__(self) -> None:
         """Keep finite numbers only."""
-        _keep_finite(self, "losses", "metrics", "seconds")
+        keep_finite(self, "losses", "metrics", "seconds")
         if not math.isfinite(self.epoch_s):
             msgspec.structs.force_setattr(self, "epoch_s", 0.0)
         if self.eta_s is not None and not math.isfinite(self.eta_s):
@@ -401,8 +393,7 @@ class Poisoned(RunEvent, frozen=True, kw_only=True, tag=True):
 
 AnyEvent = (
     DaemonStarted | DaemonStopped | Configured | TimePassed | ProgressDue | JobFileSeen | JobFileGone | JobAccepted
-    | JobRefused
-    | FileMarked | StopAsked | ResumeAsked | CancelAsked | RetryAsked | PriorityAsked | DrainAsked | Prepared
+    | JobRefused | FileMarked | StopAsked | ResumeAsked | CancelAsked | RetryAsked | PriorityAsked | DrainAsked | Prepared
     | PrepareFailed | Launched | LaunchFailed | SignalSent | Examined | Announced | AnnounceFailed | AttemptExited
     | AttemptCleared | Observed | StartConfirmed | Progressed | Poisoned | RewindAsked | ExtendAsked | Kept | Compared
     | WrongStart | SaveSeen | HangSeen | AutopsyDone | WaitOver | UndoAsked
