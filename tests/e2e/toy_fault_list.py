@@ -202,7 +202,7 @@ TOY_FAULTS = (
     Fault("cgroup-memory", toy("eat"), (("host-oom", "wait-memory"),), check=by_the_kernel, ground="little memory"),
     Fault("threads", toy("threads"), (("too-many-processes", "workers"),), check=fewer_workers),
     Fault("open-files", toy("files"), (("too-many-open-files", "workers"),), check=fewer_workers),
-    Fault("processor-time", toy("processor-time"), (("terminated", "backoff"),), check=resumed),
+    Fault("processor-time", toy("processor-time"), (("cpu-time-limit", "backoff"),), check=resumed),
     Fault("time-limit", over_time, (), "HELD"),
     # ---- code and environment
     Fault("bug-once", toy("bug"), (("code-error", "backoff"),), check=resumed),
