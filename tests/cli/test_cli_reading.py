@@ -214,7 +214,7 @@ def on_terminal(arguments, extra, columns=80):
 
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    environment = {**os.environ, "TERM": "xterm", **extra}
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": str(columns), **extra}
     child = subprocess.Popen([sys.executable, "-m", "supervisor", *arguments], stdout=slave, env=environment)
     os.close(slave)
     screen = b""
