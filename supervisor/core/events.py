@@ -393,8 +393,8 @@ class Poisoned(RunEvent, frozen=True, kw_only=True, tag=True):
 
 AnyEvent = (
     DaemonStarted | DaemonStopped | Configured | TimePassed | ProgressDue | JobFileSeen | JobFileGone | JobAccepted
-    | JobRefused | FileMarked | StopAsked | ResumeAsked | CancelAsked | RetryAsked | PriorityAsked | DrainAsked | Prepared
-    | PrepareFailed | Launched | LaunchFailed | SignalSent | Examined | Announced | AnnounceFailed | AttemptExited
-    | AttemptCleared | Observed | StartConfirmed | Progressed | Poisoned | RewindAsked | ExtendAsked | Kept | Compared
-    | WrongStart | SaveSeen | HangSeen | AutopsyDone | WaitOver | UndoAsked
+    | JobRefused | FileMarked | StopAsked | ResumeAsked | CancelAsked | RetryAsked | PriorityAsked | DrainAsked
+    | Prepared | PrepareFailed | Launched | LaunchFailed | SignalSent | Examined | Announced | AnnounceFailed
+    | AttemptExited | AttemptCleared | Observed | StartConfirmed | Progressed | Poisoned | RewindAsked | ExtendAsked
+    | Kept | Compared | WrongStart | SaveSeen | HangSeen | AutopsyDone | WaitOver | UndoAsked
 )  # fmt: skip
