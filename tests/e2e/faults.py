@@ -103,7 +103,7 @@ def _nothing(_scene: Scene) -> None:
 class Fault:
     """A way to fail. `play` starts the job and lets it fail; `mend` is what a person does then.
 
-    Expected: each incident's cause and first remedy, in this order, and the phase that the run ends in. `told`: no
+    Expected: each incident's cause (or one of several, as a|b) and first remedy, in this order, and the phase that the run ends in. `told`: no
     incident, but the run is said to stand still, in these words. `ground`: what server it needs, see GROUNDS.
     """
 
@@ -133,7 +133,14 @@ class Met:
     @property
     def as_expected(self) -> bool:
         """True if causes, remedies and the end are those of the fault."""
-        return (self.incidents, self.phase) == (self.fault.incidents, self.fault.phase)
+        return (
+            self.phase == self.fault.phase
+            and len(self.incidents) == len(self.fault.incidents)
+            and all(
+                cause in expected.split("|") and step == wanted
+                for (cause, step), (expected, wanted) in zip(self.incidents, self.fault.incidents, strict=True)
+            )
+        )
 
     def words(self) -> str:
         """One line for a person."""

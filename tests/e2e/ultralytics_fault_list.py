@@ -283,7 +283,9 @@ ULTRALYTICS_FAULTS = tuple(
     dataclasses.replace(fault, ground="ultralytics" if fault.ground == "plain" else fault.ground)
     for fault in (
         Fault("deadlock", deadlock, (("hang-loader", "retry"),), mend=bring_back, check=named(IMAGE)),
-        Fault("killed-worker", killed_worker, (("worker-killed", "retry"),), check=resumed),
+        Fault(
+            "killed-worker", killed_worker, (("worker-killed|peer-gone", "retry"),), check=resumed
+        ),  # which end of the pipe is read first
         Fault("huge-steps", huge_steps, (("nan", "hold"),), "HELD"),
         Fault("image-vanished", vanished, (("image-missing", "retry"),), check=resumed),
         Fault("image-damaged", cut, (("image-missing", "retry"),), check=resumed, slow=True),
