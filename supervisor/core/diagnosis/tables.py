@@ -26,7 +26,6 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Why an attempt ended. `plan`: steps of STEPS, `STEP*N` for N of them in a row; the last one is an end.
 
     `random`: another try may go well; if it ends at the same place twice, it was not, and the plan's end is taken.
-    `echo`: this follows from something else, and is named only if nothing else was seen.
     """
 
     name: str
@@ -35,7 +34,6 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     fix: str
     plan: tuple[str, ...]
     random: bool = False
-    echo: bool = False
 
     @property
     def steps(self) -> tuple[str, ...]:
