@@ -17,6 +17,7 @@ import msgspec
 
 from supervisor.core.actions import Action, AnyAction
 from supervisor.core.events import AnyEvent, Event, JobFileSeen
+from supervisor.core.gpus.model import Driver, Gpu
 from supervisor.core.milestones import KINDS, thinned
 from supervisor.core.model import Boot, FileNote, Policy, Run, World
 
@@ -75,6 +76,10 @@ class ServerRow(msgspec.Struct, frozen=True, kw_only=True):
     next_token: int
     next_number: int
     last_launch_at: float
+    driver: Driver = Driver()
+    kernel_seq: int = -1
+    kernel_boot: Boot = Boot()
+    kernel_told: dict[str, float] = {}
 
 
 class Journal:
@@ -121,12 +126,13 @@ class Journal:
             ended={run.id: run for run in runs if run.phase.terminal},
             latest={key: _decode(body, str) for key, body in rows["latest"]},
             files={key: _decode(body, FileNote) for key, body in rows["file"]},
+            gpus={key: _decode(body, Gpu) for key, body in rows["gpu"]},
         )
         return world if server is None else msgspec.structs.replace(world, **msgspec.structs.asdict(server))
 
     def _rows(self) -> dict[str, list[tuple[str, bytes]]]:
         """All rows by space, read by one statement: between two of them the writer may commit."""
-        found: dict[str, list[tuple[str, bytes]]] = {"run": [], "server": [], "latest": [], "file": []}
+        found: dict[str, list[tuple[str, bytes]]] = {"run": [], "server": [], "latest": [], "file": [], "gpu": []}
         with closing(self._connection.execute("SELECT space, key, body FROM rows")) as cursor:
             for space, key, body in cursor.fetchall():
                 found.setdefault(space, []).append((key, body))
@@ -319,6 +325,7 @@ def _changed_rows(entries: Sequence[Entry]) -> Iterator[tuple[str, str, Any]]:
         ("run", before.ended, after.ended),
         ("latest", before.latest, after.latest),
         ("file", before.files, after.files),
+        ("gpu", before.gpus, after.gpus),
     ):
         for key, value in _differing(old, new):
             yield space, key, value

@@ -42,7 +42,8 @@ class Prepare(Action, frozen=True, kw_only=True, tag=True):
     `set_aside`: what an older run left under this name is moved aside, not continued. `goal`: what this run on an
     older run's directory is for. `accepted`: the digest of the differences that a person agreed to. `gpus`: how many
     the attempt before had. `origin`: project/name of the run that the job's start_from names. `distrust_from`: the
-    epoch from which on no checkpoint is to be used, while an older one is there (0: all may be).
+    epoch from which on no checkpoint is to be used, while an older one is there (0: all may be). `gpu_ids` are the GPUs
+    that it will get: `check_gpus` if they must be looked at first, `test_gpus` if the self-test is to run on them.
     """
 
     attempt: int
@@ -55,12 +56,16 @@ class Prepare(Action, frozen=True, kw_only=True, tag=True):
     gpus: int = 0
     origin: str = ""
     distrust_from: int = 0
+    gpu_ids: tuple[str, ...] = ()
+    check_gpus: bool = False
+    test_gpus: bool = False
 
 
 class Launch(Action, frozen=True, kw_only=True, tag=True):
     """Start the shim of an attempt, at most once ever. Answered by Launched or LaunchFailed.
 
-    `changes`: train arguments that differ from the job's, because of what went wrong before.
+    `changes`: train arguments that differ from the job's, because of what went wrong before. `gpu_ids`: what the
+    training is shown in CUDA_VISIBLE_DEVICES, UUIDs or indices.
     """
 
     attempt: int
@@ -72,6 +77,7 @@ class Launch(Action, frozen=True, kw_only=True, tag=True):
     from_epoch: int
     epochs_override: int = 0
     changes: dict[str, Any] = {}
+    gpu_ids: tuple[str, ...] = ()
 
 
 class Keep(Action, frozen=True, kw_only=True, tag=True):
@@ -124,6 +130,25 @@ class Autopsy(Action, frozen=True, kw_only=True, tag=True):
     reason: str
 
 
+class TestGpu(Action, frozen=True, kw_only=True, tag=True):
+    """Run the self-test on a GPU that nobody uses, in a job's interpreter. Answered by GpuTested."""
+
+    gpu: str
+    python: str
+    memory_bytes: int = 0
+
+
+class TreatGpu(Action, frozen=True, kw_only=True, tag=True):
+    """Reset a GPU, reboot the machine, or limit a GPU's power to a share of its default. Answered by GpuTreated.
+
+    Resets and reboots are ordered only where the administrator lets them be done. `share` 1 lifts the limit.
+    """
+
+    gpu: str
+    what: str
+    share: float = 1.0
+
+
 class Announce(Action, frozen=True, kw_only=True, tag=True):
     """Tell one channel. Answered by Announced or AnnounceFailed; retried until then.
 
@@ -140,4 +165,6 @@ class Announce(Action, frozen=True, kw_only=True, tag=True):
     facts: dict[str, str] = {}
 
 
-AnyAction = CheckJob | MarkFile | Prepare | Launch | Terminate | Examine | Announce | Keep | Compare | Autopsy
+AnyAction = (
+    CheckJob | MarkFile | Prepare | Launch | Terminate | Examine | Announce | Keep | Compare | Autopsy | TestGpu | TreatGpu
+)  # fmt: skip

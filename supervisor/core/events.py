@@ -10,29 +10,20 @@ from typing import Any
 
 import msgspec
 
+from supervisor.core.base_events import AttemptEvent, Event, RunEvent
 from supervisor.core.diagnosis.evidence import Evidence
+from supervisor.core.gpus.events import (
+    GpuFound,
+    GpuHeld,
+    GpuOrdered,
+    GpusSeen,
+    GpuTested,
+    GpuTreated,
+    KernelSaid,
+    XidSeen,
+)
 from supervisor.core.model import Boot, Job, Policy
 from supervisor.core.numbers import keep_finite
-
-
-class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
-    """Base of all events. `answers` is the key of the action that this event completes."""
-
-    at: float
-    origin: str = ""
-    answers: str = ""
-
-
-class RunEvent(Event, frozen=True, kw_only=True):
-    """An event about one run."""
-
-    run: str
-
-
-class AttemptEvent(RunEvent, frozen=True, kw_only=True):
-    """An event about one attempt of one run; one about an older attempt is late news."""
-
-    attempt: int
 
 
 # ---- the daemon itself
@@ -396,5 +387,6 @@ AnyEvent = (
     | JobRefused | FileMarked | StopAsked | ResumeAsked | CancelAsked | RetryAsked | PriorityAsked | DrainAsked
     | Prepared | PrepareFailed | Launched | LaunchFailed | SignalSent | Examined | Announced | AnnounceFailed
     | AttemptExited | AttemptCleared | Observed | StartConfirmed | Progressed | Poisoned | RewindAsked | ExtendAsked
-    | Kept | Compared | WrongStart | SaveSeen | HangSeen | AutopsyDone | WaitOver | UndoAsked
+    | Kept | Compared | WrongStart | SaveSeen | HangSeen | AutopsyDone | WaitOver | UndoAsked | GpusSeen | GpuFound
+    | GpuHeld | XidSeen | KernelSaid | GpuTested | GpuTreated | GpuOrdered
 )  # fmt: skip

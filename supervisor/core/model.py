@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from supervisor.core.diagnosis.evidence import Change, Incident, Spent
+from supervisor.core.gpus.model import Driver, Gpu, GpuPolicy, GpuWish
 
 
 class Phase(str, Enum):
@@ -133,6 +134,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     cwd: str = ""
     priority: int = 0
     gpus: int = 0
+    gpu: GpuWish = GpuWish()
     after: tuple[str, ...] = ()
     start_after_at: float | None = None
     time_limit_s: float | None = None
@@ -191,12 +193,19 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """One launch of the training process for a run."""
+    """One launch of the training process for a run.
+
+    `gpu_ids` are the UUIDs of its GPUs (their indices where nobody watches GPUs), `gpus` their indices in PCI order.
+    `gpu_fault`: the cause that an error of one of them is, `gpu_text` the words of the driver.
+    """
 
     number: int
     token: int
     revision: str = ""
     gpus: tuple[int, ...] = ()
+    gpu_ids: tuple[str, ...] = ()
+    gpu_fault: str = ""
+    gpu_text: str = ""
     boot: Boot = Boot()
     start: str = ""
     checkpoint: str = ""
@@ -232,8 +241,9 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 class StopOrder(msgspec.Struct, frozen=True, kw_only=True):
     """Why an attempt is being ended, how, and which phase follows.
 
-    `cause`: the attempt failed with this cause, as `seen` says, while it still lived: it hung, and that was known at
-    `seen_at`. Its remedy decides what follows, unless somebody ordered something else than to go on.
+    `cause`: the attempt failed with this cause, as `seen` says, while it still lived, and that was known at `seen_at`:
+    it hung, or (`of_gpu`) a GPU failed under it. Its remedy decides what follows, unless somebody ordered something
+    else than to go on.
     """
 
     how: str
@@ -244,6 +254,12 @@ class StopOrder(msgspec.Struct, frozen=True, kw_only=True):
     cause: str = ""
     seen: str = ""
     seen_at: float = 0.0
+    of_gpu: bool = False
+
+    @property
+    def hung(self) -> bool:
+        """True if it is ended because it hung."""
+        return bool(self.cause) and not self.of_gpu
 
 
 class Goal(msgspec.Struct, frozen=True, kw_only=True):
@@ -306,7 +322,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     spent: dict[str, Spent] = {}
     changes: tuple[Change, ...] = ()
     distrust_from: int = 0
-    avoid_gpus: tuple[int, ...] = ()
+    avoid_gpus: tuple[str, ...] = ()
     last_failure: str = ""
     last_failed_at: float = 0.0
     kept_file: str = ""
@@ -348,13 +364,18 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     max_queued_per_owner: int = 0
     start_gap_s: float = 0.0
     gpu_count: int = 0
+    gpu: GpuPolicy = GpuPolicy()
     channels: tuple[str, ...] = ()
     stop_grace_s: float = 60.0
     server: str = ""
 
 
 class World(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that deciding depends on."""
+    """Everything that deciding depends on.
+
+    `gpus` by UUID: all that were ever seen. `kernel_seq` is the newest record of the kernel log that was acted upon, in
+    the boot of that record's time (`kernel_boot`).
+    """
 
     live: dict[str, Run] = {}
     ended: dict[str, Run] = {}
@@ -367,6 +388,11 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     next_token: int = 1
     next_number: int = 1
     last_launch_at: float = 0.0
+    gpus: dict[str, Gpu] = {}
+    driver: Driver = Driver()
+    kernel_seq: int = -1
+    kernel_boot: Boot = Boot()
+    kernel_told: dict[str, float] = {}
 
     def run(self, run_id: str) -> Run | None:
         """The run with this id, live or ended."""
@@ -382,3 +408,7 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
             live = {key: value for key, value in self.live.items() if key != run.id}
             return msgspec.structs.replace(self, live=live, ended={**self.ended, run.id: run})
         return msgspec.structs.replace(self, live={**self.live, run.id: run})
+
+    def with_gpu(self, gpu: Gpu) -> World:
+        """The world in which `gpu` stands as given."""
+        return msgspec.structs.replace(self, gpus={**self.gpus, gpu.uuid: gpu})
