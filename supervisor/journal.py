@@ -18,18 +18,20 @@ import msgspec
 from supervisor.core.actions import Action, AnyAction
 from supervisor.core.events import AnyEvent, Event, JobFileSeen
 from supervisor.core.gpus.model import Driver, Gpu
-from supervisor.core.milestones import KINDS, thinned
+from supervisor.core.milestones import KINDS, OF_A_GPU, thinned
 from supervisor.core.model import Boot, FileNote, Policy, Run, World
 
+_GPU_KINDS = ", ".join(f"'{kind}'" for kind in OF_A_GPU)
 SCHEMA_VERSION = 1
 EVENT_VERSION = 1
 RESERVE_BYTES = 8 * 1024 * 1024
 
-SCHEMA = """
+SCHEMA = f"""
 CREATE TABLE events (
     seq INTEGER PRIMARY KEY, at REAL NOT NULL, kind TEXT NOT NULL, version INTEGER NOT NULL,
     run TEXT NOT NULL, origin TEXT NOT NULL, code TEXT NOT NULL, body BLOB NOT NULL, actions TEXT NOT NULL);
 CREATE INDEX events_by_run ON events (run, seq);
+CREATE INDEX events_of_gpus ON events (seq) WHERE kind IN ({_GPU_KINDS});
 CREATE TABLE changes (
     seq INTEGER NOT NULL, run TEXT NOT NULL, phase_before TEXT NOT NULL, phase_after TEXT NOT NULL,
     reason TEXT NOT NULL, PRIMARY KEY (run, seq)) WITHOUT ROWID;
@@ -79,7 +81,7 @@ class ServerRow(msgspec.Struct, frozen=True, kw_only=True):
     driver: Driver = Driver()
     kernel_seq: int = -1
     kernel_boot: Boot = Boot()
-    kernel_told: dict[str, float] = {}
+    told: dict[str, float] = {}
 
 
 class Journal:
@@ -207,6 +209,14 @@ class Journal:
         with closing(self._connection.execute(query, (run_id,))) as cursor:
             return [_history_row(row) for row in thinned(cursor, kind=2, body=8)]
 
+    def gpu_history(self, uuid: str, limit: int = 200) -> list[HistoryRow]:
+        """The newest `limit` events about a GPU, oldest first; of those of all GPUs the newest 20000 are looked at."""
+        query = f"""
+            SELECT seq, at, kind, origin, run, '', '', '', body, actions
+            FROM (SELECT * FROM events WHERE kind IN ({_GPU_KINDS}) ORDER BY seq DESC LIMIT 20000)
+            WHERE json_extract(CAST(body AS TEXT), '$.gpu') = ?1 ORDER BY seq DESC LIMIT ?2"""  # noqa: S608 - constants
+        return self._history(query, (uuid, limit))[::-1]
+
     def server_rows(self) -> list[HistoryRow]:
         """How the daemon was started and configured, oldest first."""
         query = """
@@ -231,7 +241,7 @@ class Journal:
                 "INSERT INTO rows VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET body = excluded.body",
                 [(space, key, msgspec.json.encode(value)) for space, key, value in _changed_rows(entries)],
             )
-            connection.executemany("DELETE FROM rows WHERE space = 'file' AND key = ?", _gone_files(entries))
+            connection.executemany("DELETE FROM rows WHERE space = ? AND key = ?", _gone(entries))
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
@@ -244,16 +254,7 @@ class Journal:
         keys = msgspec.json.encode([action.key for action in entry.actions])
         seq = connection.execute(
             "INSERT INTO events (at, kind, version, run, origin, code, body, actions) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                entry.now,
-                _kind(event),
-                EVENT_VERSION,
-                run,
-                event.origin,
-                CODE_VERSION,
-                msgspec.json.encode(event),
-                keys,
-            ),
+            (entry.now, _kind(event), EVENT_VERSION, run, event.origin, CODE_VERSION, msgspec.json.encode(event), keys),
         ).lastrowid
         if isinstance(event, JobFileSeen):
             connection.execute("INSERT OR IGNORE INTO sources VALUES (?, ?)", (event.revision, event.data))
@@ -338,9 +339,12 @@ def _server_row(world: World) -> ServerRow:
     return ServerRow(**{name: getattr(world, name) for name in ServerRow.__struct_fields__})
 
 
-def _gone_files(entries: Sequence[Entry]) -> list[tuple[str]]:
-    before, after = entries[0].before.files, entries[-1].after.files
-    return [] if before is after else [(path,) for path in before if path not in after]
+def _gone(entries: Sequence[Entry]) -> list[tuple[str, str]]:
+    """The rows whose thing is there no more: job files, and GPUs that a person had forgotten."""
+    before, after = entries[0].before, entries[-1].after
+    pairs: tuple[tuple[str, Mapping[str, Any], Mapping[str, Any]], ...]
+    pairs = (("file", before.files, after.files), ("gpu", before.gpus, after.gpus))
+    return [(space, key) for space, old, new in pairs if old is not new for key in old if key not in new]
 
 
 def _migrate(connection: sqlite3.Connection, *, fresh: bool) -> None:

@@ -166,5 +166,6 @@ class Announce(Action, frozen=True, kw_only=True, tag=True):
 
 
 AnyAction = (
-    CheckJob | MarkFile | Prepare | Launch | Terminate | Examine | Announce | Keep | Compare | Autopsy | TestGpu | TreatGpu
+    CheckJob | MarkFile | Prepare | Launch | Terminate | Examine | Announce | Keep | Compare | Autopsy | TestGpu
+    | TreatGpu
 )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from supervisor.core import endings, hangs, launching, orders, run_machine
+from supervisor.core.gpus import quarantine
 from supervisor.core.model import Phase, Run, StopOrder, Wanted, World
 from supervisor.core.policy import CLEARING_S, LIMIT_OVERRUN, OBSERVED_S, PREPARING_S, STARTING_S
 from supervisor.core.queue import next_start_at
@@ -19,8 +20,7 @@ def next_at(world: World, now: float) -> float | None:
     """Wall time at which `step` has something to do without any event, or None."""
     times = [run.deadline_at for run in world.live.values() if run.deadline_at is not None]
     start_at = next_start_at(world, now)
-    if start_at is not None:
-        times.append(start_at)
+    times += [at for at in (start_at, quarantine.next_at(world, now)) if at is not None]
     return min(times) if times else None
 
 
@@ -83,7 +83,7 @@ def stopping(turn: Turn, run: Run) -> None:
         hangs.moving(turn, run)  # the machine slept: a hang is proven anew
     elif order.how in {"save", "autopsy"}:
         orders.term(turn, run, order)
-    elif order.how == "term" and order.cause:
+    elif order.how == "term" and order.hung:
         orders.abort(turn, run, order)
     else:
         orders.kill(turn, run, replace(order, reason=order.reason.partition(": ")[0]))

@@ -9,6 +9,7 @@ from supervisor.core.actions import MarkFile
 from supervisor.core.diagnosis.diagnose import INTERRUPTS, diagnose
 from supervisor.core.diagnosis.evidence import Incident
 from supervisor.core.diagnosis.tables import WAITS
+from supervisor.core.gpus import passport
 from supervisor.core.model import Phase, Run, StopOrder, World
 from supervisor.core.policy import (
     AFTER_BOOT_S,
@@ -26,15 +27,16 @@ MAY_BE_A_MOUNT = frozenset({65, 66, 76})  # runner exit codes (contract), for so
 def conclude(turn: Turn, run: Run, event: events.Examined) -> None:
     """Everything about the end of the attempt is known: decide what the run does next."""
     run = incidents.progressed(_with_findings(run, event), turn.now)
+    turn.world = passport.ended(turn.world, run)
     attempt, order = run.attempt, run.stop
     if attempt is None:
         return
     how = event.reason or messages.ending(attempt)
     if event.finished:
-        run = recovery.hung_before_its_end(turn, run, event) if order is not None and order.cause else run
+        run = recovery.hung_before_its_end(turn, run, event) if order is not None and order.hung else run
         finish(turn, run, Phase.SUCCEEDED, f"{event.proof}{divergence.words(run)}")
     elif order is not None and not _is_ours(order):
-        run = recovery.hung_before_its_end(turn, run, event) if order.cause else run
+        run = recovery.hung_before_its_end(turn, run, event) if order.hung else run
         after_stop(turn, run, f"{order.reason}: {how}")
     elif event.unknown:
         hold(turn, run, f"it could not be learnt how the attempt ended: {how}", event.log_tail)

@@ -19,7 +19,8 @@ KEPT = 20  # older ones are in the journal
 def opened(run: Run, found: Diagnosis, remedy: Remedy, event: Examined | None, now: float) -> Run:
     """The run with a new incident: what was seen, what it means and what is done."""
     attempt, order = run.attempt, run.stop
-    hung = order is not None and bool(order.cause)
+    hung = order is not None and order.hung
+    seen = order is not None and bool(order.cause)
     ended_at = attempt.ended_at if attempt is not None and attempt.ended_at else now
     moved_at = attempt.moved_at if attempt is not None else 0.0
     told_at = event.moved_at if event is not None else 0.0
@@ -37,7 +38,7 @@ def opened(run: Run, found: Diagnosis, remedy: Remedy, event: Examined | None, n
         done=remedy.reason,
         epoch=run.progress.saved_epoch,
         moved_at=(moved_at if hung else 0.0) or told_at or moved_at or ended_at,
-        seen_at=(order.seen_at if hung and order is not None else 0.0) or now,
+        seen_at=(order.seen_at if seen and order is not None else 0.0) or now,
         lost_s=_lost_s(event, moved_at if hung else 0.0),
         autopsy=attempt.autopsy if attempt is not None else "",
         hung=hung,

@@ -6,6 +6,7 @@ from msgspec.structs import replace
 
 from supervisor.core import endings, events, incidents, messages, orders, recovery
 from supervisor.core.actions import Launch
+from supervisor.core.gpus import health, passport
 from supervisor.core.model import Attempt, Phase, Run
 from supervisor.core.policy import FALL_BACKS, OBSERVED_S, STARTING_S
 from supervisor.core.turn import Turn
@@ -105,6 +106,7 @@ def launch(turn: Turn, run: Run, reason: str) -> None:
             checkpoint=attempt.checkpoint,
             from_epoch=attempt.from_epoch,
             epochs_override=attempt.epochs_override,
+            gpu_ids=attempt.gpu_ids,
             changes={one.name: one.after for one in run.changes},
         ),
     )
@@ -114,6 +116,9 @@ def prepare_failed(turn: Turn, run: Run, event: events.PrepareFailed) -> None:
     """Nothing was started, and not for a fault of the training: wait, if waiting helps, else ask a person."""
     if run.stop is not None:
         endings.after_stop(turn, _without_attempt(run), run.stop.reason)
+    elif event.waiting_for.partition(":")[0] == "GPU":
+        health.busy(turn, run, event.waiting_for)
+        _give_back(turn, run, event.reason)
     elif event.waiting_for:
         _back_out(turn, run, event.reason, event.waiting_for)
     elif event.cause and endings.just_booted(turn.world, turn.now):
@@ -129,6 +134,11 @@ def _back_out(turn: Turn, run: Run, reason: str, waiting_for: str) -> None:
     endings.pause(turn, replace(_without_attempt(run), attempts=run.attempts - 1), reason, waiting_for)
 
 
+def _give_back(turn: Turn, run: Run, reason: str) -> None:
+    """Queue for other GPUs, or for these when they are free; the attempt's number is given again."""
+    endings.queue_again(turn, replace(_without_attempt(run), attempts=run.attempts - 1), reason)
+
+
 def _without_attempt(run: Run) -> Run:
     attempt = run.attempt
     return run if attempt is None else replace(run, attempt=replace(attempt, cleared=True, examined=True))
@@ -142,6 +152,7 @@ def launched(turn: Turn, run: Run, event: events.Launched) -> None:
     order = run.stop
     run = incidents.relaunched(replace(run, told_waiting="", accepted="", stalled="", stalled_todo=""), turn.now)
     run = turn.move(run, Phase.RUNNING, run.reason, within_s=running_within_s(turn, run), attempt=attempt)
+    turn.world = passport.began(turn.world, run)
     messages.launched(turn, run)
     if order is not None:
         orders.stop(turn, run, order if order.how == "kill" else replace(order, how="term"))

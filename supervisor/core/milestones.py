@@ -21,6 +21,8 @@ KINDS = (
     "Examined",
     "WaitOver",
 )
+#: Events about one GPU (`gpu` is its UUID). They are few among the reports of progress, and looked for by it.
+OF_A_GPU = ("GpuFound", "GpuHeld", "XidSeen", "GpuTested", "GpuTreated", "GpuOrdered")
 
 
 class _Report(msgspec.Struct, frozen=True):

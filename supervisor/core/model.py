@@ -196,7 +196,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """One launch of the training process for a run.
 
     `gpu_ids` are the UUIDs of its GPUs (their indices where nobody watches GPUs), `gpus` their indices in PCI order.
-    `gpu_fault`: the cause that an error of one of them is, `gpu_text` the words of the driver.
+    `gpu_fault`: the cause that an error of one of them is (at `gpu_fault_at`), `gpu_text` the words of the driver.
     """
 
     number: int
@@ -205,6 +205,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     gpus: tuple[int, ...] = ()
     gpu_ids: tuple[str, ...] = ()
     gpu_fault: str = ""
+    gpu_fault_at: float = 0.0
     gpu_text: str = ""
     boot: Boot = Boot()
     start: str = ""
@@ -373,8 +374,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 class World(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that deciding depends on.
 
-    `gpus` by UUID: all that were ever seen. `kernel_seq` is the newest record of the kernel log that was acted upon, in
-    the boot of that record's time (`kernel_boot`).
+    `gpus` by UUID: all that were ever seen. `told`: what was said once about the server, and when. `kernel_seq` is the
+    newest record of the kernel log that was acted upon, of the boot `kernel_boot`.
     """
 
     live: dict[str, Run] = {}
@@ -392,7 +393,7 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     driver: Driver = Driver()
     kernel_seq: int = -1
     kernel_boot: Boot = Boot()
-    kernel_told: dict[str, float] = {}
+    told: dict[str, float] = {}
 
     def run(self, run_id: str) -> Run | None:
         """The run with this id, live or ended."""
@@ -412,3 +413,7 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     def with_gpu(self, gpu: Gpu) -> World:
         """The world in which `gpu` stands as given."""
         return msgspec.structs.replace(self, gpus={**self.gpus, gpu.uuid: gpu})
+
+    def without_gpu(self, uuid: str) -> World:
+        """The world that has forgotten a GPU."""
+        return msgspec.structs.replace(self, gpus={key: gpu for key, gpu in self.gpus.items() if key != uuid})

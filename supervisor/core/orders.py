@@ -59,9 +59,9 @@ def stop(turn: Turn, run: Run, order: StopOrder) -> None:
 def _with_cause(run: Run, order: StopOrder) -> StopOrder:
     """The order for an attempt that may be hanging: that is not forgotten, whoever wants its end too."""
     now = run.stop
-    return (
-        order if now is None or not now.cause else replace(order, cause=now.cause, seen=now.seen, seen_at=now.seen_at)
-    )
+    if now is None or not now.cause or order.cause:
+        return order
+    return replace(order, cause=now.cause, seen=now.seen, seen_at=now.seen_at, of_gpu=now.of_gpu)
 
 
 def _taken_back(run: Run) -> StopOrder | None:
@@ -69,7 +69,7 @@ def _taken_back(run: Run) -> StopOrder | None:
     order = run.stop
     if order is None or not order.cause:
         return None
-    return replace(order, then=Phase.QUEUED, by=DETECTOR, reason=order.seen, limit=False)
+    return replace(order, then=Phase.QUEUED, by=order.by if order.of_gpu else DETECTOR, reason=order.seen, limit=False)
 
 
 def _at_next_save(turn: Turn, run: Run, order: StopOrder) -> None:

@@ -30,6 +30,7 @@ _ALLOWED = {
     "done": "done",
     "checkpoints": "checkpoints",
     "stages": "stage",
+    "gpu": "gpu",
     "gpus": "gpus",  # the total batch is kept, see core/consistency.py
 }
 

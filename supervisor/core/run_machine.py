@@ -22,6 +22,7 @@ from supervisor.core import (
     stages,
 )
 from supervisor.core.actions import Compare, Examine
+from supervisor.core.gpus import growth
 from supervisor.core.model import Phase, Progress, Run, StopOrder
 from supervisor.core.policy import CLEARING_S, EXAMINING_S, OBSERVED_S, ORPHANED_S
 from supervisor.core.turn import Turn
@@ -67,8 +68,12 @@ def _after_save(turn: Turn, run: Run) -> None:
     """A whole epoch was saved: compare the first one after a resume with those before; begin a stage that is due."""
     attempt, stage = run.attempt, stages.due(run)
     run = _compare(turn, run)
-    if stage is not None and not (attempt is not None and attempt.watched):
+    if attempt is None or attempt.watched:
+        return
+    if stage is not None:
         orders.stop(turn, run, stages.order(stage))
+    elif growth.pays(turn.world, run, turn.now):
+        orders.stop(turn, run, growth.order(run))
 
 
 def _compare(turn: Turn, run: Run) -> Run:

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from supervisor.core import deadlines, digest, events, files, hangs, orders, queue, run_machine
 from supervisor.core.actions import Action
+from supervisor.core.gpus import health, inventory, quarantine
 from supervisor.core.model import Run, World
 from supervisor.core.policy import FINAL_S, LIMIT_OVERRUN, OBSERVED_S
 from supervisor.core.turn import Turn
@@ -24,6 +25,7 @@ def step(world: World, event: events.Event, now: float) -> tuple[World, tuple[Ac
     else:
         SERVER[type(event)](turn, event)
     if not isinstance(event, events.DaemonStarted) and (turn.world is not world or isinstance(event, ALWAYS_PLACE)):
+        quarantine.attend(turn)
         queue.place(turn)  # not before the new daemon has said, by Configured, what there is room for
     return turn.world, tuple(turn.actions)
 
@@ -34,6 +36,9 @@ def started(turn: Turn, event: events.DaemonStarted) -> None:
     if rebooted:  # launches of the last boot are no reason to wait: nothing of them runs
         turn.world = replace(turn.world, booted_at=turn.now, last_launch_at=0.0)
     turn.world = replace(turn.world, boot=event.boot, draining=False)
+    inventory.started(turn)
+    if rebooted:
+        inventory.rebooted(turn)
     for run in tuple(turn.world.live.values()):
         if run.stop is not None and run.stop.how == "autopsy":
             hangs.moving(turn, run)  # nobody looked for a while: a hang is proven anew before it is ended
@@ -69,6 +74,7 @@ def configured(turn: Turn, event: events.Configured) -> None:
     """New limits and channels count from now on."""
     if event.policy != turn.world.policy:
         turn.world = replace(turn.world, policy=event.policy)
+    inventory.count(turn)
 
 
 def time_passed(turn: Turn, event: events.TimePassed) -> None:
@@ -112,4 +118,12 @@ SERVER: dict[type[events.Event], Callable[[Turn, Any], None]] = {
     events.Announced: noted,
     events.AnnounceFailed: broken_channel,
     events.Observed: observed,
+    events.GpusSeen: inventory.seen,
+    events.GpuFound: health.found,
+    events.GpuHeld: health.held,
+    events.XidSeen: health.xid_seen,
+    events.KernelSaid: health.kernel_said,
+    events.GpuTested: quarantine.tested,
+    events.GpuTreated: quarantine.treated,
+    events.GpuOrdered: quarantine.order,
 }

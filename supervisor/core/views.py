@@ -15,6 +15,7 @@ import msgspec
 
 from supervisor.core import ancestry, incidents_view, outlook, secrets, stages, words
 from supervisor.core.diagnosis import rungs
+from supervisor.core.gpus import views as gpu_views
 from supervisor.core.model import Job, Phase, Run, World
 from supervisor.core.story import Row, attempts_view, steps
 
@@ -62,7 +63,8 @@ def status_view(world: World, now: float) -> View:
         "phases": {phase.value: phases[phase] + ended[phase] for phase in Phase},
         "busy": sum(run.busy for run in world.live.values()),
         "max_running": policy.max_running or max(1, policy.gpu_count),
-        "gpus": policy.gpu_count,
+        "gpus": len(gpu_views.shown(world)),
+        "gpu_summary": gpu_views.summary(world, now),
         "gpus_given": sum(
             run.attempt is not None and run.busy and len(run.attempt.gpus) for run in world.live.values()
         ),

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from supervisor.core.gpus import words as gpu_words
 from supervisor.core.model import Phase, Run
 
 Body = Mapping[str, Any]
@@ -47,11 +48,21 @@ _ACTIONS = {
     "autopsy": "write down what each of its processes does",
     "keep": "keep a verified copy of the checkpoint",
     "compare": "compare the first epoch with those before the resume",
+    "test": "test the GPU",
+    "reset": "reset the GPU",
+    "reboot": "restart the machine",
+    "power": "set the GPU's power limit",
 }
 
 
 # What the steps of a plan are called; plain tries and changes say it themselves, in their reasons.
-_STEPS = {"checkpoint": "an older checkpoint", "gpus": "other GPUs", "hold": "held for a person", "fail": "given up"}
+_STEPS = {
+    "checkpoint": "an older checkpoint",
+    "gpus": "other GPUs",
+    "elsewhere": "other GPUs",
+    "hold": "held for a person",
+    "fail": "given up",
+}
 
 
 def duration(seconds: float) -> str:
@@ -94,6 +105,8 @@ def waiting(waiting_for: str) -> str:
         return f"{name} to succeed"
     if head == "mount" and name:
         return f"{name} to be mounted"
+    if head == "GPU" and name:
+        return name
     return WAITING.get(waiting_for, waiting_for)
 
 
@@ -345,4 +358,5 @@ _SENTENCES: dict[str, Callable[[Body], str]] = {
     "WaitOver": lambda body: f"what it waited for is there: {waiting(str(body.get('what', '')))}",
     "UndoAsked": lambda body: f"{_by(body)} asked to take the changes back: the next attempt runs as the job file says",
     "Poisoned": lambda body: f"the supervisor has a bug; it held this run: {_one_line(body.get('error', ''))}",
+    **gpu_words.sentences(duration),
 }

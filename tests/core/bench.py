@@ -202,5 +202,6 @@ def _check(before: World, after: World) -> None:
     for run in after.live.values():
         assert not run.phase.terminal
         assert (run.deadline_at is not None) == run.phase.needs_deadline, f"{run.phase} with deadline {run.deadline_at}"
-    given = [gpu for run in after.live.values() if run.busy and run.attempt for gpu in run.attempt.gpus]
+    having = [run for run in after.live.values() if run.busy and run.attempt and not run.job.gpu.share]
+    given = [gpu for run in having for gpu in run.attempt.gpu_ids]
     assert len(given) == len(set(given)), "a GPU was given twice"

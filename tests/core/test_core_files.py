@@ -248,6 +248,7 @@ def test_every_field_of_a_job_is_allowed_or_refused(field):
     """No key of a job file changes silently: each one is taken over or refused with a reason."""
     values = {"train": {"model": "/x.yaml"}, "tags": ("x",), "env": {"A": "1"}, "settings": {"a": 1}, "owner": 7}
     other = {"restart": make_job().restart.__class__(no_progress=9), "done": make_job().done.__class__(exit=3)}
+    other["gpu"] = make_job().gpu.__class__(min=1)
     other["checkpoints"] = make_job().checkpoints.__class__(keep_last=9)
     default = {str: "other", int: 7, float: 7.0, tuple: ("x",), type(None): 7.0, dict: {"a": 1}}
     known = {**values, **other}

@@ -196,7 +196,7 @@ def test_changes_reach_the_launch_and_are_taken_back():
 
 def test_what_is_shown_of_a_change():
     """`before` is what the job file asks for, however many rungs lie between; the cause is told in words."""
-    run = a_run(changes=(replace(FEWER, before=4, after=2),), avoid_gpus=(1,))
+    run = a_run(changes=(replace(FEWER, before=4, after=2),), avoid_gpus=("1",))
     (row,) = rungs.changes_view(run)
     assert row == {
         "name": "workers", "before": 8, "after": 2, "cause": "host-oom", "attempt": 1, "at": 1.0,
@@ -204,7 +204,7 @@ def test_what_is_shown_of_a_change():
     }  # fmt: skip
     assert rungs.words(row) == "workers 2 instead of 8"
     view = views.run_view(run, Bench().world, None, (), now=5.0)
-    assert (view["changes"], view["avoid_gpus"]) == ([row], [1])
+    assert (view["changes"], view["avoid_gpus"]) == ([row], ["1"])
 
 
 @pytest.mark.parametrize(
@@ -216,26 +216,34 @@ def test_switches_are_told_as_words(after, before, text):
 
 
 # ---- GPUs
+def taken(room, run):
+    """The indices of the GPUs that a run gets of what is left, and has from then on."""
+    gpus = room.choose(run).gpus
+    if gpus:
+        room.take(run, gpus)
+    return [gpu.index for gpu in gpus]
+
+
 def test_avoided_gpus_are_given_last():
     """A run that failed on GPU 0 gets another one while there is one, in PCI order, and GPU 0 rather than none."""
-    room = Room(Bench(gpu_count=3, max_running=9).world)
-    run = a_run(gpus=1, avoid_gpus=(0,))
-    assert [room.take(run) for _ in range(3)] == [(1,), (2,), (0,)]
+    room = Room(Bench(gpu_count=3, max_running=9).world, 0.0)
+    run = a_run(gpus=1, avoid_gpus=("0",))
+    assert [taken(room, run) for _ in range(3)] == [[1], [2], [0]]
 
 
 @given(st.sets(st.integers(0, 7)), st.lists(st.integers(0, 3), max_size=8))
 def test_no_gpu_is_given_twice_whatever_is_avoided(avoided, wanted):
-    """Each run gets as many as it wants while there are some, none of them twice, avoided ones only when it must."""
-    room = Room(Bench(gpu_count=8, max_running=99).world)
+    """Each run gets as many as it wants while there are so many, none of them twice, avoided ones only when it must."""
+    room = Room(Bench(gpu_count=8, max_running=99).world, 0.0)
     given_so_far: list[int] = []
     for count in wanted:
         free = [gpu for gpu in range(8) if gpu not in given_so_far]
-        taken = room.take(a_run(gpus=count, avoid_gpus=tuple(avoided)))
-        assert len(taken) == min(count, len(free))
-        assert list(taken) == sorted(set(taken))
+        given = taken(room, a_run(gpus=count, avoid_gpus=tuple(map(str, avoided))))
+        assert len(given) == (count if count <= len(free) else 0)
+        assert given == sorted(set(given))
         spared = [gpu for gpu in free if gpu not in avoided]
-        assert set(taken) & avoided == set() or set(spared) <= set(taken)
-        given_so_far += taken
+        assert set(given) & avoided == set() or set(spared) <= set(given)
+        given_so_far += given
     assert len(given_so_far) == len(set(given_so_far))
 
 
@@ -243,7 +251,7 @@ def test_a_run_that_avoids_a_gpu_prepares_with_another():
     """The wish reaches the attempt that is opened."""
     bench = Bench(gpu_count=2)
     bench.submit("a", gpus=1, start_after_at=bench.now + 10)
-    changed(bench, avoid_gpus=(0,))
+    changed(bench, avoid_gpus=("0",))
     bench.wait(11)
     assert bench.of(Prepare, "a")
     assert bench.run("a").attempt.gpus == (1,)

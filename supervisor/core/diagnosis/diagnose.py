@@ -20,6 +20,7 @@ _FOLLOWS_A_KILL = {"host-oom", "killed", "worker-killed", "worker-died", "peer-g
 INTERRUPTS = {"unknown", "terminated", "interrupted", "time-limit"} | _FOLLOWS_A_KILL
 NO_ROOM_BYTES = 1024 * 1024  # below this nothing can be saved
 FULL_SHM_BYTES = 16 * 1024 * 1024  # a dataloader hands batches over in blocks of this order
+GPU_FAULT_S = 600.0  # whoever lives on for longer after an error of its GPU dies of something else
 _OF_DATA = {"image-missing", "input-missing", "dataset-missing", "labels-missing", "io-error"}
 _SAVES = ("runs", "checkpoints", "save folder")
 _WRITTEN = (*_SAVES, "temporary files", "working folder", "home")  # a full disk of data only is no matter
@@ -83,6 +84,14 @@ def _ordered(run: Run, _event: Examined) -> Diagnosis | None:
     """We ended it ourselves, because it hung."""
     order = run.stop
     return of_cause(order.cause, order.seen or order.reason) if order is not None and order.cause else None
+
+
+def _gpu_fault(run: Run, _event: Examined) -> Diagnosis | None:
+    """The driver said that one of its GPUs failed: whatever the training said then only follows from it."""
+    attempt = run.attempt
+    if attempt is None or not attempt.gpu_fault or (attempt.ended_at or 0.0) - attempt.gpu_fault_at > GPU_FAULT_S:
+        return None
+    return of_cause(attempt.gpu_fault, attempt.gpu_text)
 
 
 def _unmounted(_run: Run, event: Examined) -> Diagnosis | None:
@@ -174,8 +183,8 @@ def _echo(_run: Run, event: Examined) -> Diagnosis | None:
 
 
 _FINDERS: tuple[Callable[[Run, Examined], Diagnosis | None], ...] = (
-    _ordered, _unmounted, _missing, _runner_code, _out_of_memory, _line, _full_disk, _exception, _signal, _warning,
-    _echo,
+    _ordered, _gpu_fault, _unmounted, _missing, _runner_code, _out_of_memory, _line, _full_disk, _exception, _signal,
+    _warning, _echo,
 )  # fmt: skip
 
 

@@ -143,7 +143,21 @@ def _taken(index: int, case: _Case, why: str) -> Remedy:
         lacks = [one.lack for one in case.evidence.disks if one.lack and what == "disk"]
         reason = "; ".join((*lacks[:1], "it goes on by itself when that is back"))
         return Remedy(step=step, reason=reason, waiting_for=waiting_for, failures=failures, spent=case.spent)
+    if step == "elsewhere":
+        return _elsewhere(case)
     return _changed(step, case)
+
+
+def _elsewhere(case: _Case) -> Remedy:
+    """A GPU is to blame: another try, and no failure of the job. At once if that GPU is known and given out no more."""
+    attempt = case.run.attempt
+    known = attempt is not None and bool(attempt.gpu_fault)
+    delay_s = AT_ONCE_S if known else backoff_s(case.run.job.restart, 1, case.run.id, case.run.attempts)
+    reason = (
+        "goes on as soon as GPUs are free that are in order" if known else "goes on, on other GPUs if some are free"
+    )
+    failures = 0 if has_progressed(case.run) else case.run.failures
+    return Remedy(step="elsewhere", reason=reason, delay_s=delay_s, failures=failures, spent=case.spent)
 
 
 def _may_go_on(case: _Case) -> bool:

@@ -19,7 +19,8 @@ OPT_IN = ("batch", "imgsz", "freeze")
 #: What a run can wait for; it goes on by itself when that is back.
 WAITS = ("disk", "memory", "mount", "shm")
 ENDS = ("hold", "fail")
-STEPS = ("retry", "backoff", *(f"wait-{one}" for one in WAITS), *RUNGS, *ENDS)
+#: elsewhere: at once on GPUs that are not to blame, waiting for them if it must; a fault of a GPU is not the job's.
+STEPS = ("retry", "backoff", "elsewhere", *(f"wait-{one}" for one in WAITS), *RUNGS, *ENDS)
 
 
 class Cause(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

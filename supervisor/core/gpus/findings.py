@@ -87,6 +87,14 @@ KINDS: dict[str, Kind] = {
         needs="person",
         todo="have the GPU replaced; `yolo-supervisor gpu bundle {index}` collects the evidence",
     ),
+    "rows-worn": Kind(
+        title="has replaced nearly all its spare memory rows",
+        todo="plan its replacement; `nvidia-smi -q -d ROW_REMAPPER -i {uuid}` shows the counts",
+    ),
+    "pages-worn": Kind(
+        title="has retired nearly all the memory pages it may",
+        todo="plan its replacement; `nvidia-smi -q -d PAGE_RETIREMENT -i {uuid}` shows the counts",
+    ),
     "hot": Kind(title="is hot", todo=_COOLING),
     "too-hot": Kind(title="is at its thermal limit", severity="page", blocks=True, todo=_COOLING),
     "throttled": Kind(title="is slowed down by heat or power", severity="page", blocks=True, todo=_COOLING),
@@ -95,8 +103,18 @@ KINDS: dict[str, Kind] = {
     "pcie-narrow": Kind(title="uses fewer PCIe lanes than it has", todo="reseat the card; check riser and slot"),
     "pcie-slow": Kind(title="uses a slower PCIe generation under load", todo="check riser, slot and BIOS settings"),
     "pcie-replays": Kind(title="repeats very much on PCIe", todo="reseat the card; check riser and slot"),
+    "pcie-storm": Kind(
+        title="hardly gets anything over PCIe",
+        severity="page",
+        blocks=True,
+        todo="reseat the card; check riser, slot and power cables",
+    ),
     "nvlink-down": Kind(title="has an NVLink that is down", todo="`nvidia-smi nvlink -s -i {uuid}`; check the bridge"),
     "nvlink-errors": Kind(title="has errors on NVLink", todo="`nvidia-smi nvlink -e -i {uuid}`; check the bridge"),
+    "stuck-memory": Kind(
+        title="has memory in use that no process holds",
+        todo=f"a process in a container may hide it; else, when it is idle: {_RESET}",
+    ),
     "stuck-utilization": Kind(
         title="shows load although nothing runs on it", severity="info", todo="harmless; a reset clears the counter"
     ),

@@ -83,6 +83,7 @@ class Quarantine(msgspec.Struct, frozen=True, kw_only=True):
     xid: int = 0
     met: bool = False
     tests: int = 0
+    not_run: int = 0
     next_test_at: float | None = None
     testing: bool = False
     result: str = ""
@@ -126,7 +127,8 @@ class Passport(msgspec.Struct, frozen=True, kw_only=True):
 class Gpu(msgspec.Struct, frozen=True, kw_only=True):
     """A GPU, by its UUID. `present`: the driver lists it; `shown_index` is what a person calls it.
 
-    `not_before`: found busy just before a start, so that it is not tried again at once.
+    `not_before`: found busy just before a start, so that it is not tried again at once. `reset_when_idle`: why it
+    should be reset at the next occasion.
     """
 
     uuid: str
@@ -141,6 +143,7 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True):
     passport: Passport = Passport()
     not_before: float = 0.0
     not_before_reason: str = ""
+    reset_when_idle: str = ""
     power_limited: bool = False
 
     @property

@@ -1,0 +1,123 @@
+"""Which GPUs there are: new ones, those that are gone, and a driver that cannot be asked."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from supervisor.core import events
+from supervisor.core.gpus import health, leases, model, passport, quarantine
+from supervisor.core.gpus.model import Driver, Finding, Gpu, GpuFacts
+from supervisor.core.turn import Turn
+
+_TITLES = {
+    "no-driver": "The GPU driver is not loaded",
+    "no-library": "GPUs are not watched: the library of the driver is missing",
+    "old-binding": "GPUs are not watched: an old package is in the way",
+    "version-mismatch": "The GPU driver was changed without a restart",
+    "no-permission": "The GPU driver may not be asked",
+    "error": "The GPU driver answers with an error",
+    "crashed": "The watch over GPUs crashes",
+    "unresponsive": "The GPU driver does not answer",
+}
+_MISSING = "lost/inventory"
+
+
+def seen(turn: Turn, event: events.GpusSeen) -> None:
+    """What GPUs there are, or why that cannot be known."""
+    before = turn.world.driver
+    since = before.since if before.state == event.state else turn.now
+    driver = Driver(state=event.state, version=event.driver or before.version, text=event.text, since=since)
+    if driver != before:
+        turn.world = replace(turn.world, driver=driver)
+    if event.state in {model.OK, model.NONE}:
+        _list(turn, event)
+    count(turn)
+    _tell(turn, event)
+
+
+def _list(turn: Turn, event: events.GpusSeen) -> None:
+    for facts in event.gpus:
+        _here(turn, facts)
+    listed = {facts.uuid for facts in event.gpus}
+    for gpu in tuple(turn.world.gpus.values()):
+        if gpu.present and gpu.uuid not in listed:
+            _gone(turn, gpu, quiet=not listed)
+
+
+def count(turn: Turn) -> None:
+    """Where a probe tells of GPUs, their number is what it told, lost ones included."""
+    policy, number = turn.world.policy, len(turn.world.gpus)
+    told = turn.world.driver.state in {model.OK, model.NONE}
+    if told and leases.watched(turn.world) and policy.gpu_count != number:
+        turn.world = replace(turn.world, policy=replace(policy, gpu_count=number))
+
+
+def _here(turn: Turn, facts: GpuFacts) -> None:
+    gpu = turn.world.gpus.get(facts.uuid)
+    if gpu is None:
+        gpu = Gpu(uuid=facts.uuid, facts=facts, present=False, passport=passport.new(turn.now))
+    if not gpu.present and _MISSING in gpu.findings:
+        gpu = replace(gpu, present=True, facts=facts)
+        turn.world = turn.world.with_gpu(gpu)
+        over = events.GpuFound(at=turn.now, gpu=gpu.uuid, finding="lost", source="inventory", open=False)
+        health.found(turn, replace(over, text="the driver lists it again"))
+    elif not gpu.present or gpu.facts != facts:
+        turn.world = turn.world.with_gpu(replace(gpu, present=True, facts=facts))
+
+
+def _gone(turn: Turn, gpu: Gpu, *, quiet: bool) -> None:
+    """The driver lists it no more. Where all are gone one message says so for all."""
+    text = "the driver does not list it any more"
+    if quiet:
+        finding = Finding(kind="lost", source="inventory", text=text, since=turn.now)
+        gpu = replace(gpu, present=False, findings={**gpu.findings, _MISSING: finding})
+        turn.world = turn.world.with_gpu(passport.noted(gpu, turn.now, "lost", text))
+        health.confirm(turn, gpu)
+        return
+    turn.world = turn.world.with_gpu(replace(gpu, present=False))
+    found = events.GpuFound(at=turn.now, gpu=gpu.uuid, finding="lost", source="inventory", text=text)
+    health.found(turn, found)
+
+
+def _tell(turn: Turn, event: events.GpusSeen) -> None:
+    """Say once what is wrong with the driver as a whole, and once that it is well again."""
+    key = f"driver/{event.state}"
+    told = turn.world.told
+    others = {one: at for one, at in told.items() if not one.startswith("driver/") or one == key}
+    if event.state == model.OK and any(one.startswith("driver/") for one in told):
+        turn.announce(None, "gpus-back", "info", "GPUs are watched again", f"{len(event.gpus)} GPUs answer.")
+    if event.state == model.OK:
+        others.pop(key, None)
+    elif key not in told:
+        _say(turn, event)
+        others = {**others, key: turn.now}
+    if others != told:
+        turn.world = replace(turn.world, told=others)
+
+
+def _say(turn: Turn, event: events.GpusSeen) -> None:
+    had = len(turn.world.gpus)
+    if event.state == model.NONE and not had:
+        text = "This server has no NVIDIA GPU: jobs run on the CPU, and GPU watching is off."
+        turn.announce(None, "gpus-none", "info", "No GPU here", text)
+    elif event.state == model.NONE:
+        text = f"This server had {had} GPUs, and the driver lists none now. Trainings that need one wait."
+        todo = "see `lspci | grep -i nvidia` and `dmesg -T | grep -i nvrm`; then restart the machine"
+        turn.announce(None, "gpus-missing", "page", "All GPUs are gone", text, todo=todo)
+    elif event.state != "off":
+        waits = " New GPU trainings wait; what runs goes on." if leases.watched(turn.world) else ""
+        severity = "page" if had else "notice"
+        title = _TITLES.get(event.state, "The GPU driver cannot be used")
+        turn.announce(None, "gpu-driver", severity, title, f"{event.text or event.state}.{waits}")
+
+
+def rebooted(turn: Turn) -> None:
+    """A new boot: what was seen in the last one is asked anew."""
+    quarantine.rebooted(turn)
+
+
+def started(turn: Turn) -> None:
+    """A new daemon knows what there was, and waits for its probe before it gives GPUs out."""
+    driver = turn.world.driver
+    if driver.state != model.STARTING:
+        turn.world = replace(turn.world, driver=replace(driver, state=model.STARTING, text=""))

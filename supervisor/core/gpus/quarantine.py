@@ -1,0 +1,306 @@
+"""In and out of quarantine: what a GPU needs before it comes back, the tests, the resets, and who decides.
+
+A person can always release a GPU. Without one it comes back by passing the self-test, after what it needs was done:
+nothing more (test), a reset, a reboot. What a person must look at (person) waits for one.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from supervisor.core import events
+from supervisor.core.actions import TestGpu, TreatGpu
+from supervisor.core.gpus import leases, passport
+from supervisor.core.gpus.findings import KINDS
+from supervisor.core.gpus.model import Drain, Gpu, Quarantine
+from supervisor.core.model import World
+from supervisor.core.turn import Turn
+
+NEEDS = ("test", "reset", "reboot", "person")  # each one is more than those before it
+FIRST_TEST_S = 10.0
+TEST_AGAIN_S = (600.0, 3600.0, 6 * 3600.0)  # after a failed test; after the last one a person must look
+NOT_RUN_AGAIN_S = 600.0
+NOT_RUN_LIMIT = 6
+ESCALATE_S = 7 * 86400.0
+HELPLESS = 2  # so many resets or reboots in that time that did not help: somebody must look at the hardware
+
+
+def enter(turn: Turn, gpu: Gpu, reason: str, needs: str, *, xid: int = 0, by: str = "") -> Gpu:
+    """Give the GPU out no more; what is stronger replaces what is there. Told once."""
+    now = gpu.quarantine
+    if now is not None and NEEDS.index(needs) <= NEEDS.index(now.needs) and not (now.met and needs != "test"):
+        return gpu
+    if not by and passport.treatments(gpu, turn.now - ESCALATE_S) >= HELPLESS:
+        needs, reason = "person", f"{reason}; {HELPLESS} resets or reboots in a week did not help: inspect the hardware"
+    quarantine = Quarantine(
+        reason=reason, since=now.since if now is not None else turn.now, needs=needs, by=by, xid=xid
+    )
+    quarantine = _with_first_test(turn.world, quarantine, turn.now)
+    gpu = passport.noted(replace(gpu, quarantine=quarantine), turn.now, "quarantine", reason)
+    gpu = passport.counted(gpu, quarantines=int(now is None))
+    turn.world = turn.world.with_gpu(gpu)
+    _tell(turn, gpu, quarantine)
+    return gpu
+
+
+def _with_first_test(world: World, quarantine: Quarantine, now: float) -> Quarantine:
+    ready = quarantine.needs == "test" or quarantine.met
+    if not ready or quarantine.by or world.policy.gpu.self_test == "never":
+        return replace(quarantine, next_test_at=None)
+    return replace(quarantine, next_test_at=now + FIRST_TEST_S)
+
+
+def _tell(turn: Turn, gpu: Gpu, quarantine: Quarantine) -> None:
+    severity = "info" if quarantine.by else "page"
+    text = f"{described(gpu)}: {quarantine.reason}. No new training starts on it. {after(turn.world, quarantine)}"
+    title = f"{gpu.label} is in quarantine"
+    turn.announce(None, "gpu-quarantine", severity, title, text, todo=todo(gpu, quarantine), facts={"uuid": gpu.uuid})
+
+
+def described(gpu: Gpu) -> str:
+    """`GPU 3 (NVIDIA L40S, 0000:3b:00.0)`."""
+    who = ", ".join(filter(None, (gpu.facts.name, gpu.facts.bus_id)))
+    return f"{gpu.label} ({who})" if who else gpu.label
+
+
+def after(world: World, quarantine: Quarantine) -> str:
+    """How the GPU comes back."""
+    if quarantine.by or quarantine.needs == "person":
+        return "It stays out until a person releases it."
+    if world.policy.gpu.self_test == "never":
+        return "The self-test is switched off, so it stays out until a person releases it."
+    if quarantine.needs == "test" or quarantine.met:
+        return "It comes back by itself when it has passed its self-test."
+    return f"After a {quarantine.needs} it is tested, and comes back by itself if it passes."
+
+
+def todo(gpu: Gpu, quarantine: Quarantine) -> str:
+    """The one thing that a person does."""
+    release = f"yolo-supervisor gpu release {gpu.index}"
+    if quarantine.by:
+        return release
+    if quarantine.needs == "reset" and not quarantine.met:
+        return f"sudo nvidia-smi --gpu-reset -i {gpu.uuid}; then {release}"
+    if quarantine.needs == "reboot" and not quarantine.met:
+        return "when the trainings here may be stopped: yolo-supervisor drain; when none runs, restart the machine"
+    if quarantine.needs == "person":
+        return f"yolo-supervisor gpu bundle {gpu.index} collects the evidence; inspect the hardware; then {release}"
+    return f"nothing; or without the test: {release}"
+
+
+def met(turn: Turn, gpu: Gpu, how: str) -> Gpu:
+    """What the GPU needed was done: it may be tested."""
+    quarantine = gpu.quarantine
+    if quarantine is None or quarantine.met or quarantine.needs == "person" or quarantine.by:
+        return gpu
+    quarantine = _with_first_test(turn.world, replace(quarantine, met=True), turn.now)
+    gpu = passport.noted(replace(gpu, quarantine=quarantine), turn.now, "may be tested", how)
+    turn.world = turn.world.with_gpu(gpu)
+    return gpu
+
+
+def release(turn: Turn, gpu: Gpu, how: str) -> Gpu:
+    """The GPU is given out again: what was held against it is over."""
+    gpu = replace(gpu, quarantine=None, signs=(), xids=(), reset_when_idle="")
+    gpu = passport.noted(gpu, turn.now, "released", how)
+    turn.world = turn.world.with_gpu(gpu)
+    turn.announce(
+        None,
+        "gpu-released",
+        "info",
+        f"{gpu.label} is given out again",
+        f"{described(gpu)}: {how}.",
+        facts={"uuid": gpu.uuid},
+    )
+    return gpu
+
+
+# ---- what is due
+def attend(turn: Turn) -> None:
+    """Order what can be done now: a reset of an idle GPU, a reboot of an idle server, a test."""
+    for uuid in tuple(turn.world.gpus):
+        gpu = turn.world.gpus[uuid]
+        if gpu.reset_when_idle and gpu.quarantine is None and _may_reset(turn, gpu):
+            gpu = enter(turn, gpu, gpu.reset_when_idle, "reset")
+        if gpu.quarantine is not None:
+            _attend(turn, gpu, gpu.quarantine)
+
+
+def _attend(turn: Turn, gpu: Gpu, quarantine: Quarantine) -> None:
+    waits = not quarantine.met and not quarantine.by and not quarantine.treated
+    if waits and quarantine.needs == "reset" and _may_reset(turn, gpu):
+        _treat(turn, gpu, quarantine, "reset")
+    elif waits and quarantine.needs == "reboot" and _may_reboot(turn):
+        _treat(turn, gpu, quarantine, "reboot")
+    elif _may_test(turn, gpu, quarantine):
+        _test(turn, gpu, quarantine)
+
+
+def _may_reset(turn: Turn, gpu: Gpu) -> bool:
+    return turn.world.policy.gpu.reset and gpu.present and not gpu.holders and leases.is_idle(turn.world, gpu)
+
+
+def _may_reboot(turn: Turn) -> bool:
+    """Only where nothing of ours runs: no training is ended for it."""
+    return turn.world.policy.gpu.reboot and not any(run.busy for run in turn.world.live.values())
+
+
+def _treat(turn: Turn, gpu: Gpu, quarantine: Quarantine, what: str) -> None:
+    turn.world = turn.world.with_gpu(replace(gpu, quarantine=replace(quarantine, treated=True)))
+    turn.act(TreatGpu(key=f"gpu/{gpu.uuid}/{what}-{turn.number()}", gpu=gpu.uuid, what=what))
+
+
+def _may_test(turn: Turn, gpu: Gpu, quarantine: Quarantine) -> bool:
+    due = quarantine.next_test_at is not None and quarantine.next_test_at <= turn.now and not quarantine.testing
+    if not due or not leases.is_idle(turn.world, gpu) or gpu.holders:
+        return False
+    return not leases.broken(replace(gpu, quarantine=None), turn.world)
+
+
+def next_at(world: World, now: float) -> float | None:
+    """When a test is due, or None."""
+    quarantines = (gpu.quarantine for gpu in world.gpus.values() if gpu.quarantine is not None)
+    times = [one.next_test_at for one in quarantines if one.next_test_at is not None and not one.testing]
+    return min((at for at in times if at > now), default=None)
+
+
+def _test(turn: Turn, gpu: Gpu, quarantine: Quarantine) -> None:
+    python = gpu.passport.python or _any_python(turn.world)
+    if not python:
+        _not_run(turn, gpu, quarantine, "no job has told yet which interpreter has torch")
+        return
+    turn.world = turn.world.with_gpu(replace(gpu, quarantine=replace(quarantine, testing=True)))
+    key = f"gpu/{gpu.uuid}/test-{turn.number()}"
+    turn.act(TestGpu(key=key, gpu=gpu.uuid, python=python, memory_bytes=gpu.facts.memory_bytes))
+
+
+def _any_python(world: World) -> str:
+    """The interpreter of the newest training job."""
+    runs = sorted((*world.live.values(), *world.ended.values()), key=lambda run: run.created_at)
+    return next((run.job.python for run in reversed(runs) if run.job.train is not None and run.job.gpus), "")
+
+
+def tested(turn: Turn, event: events.GpuTested) -> None:
+    """The self-test came to an end: passed, the GPU comes back; failed, it is tried later, or a person must look."""
+    gpu = turn.world.gpus.get(event.gpu)
+    if gpu is None:
+        return
+    quarantine = gpu.quarantine
+    if quarantine is None:
+        if event.ran and not event.ok:
+            enter(turn, gpu, f"it failed its self-test: {event.text}", "test")
+    elif not event.ran:
+        _not_run(turn, gpu, quarantine, event.text)
+    elif event.ok and not quarantine.by and quarantine.needs != "person":
+        release(turn, gpu, f"it passed its self-test ({event.text})")
+    else:
+        _after_test(turn, gpu, quarantine, event)
+
+
+def _after_test(turn: Turn, gpu: Gpu, quarantine: Quarantine, event: events.GpuTested) -> None:
+    tests = quarantine.tests + 1
+    later = replace(quarantine, tests=tests, testing=False, result=event.text, next_test_at=None)
+    if not event.ok and tests <= len(TEST_AGAIN_S) and not quarantine.by:
+        later = replace(later, next_test_at=turn.now + TEST_AGAIN_S[tests - 1])
+    what = "test passed" if event.ok else "test failed"
+    gpu = passport.noted(replace(gpu, quarantine=later), turn.now, what, event.text)
+    turn.world = turn.world.with_gpu(gpu)
+    if not event.ok and later.next_test_at is None and not quarantine.by:
+        enter(turn, gpu, f"it failed its self-test {tests} times: {event.text}", "person")
+
+
+def _not_run(turn: Turn, gpu: Gpu, quarantine: Quarantine, why: str) -> None:
+    """The test could not be made: that says nothing of the GPU; after some tries a person is asked."""
+    tries = quarantine.not_run + 1
+    at = turn.now + NOT_RUN_AGAIN_S
+    later = replace(quarantine, testing=False, not_run=tries, next_test_at=at, result=f"not tested: {why}")
+    turn.world = turn.world.with_gpu(replace(gpu, quarantine=later))
+    if tries == NOT_RUN_LIMIT:
+        text = f"{described(gpu)} cannot be tested: {why}."
+        turn.announce(None, "gpu-untested", "page", f"{gpu.label} cannot be tested", text, todo=todo(gpu, later))
+
+
+def treated(turn: Turn, event: events.GpuTreated) -> None:
+    """A reset or a reboot was tried. A failed one is for a person; a power limit is only noted."""
+    gpu = turn.world.gpus.get(event.gpu)
+    if gpu is None:
+        return
+    outcome = event.what if event.ok else f"{event.what} failed"
+    gpu = passport.noted(gpu, turn.now, outcome, event.text)
+    if event.what == "reset" and event.ok:
+        gpu = passport.counted(gpu, resets=1)
+    turn.world = turn.world.with_gpu(gpu)
+    if event.what == "reset" and event.ok:
+        met(turn, replace(gpu, reset_when_idle=""), "it was reset")
+    elif event.what in {"reset", "reboot"} and not event.ok:
+        enter(turn, gpu, f"the {event.what} failed: {event.text}", "person")
+
+
+def rebooted(turn: Turn) -> None:
+    """The machine was restarted: what was found before is over, and what needed that is done."""
+    for before in tuple(turn.world.gpus.values()):
+        gpu = replace(before, findings={}, signs=(), holders=(), not_before=0.0, reset_when_idle="")
+        gpu = replace(gpu, power_limited=False)
+        needed = gpu.quarantine is not None and gpu.quarantine.needs in {"reset", "reboot"} and not gpu.quarantine.met
+        if needed:
+            gpu = passport.counted(passport.noted(gpu, turn.now, "reboot", "the machine was restarted"), reboots=1)
+        turn.world = turn.world.with_gpu(gpu)
+        if needed:
+            met(turn, gpu, "the machine was restarted")
+
+
+def order(turn: Turn, event: events.GpuOrdered) -> None:
+    """What a person wants."""
+    gpu = turn.world.gpus.get(event.gpu)
+    if gpu is not None:
+        _ORDERS[event.what](turn, gpu, event)
+
+
+def _quarantine(turn: Turn, gpu: Gpu, event: events.GpuOrdered) -> None:
+    reason = event.reason or f"{event.by} wants it so"
+    old = gpu.quarantine
+    if old is not None:  # a person's word replaces ours, whatever it needed
+        gpu = replace(gpu, quarantine=None)
+    gpu = enter(turn, gpu, reason, "person", by=event.by)
+
+
+def _release(turn: Turn, gpu: Gpu, event: events.GpuOrdered) -> None:
+    """Back into use; one that is not there any more is forgotten."""
+    if not gpu.present:
+        turn.world = turn.world.without_gpu(gpu.uuid)
+        policy = turn.world.policy
+        turn.world = replace(turn.world, policy=replace(policy, gpu_count=len(turn.world.gpus)))
+        turn.announce(
+            None, "gpu-forgotten", "info", f"{gpu.label} is forgotten", f"{described(gpu)}: {event.by} asked."
+        )
+        return
+    kept = {key: one for key, one in gpu.findings.items() if not KINDS[one.kind].needs}
+    release(turn, replace(gpu, findings=kept), f"{event.by} released it")
+
+
+def _drain(turn: Turn, gpu: Gpu, event: events.GpuOrdered) -> None:
+    drained = replace(gpu, drain=Drain(by=event.by, since=turn.now, until_at=event.until_at))
+    turn.world = turn.world.with_gpu(passport.noted(drained, turn.now, "drain", event.by))
+
+
+def _undrain(turn: Turn, gpu: Gpu, event: events.GpuOrdered) -> None:
+    turn.world = turn.world.with_gpu(passport.noted(replace(gpu, drain=None), turn.now, "undrain", event.by))
+
+
+def _test_now(turn: Turn, gpu: Gpu, event: events.GpuOrdered) -> None:
+    """A test of a GPU, in quarantine or idle: it is out of use meanwhile."""
+    if gpu.quarantine is None:
+        gpu = enter(turn, gpu, f"{event.by} wants it tested", "test")
+    quarantine = gpu.quarantine
+    if quarantine is not None and not quarantine.testing:
+        soon = replace(quarantine, next_test_at=turn.now)
+        turn.world = turn.world.with_gpu(replace(gpu, quarantine=soon))
+
+
+_ORDERS = {
+    "drain": _drain,
+    "undrain": _undrain,
+    "quarantine": _quarantine,
+    "release": _release,
+    "test": _test_now,
+}

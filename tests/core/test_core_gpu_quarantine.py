@@ -1,0 +1,270 @@
+"""In and out of quarantine; whose fault an Xid is."""
+
+from __future__ import annotations
+
+import pytest
+
+from supervisor.core import actions, events
+from supervisor.core.gpus import court, xids
+from supervisor.core.gpus.model import GpuWish, XidOverride
+from supervisor.core.model import Phase
+from tests.core.bench import SECOND_BOOT
+from tests.core.gpu_bench import GpuBench, uuid
+
+
+def quarantined(needs="test", **more):
+    """A bench whose GPU 0 is in quarantine; the interpreter for a test is known from a run on it."""
+    bench = GpuBench(2, **more)
+    bench.running("earlier")
+    bench.finish("earlier")
+    code = {"test": 31, "reset": 62, "reboot": 79, "person": 64}[needs]
+    if needs == "test":
+        bench.found("unresponsive")
+        bench.found("unresponsive", open=False)
+        bench.tell(events.GpuTested, gpu=uuid(0), ok=False, text="wrong sum")
+    else:
+        bench.xid(code)
+    assert bench.gpu().quarantine.needs == needs
+    return bench
+
+
+def order_of(bench):
+    """The newest order for a self-test."""
+    return bench.of(actions.TestGpu)[-1]
+
+
+def answer(bench, ok, **more):
+    """The self-test comes to an end."""
+    bench.tell(events.GpuTested, gpu=uuid(0), ok=ok, text="2 s", answers=order_of(bench).key, **more)
+
+
+def test_a_gpu_comes_back_by_passing_its_test():
+    """Tested in a job's interpreter when nobody uses it; then it is given out again, and somebody is told."""
+    bench = quarantined()
+    bench.wait(700.0)
+    assert (order_of(bench).gpu, order_of(bench).python) == (uuid(0), "/env/bin/python")
+    answer(bench, ok=True)
+    assert bench.gpu().quarantine is None
+    assert "gpu-released" in bench.said()
+
+
+def test_a_failed_test_is_repeated_later_and_then_a_person_is_asked():
+    """Ten minutes, an hour, six hours; after that it stays out."""
+    bench = quarantined()
+    tests = 0
+    for _ in range(10):
+        bench.wait(7 * 3600.0)
+        if len(bench.of(actions.TestGpu)) == tests:
+            break
+        tests = len(bench.of(actions.TestGpu))
+        answer(bench, ok=False)
+    assert tests == 4
+    assert bench.gpu().quarantine.needs == "person"
+
+
+def test_a_test_that_could_not_be_made_says_nothing_of_the_gpu():
+    """No torch there: it is tried again, and after some tries a person is told, once."""
+    bench = quarantined()
+    for _ in range(10):
+        bench.wait(700.0)
+        answer(bench, ok=False, ran=False)
+    assert bench.gpu().quarantine.tests == 0
+    assert bench.said().count("gpu-untested") == 1
+
+
+@pytest.mark.parametrize("needs", ["reset", "reboot"])
+def test_what_it_needs_comes_before_the_test(needs):
+    """Without the reset or the restart it is not even tested."""
+    bench = quarantined(needs)
+    bench.wait(90_000.0)
+    assert bench.of(actions.TestGpu) == []
+
+
+def test_after_a_restart_of_the_machine_it_is_tested():
+    """A restart is as good as a reset."""
+    bench = quarantined("reset")
+    bench.tell(events.DaemonStarted, pid=2, version="test", boot=SECOND_BOOT)
+    bench.tell(events.Configured, policy=bench.world.policy)
+    bench.seen()
+    bench.wait(60.0)
+    answer(bench, ok=True)
+    assert bench.gpu().quarantine is None
+    assert bench.gpu().passport.reboots == 1
+
+
+def test_two_restarts_that_did_not_help_ask_for_an_inspection():
+    """The third time a person must look at the hardware, with the evidence."""
+    bench = quarantined("reboot")
+    for number in (2, 3):
+        bench.tell(events.DaemonStarted, pid=number, version="t", boot=SECOND_BOOT.__class__(f"boot-{number}", 1))
+        bench.tell(events.Configured, policy=bench.world.policy)
+        bench.seen()
+        bench.xid(79)
+    quarantine = bench.gpu().quarantine
+    assert quarantine.needs == "person"
+    assert "inspect the hardware" in quarantine.reason
+    pages = [one for one in bench.of(actions.Announce) if one.what == "gpu-quarantine"]
+    assert "gpu bundle 0" in pages[-1].todo
+
+
+def test_resets_are_only_asked_for():
+    """By default nothing is reset; the message has the command."""
+    bench = quarantined("reset")
+    assert bench.of(actions.TreatGpu) == []
+    page = next(one for one in bench.of(actions.Announce) if one.what == "gpu-quarantine")
+    assert f"nvidia-smi --gpu-reset -i {uuid(0)}" in page.todo
+
+
+def test_a_reset_that_is_allowed_waits_for_an_idle_gpu():
+    """Once, when nothing runs there any more; then it is tested."""
+    bench = GpuBench(2, gpu={"reset": True})
+    bench.running("a")
+    bench.xid(62)
+    assert bench.of(actions.TreatGpu) == []
+    bench.ended("a")
+    (order,) = bench.of(actions.TreatGpu)
+    assert (order.what, order.gpu) == ("reset", uuid(0))
+    bench.tell(events.GpuTreated, gpu=uuid(0), what="reset", ok=True, answers=order.key)
+    bench.wait(30.0)
+    assert len(bench.of(actions.TestGpu)) == 1
+    assert bench.gpu().passport.resets == 1
+
+
+def test_a_reset_that_fails_asks_for_a_person():
+    """It is not tried for ever."""
+    bench = quarantined("reset", gpu={"reset": True})
+    (order,) = bench.of(actions.TreatGpu)
+    bench.tell(events.GpuTreated, gpu=uuid(0), what="reset", ok=False, text="in use", answers=order.key)
+    bench.wait(90_000.0)
+    assert bench.gpu().quarantine.needs == "person"
+    assert len(bench.of(actions.TreatGpu)) == 1
+
+
+def test_a_reboot_that_is_allowed_ends_no_training():
+    """It waits until nothing of ours runs."""
+    bench = GpuBench(2, gpu={"reboot": True})
+    bench.running("a", gpu=GpuWish(named=("1",)))
+    bench.xid(79, 0)
+    assert bench.of(actions.TreatGpu) == []
+    bench.finish("a")
+    assert [one.what for one in bench.of(actions.TreatGpu)] == ["reboot"]
+
+
+def test_a_person_decides():
+    """Out and in again by order: no test is made of what a person took out, and no page is sent for it."""
+    bench = GpuBench(1)
+    bench.tell(events.GpuOrdered, gpu=uuid(0), what="quarantine", by="ann", reason="new fan")
+    bench.submit("a", gpus=1)
+    assert bench.run().waiting_for == "GPU: GPU 0 is in quarantine: new fan"
+    bench.wait(90_000.0)
+    assert bench.of(actions.TestGpu) == []
+    bench.tell(events.GpuOrdered, gpu=uuid(0), what="release", by="ann")
+    assert bench.phase() is Phase.PREPARING
+    assert {one.severity for one in bench.of(actions.Announce) if one.what == "gpu-quarantine"} == {"info"}
+
+
+def test_a_released_gpu_begins_anew():
+    """What was held against it counts no more: one new error is one again."""
+    bench = quarantined("reboot")
+    bench.tell(events.GpuOrdered, gpu=uuid(0), what="release", by="ann")
+    assert (bench.gpu().xids, bench.gpu().signs) == ((), ())
+    assert bench.gpu().passport.xids == {"79": 1}
+
+
+def test_a_self_test_that_is_off_leaves_it_to_a_person():
+    """The message says so."""
+    bench = quarantined(gpu={"self_test": "never"})
+    bench.wait(90_000.0)
+    assert bench.of(actions.TestGpu) == []
+    page = next(one for one in bench.of(actions.Announce) if one.what == "gpu-quarantine")
+    assert "until a person releases it" in page.text
+
+
+# ---- the court
+def test_one_job_on_two_gpus_is_to_blame_itself():
+    """Xid 31 follows the job to another GPU: no GPU is taken out, and the job is named."""
+    bench = GpuBench(2)
+    bench.running("a")
+    bench.xid(31, 0)
+    bench.tell(events.GpuOrdered, gpu=uuid(0), what="drain", by="ann")
+    bench.die("a", code=1)
+    bench.wait(100.0)
+    bench.launch("a", start="resume", from_epoch=1)
+    assert bench.on("a") == [1]
+    bench.xid(31, 1)
+    assert bench.gpu(0).quarantine is bench.gpu(1).quarantine is None
+    told = [one for one in bench.of(actions.Announce) if one.what == "xid"]
+    assert "the job is to blame" in told[-1].text
+
+
+def test_two_jobs_on_one_gpu_blame_the_gpu():
+    """The same error in another job: the GPU is tested before it is used again."""
+    bench = GpuBench(1)
+    for name in ("a", "b"):
+        bench.running(name)
+        bench.xid(31)
+        bench.tell(events.CancelAsked, name, by="ann")
+        bench.die(name, code=75)
+        bench.wait(100.0)
+    assert bench.gpu().quarantine.needs == "test"
+    assert "the GPU is to blame" in bench.gpu().quarantine.reason
+
+
+def test_a_burst_is_one_error():
+    """One crash writes many lines: they count once, however many rules of repetition there are."""
+    bench = GpuBench(2)
+    bench.running("a")
+    for _ in range(20):
+        bench.xid(94)
+    assert bench.gpu().quarantine is None
+
+
+def test_an_administrator_decides_about_an_xid():
+    """A row of the configuration counts instead of the table's."""
+    bench = GpuBench(1, gpu={"xids": (XidOverride(xid=31, gpu="quarantine"),)})
+    bench.xid(31)
+    assert bench.gpu().quarantine.needs == "person"
+
+
+@pytest.mark.parametrize("number", sorted(xids.TABLE))
+def test_each_xid_does_to_an_idle_gpu_what_its_row_says(number):
+    """Quarantine, or a message, or nothing: as the table has it for the first time that it comes."""
+    row = xids.TABLE[number]
+    bench = GpuBench(1)
+    bench.xid(number, severity="fatal", action="reset")
+    wanted = xids.said(row, "fatal", "reset").gpu
+    needs = {"test": "test", "reset": "reset", "reboot": "reboot", "quarantine": "person", "rma": "person"}
+    quarantine = bench.gpu().quarantine
+    assert (quarantine.needs if quarantine else None) == needs.get(wanted)
+    assert ("xid" in bench.said()) is (wanted in {"note", "last", "reset-idle"})
+
+
+@pytest.mark.parametrize("number", sorted(xids.TABLE))
+def test_each_xid_ends_a_training_only_with_a_second_sign(number):
+    """Alone it never does; with a lost GPU in NVML it does exactly where its row says so."""
+    bench = GpuBench(2)
+    bench.running("a")
+    bench.xid(number, severity="fatal", action="reset")
+    assert bench.phase("a") is Phase.RUNNING
+    bench.found("lost", 0)
+    ends = xids.said(xids.TABLE[number], "fatal", "reset").attempt == "end"
+    assert (bench.phase("a") is Phase.STOPPING) is ends
+
+
+def test_what_is_cancelled_is_forgotten():
+    """An Xid that says that another one is over takes its notes back."""
+    over = next(row for row in xids.TABLE.values() if row.cancels)
+    bench = GpuBench(1)
+    bench.xid(over.cancels)
+    bench.xid(over.xid)
+    assert [note.xid for note in bench.gpu().xids] == [over.xid]
+
+
+def test_notes_are_bounded():
+    """A GPU that reports for years keeps the newest notes; the passport counts all."""
+    bench = GpuBench(1)
+    for number in range(3 * court.KEPT):
+        bench.wait(100.0)
+        bench.xid(63, seq=number)
+    assert len(bench.gpu().xids) <= court.KEPT
+    assert bench.gpu().passport.xids["63"] == 3 * court.KEPT
