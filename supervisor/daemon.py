@@ -25,7 +25,7 @@ from supervisor.core import actions, events
 from supervisor.core.checkpoints import Saved
 from supervisor.core.model import Phase, Run, World
 from supervisor.core.views import View
-from supervisor.effects import listing, survey
+from supervisor.effects import gpu_stock, listing, survey
 from supervisor.effects.autopsy import Autopsist
 from supervisor.effects.check import JobChecker
 from supervisor.effects.compare import Comparer
@@ -37,6 +37,7 @@ from supervisor.effects.notify import Notifier
 from supervisor.effects.prepare import Preparer
 from supervisor.engines.local import LocalEngine
 from supervisor.errors import UserError
+from supervisor.gpu_watch import GpuWatch
 from supervisor.journal import Journal, make_reserve
 from supervisor.loop import Loop
 from supervisor.machine.gpu_count import count_gpus
@@ -96,9 +97,11 @@ class Daemon:
     # ---- putting together
     def _assemble(self, stack: ExitStack, journal: Journal) -> Loop:
         now = self._clock.now
-        dispatcher = self._dispatch = Dispatcher(self._handlers(), lambda event: loop.put(event), now)  # noqa: PLW0108 - the loop comes after
-        loop = Loop(journal.load(), journal, self._clock, dispatcher)
+        put: Callable[[events.Event], None] = lambda event: loop.put(event)  # noqa: E731, PLW0108 - the loop comes after
         self._world = lambda: loop.world
+        self._gpus = gpus = GpuWatch(lambda: self._settings, put, self._world, self._clock)
+        dispatcher = self._dispatch = Dispatcher(self._handlers(gpus), put, now)
+        loop = Loop(journal.load(), journal, self._clock, dispatcher)
         pending = journal.pending()
         processes = ProcessSource(self._settings.server.runs_dir, lambda: loop.world, loop.put, now)
         board = Board()
@@ -112,12 +115,13 @@ class Daemon:
         self._open(loop, stack)
         for part in (
             processes,
+            gpus,
             progress,
             hangs,
             waits,
             spool,
             self._schedules(loop, processes, spool),
-            self._api(loop, board),
+            self._api(loop, board, gpus),
         ):
             part.start()
             stack.callback(part.stop)
@@ -140,24 +144,32 @@ class Daemon:
         ):
             stack.callback(signal.signal, number, signal.signal(number, handler))
 
-    def _handlers(self) -> dict[type[actions.Action], Callable[..., tuple[events.Event, ...]]]:
+    def _handlers(self, gpus: GpuWatch) -> dict[type[actions.Action], Callable[..., tuple[events.Event, ...]]]:
         settings, now = self._settings, self._clock.now
         runs_dir = settings.server.runs_dir
         engine = LocalEngine(runs_dir, now, allow_download=settings.jobs.allow_download)
         cache = layout.interpreter_cache(settings.server.state_dir)
-        self._checker = JobChecker(settings, runs_dir, cache, self._clock, self._gpu_count)
+        stock = lambda: gpu_stock.of_world(self._world())  # noqa: E731 - one expression
+        self._checker = JobChecker(settings, runs_dir, cache, self._clock, gpus=stock)
         return {
             actions.CheckJob: self._checker,
             actions.MarkFile: JobFileMarker(now),
-            actions.Prepare: Preparer(runs_dir, settings.disk.pause_below, self._source_of, now, self._is_wanted),
+            actions.Prepare: self._preparer(gpus),
             actions.Launch: engine.launch,
             actions.Terminate: engine.terminate,
             actions.Autopsy: Autopsist(runs_dir, now),
             actions.Examine: Examiner(runs_dir, now, lambda: config.rules(self._settings), settings.disk.pause_below),
             actions.Keep: Keeper(runs_dir, now),
             actions.Compare: Comparer(runs_dir, now),
+            **gpus.handlers,
             actions.Announce: Notifier(settings.channel, self._clock, settings.server.name or socket.gethostname()),
         }
+
+    def _preparer(self, gpus: GpuWatch) -> Preparer:
+        settings, now = self._settings, self._clock.now
+        return Preparer(
+            settings.server.runs_dir, settings.disk.pause_below, self._source_of, now, self._is_wanted, gate=gpus.admit
+        )
 
     def _is_wanted(self, action: actions.Prepare) -> bool:
         """False for a preparation that its run has left behind."""
@@ -191,7 +203,7 @@ class Daemon:
             },
         )
 
-    def _api(self, loop: Loop, board: Board) -> ApiServer:
+    def _api(self, loop: Loop, board: Board, gpus: GpuWatch) -> ApiServer:
         settings = self._settings
         return ApiServer(
             world=lambda: loop.world,
@@ -205,6 +217,8 @@ class Daemon:
             server=lambda: self._facts(loop),
             saved=self._saved,
             checkpoints=self._checkpoints,
+            gpu_readings=gpus.readings,
+            kernel_state=gpus.kernel_state,
         )
 
     def _checkpoints(self, run: Run) -> View:
@@ -227,7 +241,7 @@ class Daemon:
         """
         count = count_gpus()
         if count != self._gpu_count:
-            self._gpu_count = self._checker.gpu_count = count
+            self._gpu_count = count
             policy = replace(loop.world.policy, gpu_count=count)
             loop.put(events.Configured(at=self._clock.now(), origin="machine", policy=policy))
         self._machine = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent
 SHIM = PACKAGE / "shim.py"
@@ -14,6 +15,7 @@ DEEP_CHECK = RUNNER / "deep_check.py"
 DESCRIBE = RUNNER / "describe.py"
 DRAW = RUNNER / "draw.py"
 FINISH_SCRIPT = RUNNER / "finish_script.py"
+GPU_TEST = RUNNER / "gpu_test.py"
 INJECT = RUNNER / "inject"
 
 IGNORED_SUFFIXES = ("~", ".swp", ".swx", ".part", ".tmp", ".crdownload", ".error")
@@ -137,6 +139,15 @@ def run_directory(runs_dir: Path, project: str, name: str) -> RunDirectory:
     return RunDirectory(runs_dir / project / name)
 
 
+def with_directories(view: dict[str, Any], runs_dir: Path) -> dict[str, Any]:
+    """A view whose `attempts` name run and number, with the folder of each."""
+    attempts = [
+        {**one, "directory": str(run_directory(runs_dir, one["project"], one["name"]).attempt(one["attempt"]).root)}
+        for one in view["attempts"]
+    ]
+    return {**view, "attempts": attempts}
+
+
 def journal_file(state_dir: Path) -> Path:
     """The SQLite database with events, actions and rows."""
     return state_dir / "journal.sqlite"
@@ -150,6 +161,16 @@ def reserve_file(state_dir: Path) -> Path:
 def lock_file(state_dir: Path) -> Path:
     """Held by the one daemon of this state directory; holds its pid."""
     return state_dir / "daemon.lock"
+
+
+def kernel_place(state_dir: Path) -> Path:
+    """How far the kernel log was read."""
+    return state_dir / "kernel-log.json"
+
+
+def reboot_record(state_dir: Path) -> Path:
+    """By which order the machine was restarted last: no order does it twice."""
+    return state_dir / "reboot.json"
 
 
 def interpreter_cache(state_dir: Path) -> Path:

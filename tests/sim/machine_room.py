@@ -6,6 +6,7 @@ lives, a stale token starts nothing) and breaks where a machine breaks: see fate
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -23,6 +24,9 @@ from supervisor.errors import PermanentError, RetryableError
 class MachineRoom:
     """Everything outside the daemon."""
 
+    #: What a self-test says: see cards.py.
+    tested: Callable[[MachineRoom, actions.TestGpu], tuple[events.Event, ...]]
+
     def __init__(self) -> None:
         self.now = 1_000_000.0
         self.boot = Boot("boot-1", 1)
@@ -32,6 +36,8 @@ class MachineRoom:
         self.heard: list[str] = []  # keys of delivered messages
         self.told_to_end: set[str] = set()
         self.disk_full = False
+        self.cards: list[Any] = []  # see cards.py
+        self.excused: set[str] = set()  # orders that a dead GPU was the reason of
         self.pids = 100
 
     def folder(self, name: str) -> Folder:
@@ -159,7 +165,8 @@ class MachineRoom:
         return (events.SignalSent(**about, signal=f"SIG{action.how.upper()}", count=count),)
 
     def _signal(self, training: Training, how: str) -> int:
-        if training.alive and training.run not in self.told_to_end and not training.proven:
+        died = any(card.index in training.gpus and card.was_dead(training.started_at) for card in self.cards)
+        if training.alive and training.run not in self.told_to_end and not training.proven and not died:
             raise WrongError(f"{training.run} was healthy and nobody ordered its end")
         if how == "kill":
             self.end(training, signal=9)
@@ -202,6 +209,9 @@ class MachineRoom:
     def _compare(self, action: actions.Compare) -> tuple[events.Event, ...]:
         about: dict[str, Any] = {"at": self.now, "run": action.run, "attempt": action.attempt}
         return (events.Compared(**about, continuous=action.attempt % 2 == 0, findings=("a jump",)),)
+
+    def _testgpu(self, action: actions.TestGpu) -> tuple[events.Event, ...]:
+        return self.tested(self, action)
 
     def _announce(self, action: actions.Announce) -> tuple[events.Event, ...]:
         self.heard.append(action.key)

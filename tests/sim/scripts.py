@@ -12,7 +12,7 @@ WEIGHTS = {
     "act": 40, "train": 20, "look": 12, "submit": 6, "due": 12, "time": 6, "deliver": 8, "resync": 3, "order": 7,
     "restart": 2, "kill": 2, "half": 2, "fail": 2, "heal": 2, "orphans": 3, "edit": 2, "delete": 1, "drain": 1,
     "lineage": 6, "reboot": 2, "journal": 1, "disk": 1, "poison": 1, "speak": 2, "hang": 10, "back": 3,
-    "undo": 1,
+    "undo": 1, "card": 12,
 }  # fmt: skip
 MOVES = tuple(WEIGHTS)
 #: What belongs together: chance alone would seldom bring a fault to a training at work, and then its answer.

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cards import COUNT, Card, Cards, tested
 from fates import ENDS_AT_ONCE, FATES
 from folders import Training, WrongError
 from machine_room import FakeProcessSource, MachineRoom
@@ -19,6 +20,7 @@ from promises import check_changes, check_known
 from recorder import ENDS, KilledError, Recorder
 
 from supervisor.core import actions, deadlines, events
+from supervisor.core.gpus.model import GpuPolicy
 from supervisor.core.model import Phase, Policy, Run
 from supervisor.effects.dispatch import failure
 from supervisor.errors import PermanentError, RetryableError
@@ -30,11 +32,13 @@ SETTLE_S = 3 * 86_400.0
 Move = tuple[str, int, int]
 
 
-class Simulation(People):
+class Simulation(People, Cards):
     """One world, from an empty journal on."""
 
     def __init__(self) -> None:
         self.room = MachineRoom()
+        self.room.cards = [Card(uuid=f"GPU-{index}", index=index, findings=set()) for index in range(COUNT)]
+        self.room.tested = tested
         self.record = Recorder(Journal.open(Path(":memory:")))
         self.under_way: dict[str, actions.Action] = {}
         self.in_flight: list[events.Event] = []
@@ -55,9 +59,12 @@ class Simulation(People):
         self.source = FakeProcessSource(self.room)
         self.in_flight = []
         self.under_way = {action.key: action for action in journal.pending()}
-        policy = Policy(max_running=2, gpu_count=2, channels=CHANNELS, stop_grace_s=20.0)
+        gpu = GpuPolicy(watch=True)
+        policy = Policy(max_running=2, gpu_count=2, gpu=gpu, channels=CHANNELS, stop_grace_s=20.0)
         loop.put(events.DaemonStarted(at=self.now(), pid=1, version="sim", boot=self.room.boot))
         loop.put(events.Configured(at=self.now(), policy=policy))
+        for event in (self.seen(), *self.told_again(loop)):
+            loop.put(event)
         for path in [path for path in loop.world.files if path not in self.room.jobs]:
             loop.put(events.JobFileGone(at=self.now(), path=path))
         for path in self.room.jobs:
@@ -243,6 +250,7 @@ class Simulation(People):
             self.loop.put(events.JobFileGone(at=self.now(), path=path))
         self.room.moved = []
         self._check_hangs()
+        self.check_cards()
         for run in world.live.values():
             check_changes(run)
             if run.job.time_limit_s is not None or (run.next_job or run.job).stages:
@@ -302,6 +310,8 @@ class Simulation(People):
         self.record.broken, self.record.kill, self.room.disk_full = False, "", False
         self._move_orphans(0, 0)
         self._move_restart(0, 0)
+        self._turn()
+        self.heal_cards()
         self._turn()
         healed_at = self.now()
         while not self._one_healthy_round():
