@@ -4,7 +4,7 @@ harmless (said, and the run goes on)
     The data file's bytes without its content; times of images; more images; up to 5 % of the images gone, or their
     total size changed by up to 20 %; anything about `test`: the training learns the same, or a little less or more.
     Other keys of the data file: the trainer reads them anew. Weights that the run began from, a model's file that is
-    gone: a resume takes both from its checkpoint. Python, torch, torchvision, numpy, CUDA, the number of GPUs: the
+    gone: a resume takes both from its checkpoint. Python, torch, torchvision, numpy, CUDA, how many GPUs and which: the
     checkpoint fits them all. imgsz and batch after an edit of the job file or by a stage: that was wanted.
 repairable (said, and the trainer is told the new place)
     The data set, the root that its file names, or the run directory lies elsewhere.
@@ -91,12 +91,14 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 class Fingerprint(msgspec.Struct, frozen=True, kw_only=True):
     """What one attempt was made of. `problem` says why data or model could not be looked at.
 
-    `stage` is the epoch from which the planned stage that counts began; `arguments` are imgsz and batch.
+    `stage` is the epoch from which the planned stage that counts began; `arguments` are imgsz and batch. `gpu_names`:
+    the products of its GPUs, empty where they are not known.
     """
 
     revision: str = ""
     run_dir: str = ""
     gpus: int | None = None
+    gpu_names: tuple[str, ...] = ()
     stage: int = 0
     arguments: dict[str, Any] = {}
     data: Data | None = None
@@ -150,9 +152,11 @@ def _places(old: Fingerprint, new: Fingerprint) -> Iterator[Difference]:
 
 
 def _devices(old: Fingerprint, new: Fingerprint) -> Iterator[Difference]:
-    if old.gpus is None or new.gpus is None or old.gpus == new.gpus:
+    known = bool(old.gpu_names and new.gpu_names) and all((*old.gpu_names, *new.gpu_names))
+    other_model = known and sorted(old.gpu_names) != sorted(new.gpu_names)
+    if old.gpus is None or new.gpus is None or (old.gpus == new.gpus and not other_model):
         return
-    yield Difference("harmless", f"moves from {_places_of(old.gpus)} to {_places_of(new.gpus)}; {_batch(new)}")
+    yield Difference("harmless", f"moves from {_places_of(old)} to {_places_of(new)}; {_batch(new)}")
 
 
 def _batch(new: Fingerprint) -> str:
@@ -164,8 +168,11 @@ def _batch(new: Fingerprint) -> str:
     return f"the total batch of {batch:g} is kept" + (f", but for {rest} that no equal parts can hold" if rest else "")
 
 
-def _places_of(gpus: int) -> str:
-    return "the CPU" if not gpus else "1 GPU" if gpus == 1 else f"{gpus} GPUs"
+def _places_of(one: Fingerprint) -> str:
+    """Such as `2 x NVIDIA A100`, `1 x NVIDIA A100, 1 x NVIDIA L40S`, `2 GPUs` or `the CPU`."""
+    if one.gpus and all(one.gpu_names) and len(one.gpu_names) == one.gpus:
+        return ", ".join(f"{one.gpu_names.count(name)} x {name}" for name in dict.fromkeys(sorted(one.gpu_names)))
+    return "the CPU" if not one.gpus else "1 GPU" if one.gpus == 1 else f"{one.gpus} GPUs"
 
 
 def _arguments(old: Fingerprint, new: Fingerprint) -> Iterator[Difference]:

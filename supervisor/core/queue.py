@@ -204,6 +204,7 @@ def begin(turn: Turn, run: Run, gpus: tuple[Gpu, ...]) -> None:
             accepted=run.accepted,
             gpus=_gpus_before(run),
             gpu_ids=gpu_ids,
+            gpu_names=tuple(gpu.facts.name for gpu in gpus),
             check_gpus=bool(gpus) and leases.watched(world),
             test_gpus=bool(gpus) and leases.watched(world) and world.policy.gpu.self_test == "start",
             origin=_origin(world, job),

@@ -106,7 +106,7 @@ def waiting(waiting_for: str) -> str:
     if head == "mount" and name:
         return f"{name} to be mounted"
     if head == "GPU" and name:
-        return name
+        return gpu_words.waiting(name)
     return WAITING.get(waiting_for, waiting_for)
 
 

@@ -115,6 +115,24 @@ def test_each_difference_has_its_class(new, kind, words):
     assert (found.kind, words in found.text) == (kind, True), found
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "words"),
+    [
+        (("A100", "A100"), ("L40S", "L40S"), "moves from 2 x A100 to 2 x L40S; the total batch of 16 is kept"),
+        (("A100", "A100"), ("A100",), "moves from 2 x A100 to 1 x A100; the total batch of 16 is kept"),
+        (("A100",), ("L40S", "A100"), "moves from 1 x A100 to 1 x A100, 1 x L40S; the total batch of 16 is kept"),
+        (("A100",), (), "moves from 1 x A100 to the CPU; the total batch of 16 is kept"),
+        (("", ""), ("A100",), "moves from 2 GPUs to 1 x A100; the total batch of 16 is kept"),
+        (("A100", "L40S"), ("L40S", "A100"), ""),
+        (("A100",), ("",), ""),
+    ],
+)
+def test_other_gpus_are_harmless_and_named(before, now, words):
+    """Their products are said where they are known; what is not known is not said to be another."""
+    old, new = (replace(OLD, gpus=len(names), gpu_names=names) for names in (before, now))
+    assert [(one.kind, one.text) for one in compare(old, new)] == ([("harmless", words)] if words else [])
+
+
 def test_weights_that_changed_are_harmless():
     """A resume takes its weights from the checkpoint, whatever became of the file that the run began from."""
     old = replace(OLD, model=Model(name="/m/yolo11n.pt", path="/m/yolo11n.pt", sha256="x", size_bytes=5))

@@ -268,3 +268,31 @@ def test_notes_are_bounded():
         bench.xid(63, seq=number)
     assert len(bench.gpu().xids) <= court.KEPT
     assert bench.gpu().passport.xids["63"] == 3 * court.KEPT
+
+
+def crashed(bench, *places):
+    """An attempt on the only GPU that ends with Xid 13 at those places, and the next one."""
+    for place in places:
+        bench.xid(13, place=place)
+    bench.die("a", code=1)
+    bench.wait(700.0)
+    bench.launch("a", start="resume", from_epoch=1)
+
+
+def test_twice_at_the_same_place_is_the_gpu():
+    """Two attempts fail in the same unit of the chip, and only there: the GPU is tested."""
+    bench = GpuBench(1)
+    bench.running("a")
+    crashed(bench, "GPC 2 TPC 1")
+    bench.xid(13, place="GPC 2 TPC 1")
+    assert bench.gpu().quarantine.needs == "test"
+
+
+def test_all_over_the_chip_is_the_program():
+    """A program that goes wrong everywhere names the same unit again by chance: no reason to doubt the GPU."""
+    bench = GpuBench(1)
+    bench.running("a")
+    crashed(bench, "GPC 2 TPC 1", "GPC 0 TPC 3")
+    for place in ("GPC 5 TPC 0", "GPC 2 TPC 1"):
+        bench.xid(13, place=place)
+    assert bench.gpu().quarantine is None

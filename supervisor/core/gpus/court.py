@@ -72,26 +72,30 @@ def _repeated(row: Row, gpu: Gpu, note: XidNote) -> tuple[int, Repeat] | None:
     found = None
     for rule in row.repeat:
         notes = _recent(gpu, row.xid, note.at, rule.within_s)
-        if rule.same_place:
-            notes = [one for one in notes if note.place and one.place == note.place]
-        count = _occurrences(notes, row.burst_s)
+        happened = _occurrences(notes, row.burst_s)
+        if rule.same_place:  # one that hits many units at once is a program's
+            happened = [one for one in happened if note.place and {each.place for each in one} == {note.place}]
+        count = len(happened)
         if count >= rule.count:
             found = count, rule
     return found
 
 
-def _occurrences(notes: Sequence[XidNote], burst_s: float) -> int:
-    """How often it happened: what one attempt reports, or what comes in one burst, is once."""
-    count, last, attempts = 0, -burst_s - 1.0, set()
+def _occurrences(notes: Sequence[XidNote], burst_s: float) -> list[list[XidNote]]:
+    """What happened, each time with all its notes: what one attempt reports, or what comes in one burst, is once."""
+    happened: list[list[XidNote]] = []
+    of_attempts: dict[tuple[str, int], list[XidNote]] = {}
     for note in sorted(notes, key=lambda one: one.at):
         key = (note.run, note.attempt)
-        if note.run:
-            count += key not in attempts
-            attempts.add(key)
-        elif note.at - last > burst_s:
-            count += 1
-        last = note.at
-    return count
+        last = happened[-1] if happened else []
+        if note.run and key in of_attempts:
+            of_attempts[key].append(note)
+        elif not note.run and last and not last[-1].run and note.at - last[-1].at <= burst_s:
+            last.append(note)
+        else:
+            happened.append([note])
+            of_attempts[key] = happened[-1]
+    return happened
 
 
 def noted(gpu: Gpu, note: XidNote, row: Row) -> Gpu:

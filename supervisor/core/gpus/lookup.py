@@ -9,6 +9,7 @@ from supervisor.core.gpus.model import Gpu
 from supervisor.core.gpus.xids import normal_bus_id, same_bus
 
 _LONGEST_INDEX = 3  # digits; what is longer begins a UUID
+_NAMED = 3
 _UUID_PREFIX = "gpu-"
 _FIRST_DOMAIN = "0000:"
 
@@ -40,7 +41,8 @@ def no_such_gpu(gpus: Sequence[Gpu], name: str) -> str:
     """What to say about a name that no GPU has, or that several have."""
     found = matches(gpus, name)
     if len(found) > 1:
-        return f"{name} may mean {' or '.join(gpu.uuid for gpu in found)}; give more of the UUID"
+        names = [gpu.uuid for gpu in found[:_NAMED]] + (["others"] if len(found) > _NAMED else [])
+        return f"{name} may mean {' or '.join(names)}; give more of the UUID"
     if not gpus:
         return f"there is no GPU {name}: this server has no GPUs"
     known = {key: gpu for gpu in gpus for key in (gpu.uuid, short_bus_id(gpu.facts.bus_id)) if key}

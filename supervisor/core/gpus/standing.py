@@ -99,11 +99,16 @@ def is_drained(gpu: Gpu, now: float) -> bool:
 
 def _drain_words(drain: Drain, now: float) -> str:
     left = f", for another {words.duration(drain.until_at - now)}" if drain.until_at is not None else ""
-    return f"by {drain.by}, {words.duration(now - drain.since)} ago{left}"
+    return f"by {person(drain.by)}, {words.duration(now - drain.since)} ago{left}"
+
+
+def person(by: str) -> str:
+    """`alice` of `alice (uid 1000) via CLI`."""
+    return by.partition(" (uid ")[0]
 
 
 def _in_quarantine(gpu: Gpu, held: Quarantine, world: World, now: float) -> Standing:
-    by = f", by {held.by}" if held.by and held.by not in held.reason else ""
+    by = f", by {person(held.by)}" if held.by and held.by not in held.reason else ""
     told = [f"{held.reason or 'no reason was given'}{by}, {words.duration(now - held.since)} ago"]
     if held.result:
         told.append(f"test {held.tests}: {held.result}" if held.tests > 1 else held.result)

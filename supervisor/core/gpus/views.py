@@ -162,6 +162,12 @@ def driver_view(world: World) -> View:
     }
 
 
+def kernel_words(way: str, text: str = "") -> str:
+    """How the kernel's log is followed: `way` is kmsg, journald, starting or none, and `text` says why none."""
+    ways = {"kmsg": "followed", "journald": "followed in systemd's journal", "starting": "about to be followed"}
+    return ways.get(way) or f"not followed{': ' if text else ''}{text}"
+
+
 def queue_view(world: World) -> list[View]:
     """The runs that wait for GPUs, the first one first, and what for."""
     waiting = [run for run in world.live.values() if run.phase is Phase.QUEUED and _wants_gpu(run)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from supervisor.core.gpus.lookup import short_bus_id
 from supervisor.core.plain_text import one_line
 
 Body = Mapping[str, Any]
+_ONE = re.compile(r"GPU \d+: ")
 _UUID_SHOWN = 12  # "GPU-" and eight digits: as much as tells it from the others
 _DRIVER = {
     "none": "the driver finds no GPU",
@@ -28,6 +30,12 @@ _KERNEL = {
     "io-error": "a disk cannot be read or written",
     "read-only": "a file system was made read-only",
 }
+
+
+def waiting(reason: str) -> str:
+    """What a run waits for: `GPU 3: pid 4242 of alice holds 18 GiB`, or a free one, and why there is none."""
+    one = reason.replace(" is in use: ", ": ", 1)
+    return one if _ONE.match(one) and "; " not in one else f"a free GPU ({reason})"
 
 
 def gpu_name(body: Body) -> str:
@@ -79,7 +87,8 @@ def _holder(holder: Body) -> str:
 def _xid(body: Body) -> str:
     whose = f" in {body['run']} attempt {body.get('attempt')}" if body.get("run") else _process(body)
     old = ", before the supervisor looked" if body.get("old") else ""
-    return f"Xid {body.get('xid')} on {gpu_name(body)}{whose}{old}: {one_line(str(body.get('text', '')))}"
+    text = one_line(str(body.get("text") or "")).removeprefix(f"{body.get('xid')}, ")
+    return f"Xid {body.get('xid')} on {gpu_name(body)}{whose}{old}: {text}"
 
 
 def _process(body: Body) -> str:
