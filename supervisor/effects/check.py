@@ -7,7 +7,7 @@ import os
 import pwd
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,15 +21,18 @@ from supervisor.core.events import Event, JobAccepted, JobRefused
 from supervisor.core.model import Job, Mount
 from supervisor.core.placeholders import expand
 from supervisor.core.variables import SYSTEM_PATH
-from supervisor.effects import conda
+from supervisor.effects import conda, gpu_stock
+from supervisor.effects.gpu_stock import GpuStock
 from supervisor.effects.interpreters import Interpreters
 from supervisor.effects.train_arguments import Surroundings, argument_problems, locate, stage_problems
-from supervisor.errors import Problem, UserError
+from supervisor.errors import Problem, RetryableError, UserError
 from supervisor.machine import bounded, mounts, places
 from supervisor.toml_errors import shown
 from supervisor.units import format_size
 
 _PYTHON = re.compile(r"python[\d.]*")
+#: After so long it is asked again which GPUs there are: a driver takes up to some ten seconds for its first answer.
+GPUS_AGAIN_S = 0.25
 _FLAG = re.compile(r"-[bBdEiIOPqsSuvx]+")  # of python --help, those that take no value
 
 
@@ -42,23 +45,29 @@ class JobChecker:
         runs_dir: Path,
         cache: Path,
         clock: Clock,
-        gpu_count: int = 0,
         *,
+        gpus: Callable[[], GpuStock | None],
         describe: Path = layout.DESCRIBE,
         environ: Mapping[str, str] = os.environ,
         euid: int | None = None,
     ) -> None:
-        """`cache` keeps what interpreters have; `gpu_count` is what gpus = "auto" and the limit are taken from."""
+        """`cache` keeps what interpreters have.
+
+        `gpus` tells which GPUs there are, None while that is not known yet: a job that wants any is checked again then.
+        """
         self._config = config
         self._runs_dir = runs_dir
         self._clock = clock
-        self.gpu_count = gpu_count
+        self._gpus = gpus
         self._environ = environ
         self._euid = os.geteuid() if euid is None else euid
         self._interpreters = Interpreters(cache, clock, describe=describe, environ=environ)
 
     def __call__(self, action: CheckJob) -> tuple[Event, ...]:
-        """Answer with JobAccepted, whose job is resolved, or with JobRefused and all reasons that were found."""
+        """Answer with JobAccepted, whose job is resolved, or with JobRefused and all reasons that were found.
+
+        Raises RetryableError while it is not known which GPUs there are.
+        """
         now = self._clock.now()
         try:
             job = self.check(action.data, path=action.path, owner=action.owner)
@@ -70,7 +79,10 @@ class JobChecker:
         return (JobAccepted(at=now, origin="check", path=action.path, job=job, note=action.note),)
 
     def check(self, data: bytes, *, path: str, owner: int) -> Job:
-        """Return the job of a file, resolved for this machine. Raises UserError with file, lines and fixes."""
+        """Return the job of a file, resolved for this machine. Raises UserError with file, lines and fixes.
+
+        Raises RetryableError while it is not known which GPUs there are.
+        """
         draft = jobspec.parse(data, path=path, owner=owner, defaults=self._config.defaults, now=self._clock.now())
         try:
             return self._resolve(draft)
@@ -79,12 +91,11 @@ class JobChecker:
 
     def _resolve(self, draft: jobspec.JobDraft) -> Job:
         problems = [*self._server_problems(draft.job)]
-        gpus = min(1, self.gpu_count) if draft.gpus == "auto" else draft.gpus
-        if gpus > self.gpu_count:
-            hint = "write gpus = 0 to train on the CPU" if not self.gpu_count else ""
-            expected = f"at most {self.gpu_count}, which is what this server has"
-            problems.append(Problem("too many GPUs", key="gpus", expected=expected, got=str(gpus), hint=hint))
-        job = msgspec.structs.replace(self._with_run_dir(draft.job), gpus=gpus)
+        stock = self._stock(draft)
+        count = gpu_stock.count_of(draft.gpus, stock)
+        problems += gpu_stock.problems(draft.job.gpu, count, stock)
+        wish = gpu_stock.settled(draft.job.gpu, count, stock)
+        job = msgspec.structs.replace(self._with_run_dir(draft.job), gpus=count, gpu=wish)
         if job.cwd and not Path(job.cwd).is_dir():
             problems.append(Problem("this folder is not there", key="cwd", got=shown(job.cwd)))
         try:
@@ -97,6 +108,14 @@ class JobChecker:
         if problems:
             raise UserError(problems=tuple(problems))
         return msgspec.structs.replace(job, mounts=_mounts(job, self._runs_dir))
+
+    def _stock(self, draft: jobspec.JobDraft) -> GpuStock:
+        if draft.gpus == 0:
+            return GpuStock()
+        stock = self._gpus()
+        if stock is None:
+            raise RetryableError("it is not known yet which GPUs there are: the driver has not answered", GPUS_AGAIN_S)
+        return stock
 
     def _server_problems(self, job: Job) -> Iterator[Problem]:
         if self._euid == 0 and not self._config.jobs.allow_root:

@@ -54,7 +54,9 @@ def check(
     """
     if choice.start not in {"fresh", "watch", "resume"} or not is_followed(action.job):
         return choice
+    count = len(action.gpu_ids) or action.job.gpus  # it may have got fewer than it asks for
     new = take(action.job, run_dir, choice.from_epoch)
+    new = msgspec.structs.replace(new, gpus=count, gpu_names=action.gpu_names)
     record = _read(run_dir)
     if choice.start == "watch":
         _write(run_dir, action, record, record.reference if record is not None else new, new)
@@ -112,7 +114,7 @@ def _from_checkpoint(action: Prepare, choice: events.Prepared, new: Fingerprint)
     found = checkpoints.look([Path(choice.checkpoint)])
     version = next((one.version for one in found if one.version), None) or action.job.trainer_version
     ultralytics = {"ultralytics": version} if version and action.job.train is not None else {}
-    return msgspec.structs.replace(new, gpus=action.gpus, versions={**new.versions, **ultralytics})
+    return msgspec.structs.replace(new, gpus=action.gpus, gpu_names=(), versions={**new.versions, **ultralytics})
 
 
 def _completed(reference: Fingerprint, new: Fingerprint) -> Fingerprint:
@@ -127,6 +129,7 @@ def _completed(reference: Fingerprint, new: Fingerprint) -> Fingerprint:
         revision=new.revision,
         run_dir=new.run_dir,
         gpus=new.gpus,
+        gpu_names=new.gpu_names,
         stage=new.stage,
         arguments=new.arguments,
         data=data,

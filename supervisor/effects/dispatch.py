@@ -22,7 +22,7 @@ log = logging.getLogger("yolo-supervisor")
 Handler = Callable[[actions.Action], tuple[events.Event, ...]]
 Put = Callable[[events.Event], None]
 
-LANES = {"kill": 1, "process": 1, "check": 2, "disk": 2, "copies": 2, "files": 1, "network": 2, "autopsy": 2}
+LANES = {"kill": 1, "process": 1, "check": 2, "disk": 2, "copies": 2, "files": 1, "network": 2, "autopsy": 2, "gpu": 2}
 LANE_OF: dict[type[actions.Action], str] = {
     actions.Terminate: "kill",
     actions.Launch: "process",
@@ -33,6 +33,8 @@ LANE_OF: dict[type[actions.Action], str] = {
     actions.Keep: "copies",
     actions.Compare: "check",
     actions.Announce: "network",
+    actions.TestGpu: "gpu",  # a test or a reset takes minutes where a driver hangs
+    actions.TreatGpu: "gpu",
     actions.Autopsy: "autopsy",  # of its own: a kill follows, and a check that takes minutes must not delay it
 }
 
@@ -132,7 +134,9 @@ class Dispatcher:
                 return NOT_NOW_S
             log.exception("a bug: carrying out %s failed", action.key)
             results = (failure(action, f"internal error: {type(error).__name__}: {error}", self._now()),)
-        for event in results:
+        for event in results[:-1]:  # what was found on the way: the answer comes last
+            self._put(event)
+        for event in results[-1:]:
             self._put(replace(event, answers=action.key))
         with self._lock:
             self._under_way.discard(action.key)
@@ -144,7 +148,7 @@ def _passes(error: Exception) -> bool:
     return isinstance(error, sqlite3.OperationalError) or (isinstance(error, OSError) and error.errno in NOT_NOW)
 
 
-def failure(action: actions.Action, reason: str, now: float) -> events.Event:  # noqa: PLR0911 - one case per kind
+def failure(action: actions.Action, reason: str, now: float) -> events.Event:  # noqa: C901, PLR0911 - one case per kind
     """The event that says that an action can never be carried out."""
     when: dict[str, Any] = {"at": now, "origin": "effects"}
     about = {**when, "run": action.run, "attempt": getattr(action, "attempt", 0)}
@@ -164,6 +168,10 @@ def failure(action: actions.Action, reason: str, now: float) -> events.Event:  #
             return events.Compared(**about, continuous=True, findings=(unknown,))
         case actions.Autopsy():
             return events.AutopsyDone(**about, summary=f"the autopsy failed: {reason}")
+        case actions.TestGpu():
+            return events.GpuTested(**when, gpu=action.gpu, ok=False, ran=False, text=reason)
+        case actions.TreatGpu():
+            return events.GpuTreated(**when, gpu=action.gpu, what=action.what, ok=False, text=reason)
         case actions.CheckJob():
             return events.JobRefused(**when, path=action.path, revision=action.revision, problem=reason)
         case actions.Announce():

@@ -18,6 +18,7 @@ from supervisor.clock import current_boot
 from supervisor.core import events
 from supervisor.core.actions import Prepare
 from supervisor.effects import adoption, consistency, start_point
+from supervisor.effects.gpu_gate import Admission
 from supervisor.errors import PermanentError, RetryableError
 from supervisor.machine import conditions
 
@@ -43,16 +44,20 @@ class Preparer:
         source_of: Callable[[str], bytes | None],
         now: Callable[[], float],
         wanted: Callable[[Prepare], bool] = lambda _action: True,
+        *,
+        gate: Callable[[Prepare], Admission] = lambda _action: Admission(),
     ) -> None:
         """`source_of` gives the bytes of a job file by their revision; `now` stamps the answer.
 
-        `wanted` says whether the run still waits for this preparation: it may have been stopped meanwhile.
+        `wanted` says whether the run still waits for this preparation: it may have been stopped meanwhile. `gate` looks
+        at the GPUs of the attempt; see gpu_gate.
         """
         self._runs_dir = runs_dir
         self._pause_below_bytes = pause_below_bytes
         self._source_of = source_of
         self._now = now
         self._wanted = wanted
+        self._gate = gate
         self._one_at_a_time = threading.Lock()
 
     def __call__(self, action: Prepare) -> tuple[events.Event, ...]:
@@ -71,34 +76,42 @@ class Preparer:
             self._one_at_a_time.release()
 
     def _prepare(self, action: Prepare) -> tuple[events.Event, ...]:
-        job = action.job
-        run_dir = layout.run_directory(self._runs_dir, job.project, job.name)
+        run_dir = layout.run_directory(self._runs_dir, action.job.project, action.job.name)
         waiting_for, reason = self._hindrance(action, run_dir)
         if reason:
-            failed = events.PrepareFailed(
-                at=self._now(),
-                origin="prepare",
-                run=action.run,
-                attempt=action.attempt,
-                reason=reason,
-                waiting_for=waiting_for,
-            )
-            return (failed,)
+            return (self._failed(action, reason, waiting_for),)
+        admission = self._gate(action) if action.check_gpus or action.test_gpus else Admission()
+        if admission.reason:
+            return (*admission.events, self._failed(action, admission.reason, f"GPU: {admission.reason}"))
+        return (*admission.events, self._prepared(action, run_dir, admission.notes))
+
+    def _failed(self, action: Prepare, reason: str, waiting_for: str) -> events.PrepareFailed:
+        return events.PrepareFailed(
+            at=self._now(),
+            origin="prepare",
+            run=action.run,
+            attempt=action.attempt,
+            reason=reason,
+            waiting_for=waiting_for,
+        )
+
+    def _prepared(self, action: Prepare, run_dir: layout.RunDirectory, of_gpus: tuple[str, ...]) -> events.Event:
+        """Take the run over, furnish its directory and choose where the attempt starts."""
         _refuse_symlinks(self._runs_dir, run_dir.root)
         _fence(run_dir, action)
-        notes = self._furnish(run_dir, action)
+        notes = [*of_gpus, *self._furnish(run_dir, action)]
         met = adoption.meet(action, run_dir, self._runs_dir)
         if met is not None:
-            return (msgspec.structs.replace(met, at=self._now()),)
+            return msgspec.structs.replace(met, at=self._now())
         action = adoption.in_place(action)
         choice = start_point.choose_start(action, run_dir, self._runs_dir)
         checked = consistency.check(action, run_dir, choice)
         if isinstance(checked, events.PrepareFailed):
-            return (msgspec.structs.replace(checked, at=self._now()),)
+            return msgspec.structs.replace(checked, at=self._now())
         choice = checked
         if choice.start in {"resume", "finish"}:
             choice = start_point.bring_into_place(choice, run_dir, action)
-        return (msgspec.structs.replace(choice, at=self._now(), notes=(*notes, *choice.notes)),)
+        return msgspec.structs.replace(choice, at=self._now(), notes=(*notes, *choice.notes))
 
     def _hindrance(self, action: Prepare, run_dir: layout.RunDirectory) -> tuple[str, str]:
         """Return what the machine lacks for an attempt, and why; looked at before anything is made or read.

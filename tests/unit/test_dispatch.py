@@ -27,7 +27,16 @@ class Hands:
         self.answers = {}
         self.calls = queue.SimpleQueue()
         handlers = dict.fromkeys(
-            (actions.Announce, actions.Terminate, actions.Prepare, actions.Launch, actions.Keep), self.handle
+            (
+                actions.Announce,
+                actions.Terminate,
+                actions.Prepare,
+                actions.Launch,
+                actions.Keep,
+                actions.TestGpu,
+                actions.TreatGpu,
+            ),
+            self.handle,
         )
         self.dispatcher = Dispatcher(handlers, self.inbox.put, lambda: 5.0)
 
@@ -199,12 +208,26 @@ def test_a_retry_delays_nobody_behind_it(hands):
     assert hands.answer().answers == "l-2"
 
 
-def test_several_answers_are_all_reported(hands):
-    """A handler may report several facts; each names the action."""
+def test_several_facts_are_all_reported_and_the_last_one_is_the_answer(hands):
+    """A crash between two of them must not leave an action answered whose answer was never written."""
     fact = events.Announced(at=1.0, channel="ops", tries=1)
     hands.answers["m-1"] = lambda _: (fact, fact)
     hands.dispatcher([message("m-1")])
-    assert [hands.answer().answers for _ in range(2)] == ["m-1", "m-1"]
+    assert [hands.answer().answers for _ in range(2)] == ["", "m-1"]
+
+
+@pytest.mark.parametrize("what", ["test", "treat"])
+def test_what_cannot_be_done_with_a_gpu_is_answered(hands, what):
+    """A test that could not be made says nothing of the GPU; a treatment that failed is told as such."""
+    ordered = {
+        "test": actions.TestGpu(key="g-1", gpu="GPU-a", python="/p"),
+        "treat": actions.TreatGpu(key="g-1", gpu="GPU-a", what="reset"),
+    }[what]
+    hands.answers["g-1"] = PermanentError("no such thing")
+    hands.dispatcher([ordered])
+    event = hands.answer()
+    assert (event.answers, event.gpu, event.ok, event.text) == ("g-1", "GPU-a", False, "no such thing")
+    assert getattr(event, "ran", False) is False
 
 
 def test_closing_leaves_the_rest_to_the_next_daemon(hands):
