@@ -12,9 +12,10 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from supervisor import channel_rules, toml_errors, units, user_rules
+from supervisor import channel_rules, gpu_config, toml_errors, units, user_rules
 from supervisor.core.model import Policy
 from supervisor.errors import Problem, UserError
+from supervisor.gpu_config import Gpu, GpuDefaults, Gpus
 from supervisor.hang_config import Hang, Remedies, twice
 from supervisor.toml_errors import AbsolutePath, Duration, HangAfter, Interval, Name, Size, Source
 
@@ -38,10 +39,6 @@ Text = Annotated[str, msgspec.Meta(max_length=4096, description="a text of at mo
 Count = Annotated[int, msgspec.Meta(ge=0, le=1_000_000, description="a whole number from 0 on")]
 KeepLast = Annotated[int, msgspec.Meta(ge=1, le=1_000_000, description="a whole number from 1 on")]
 KeepEpochs = Literal["none", "all", "exponential"]
-Gpus = Annotated[
-    Annotated[int, msgspec.Meta(ge=0, le=1024)] | Literal["auto"],
-    msgspec.Meta(description='a number of GPUs from 0 to 1024, or "auto"'),
-]
 Priority = Annotated[int, msgspec.Meta(ge=-100, le=100, description="a whole number from -100 to 100")]
 Secret = Annotated[str, msgspec.Meta(description="a text", extra={"secret": True})]
 
@@ -148,6 +145,7 @@ class Defaults(Table, frozen=True, kw_only=True):
     project: Name = "default"
     priority: Priority = 0
     gpus: Gpus = "auto"
+    gpu: GpuDefaults = GpuDefaults()
     time_limit: Duration | None = None
     notify: tuple[Name, ...] | None = None
     env: dict[str, str] = {}
@@ -202,6 +200,7 @@ class Config(Table, frozen=True, kw_only=True):
     jobs: Jobs = msgspec.field(default_factory=Jobs)
     defaults: Defaults = Defaults()
     queue: Queue = Queue()
+    gpu: Gpu = Gpu()
     hang: Hang = Hang()
     disk: Disk = Disk()
     channel: tuple[Channel, ...] = ()
@@ -237,6 +236,7 @@ def parse(data: bytes, file: str, *, mountinfo: Path = Path("/proc/self/mountinf
     problems = [*_server_problems(config, source, mountinfo), *_defaults_problems(config, source)]
     for place, key, found in channel_rules.problems(config.channel):
         problems.append(source.problem(("channel", str(place), key), found))
+    problems += (source.problem(("gpu", *path), found) for path, found in gpu_config.problems(config.gpu))
     for place, key, found in user_rules.problems(config.rule):
         problems.append(source.problem(("rule", str(place), key), found))
     if problems:
@@ -251,7 +251,8 @@ def rules(config: Config) -> tuple[Rule, ...]:
 
 def reloaded(running: Config, read: Config) -> tuple[Config, list[str]]:
     """Return what holds once the file was read again: limits and rules; and the tables whose changes need a restart."""
-    now = msgspec.structs.replace(running, queue=read.queue, rule=read.rule)
+    gpu = gpu_config.reloaded(running.gpu, read.gpu)
+    now = msgspec.structs.replace(running, queue=read.queue, rule=read.rule, gpu=gpu)
     return now, [name for name in Config.__struct_fields__ if getattr(now, name) != getattr(read, name)]
 
 
@@ -264,6 +265,7 @@ def policy(config: Config, gpu_count: int) -> Policy:
         max_queued_per_owner=queue.max_queued_per_owner,
         start_gap_s=queue.start_gap,
         gpu_count=gpu_count,
+        gpu=gpu_config.policy(config.gpu),
         channels=tuple(channel.name for channel in config.channel),
         stop_grace_s=queue.stop_grace,
         server=config.server.name or socket.gethostname(),
@@ -285,9 +287,18 @@ def show_text(config: Config) -> str:
     for name, table in show(config).items():
         for inner in table if isinstance(table, list) else [table]:
             lines += ["", f"[[{name}]]" if isinstance(table, list) else f"[{name}]"]
-            known = ((key, value) for key, value in inner.items() if value is not None)
+            known = ((key, _without_none(value)) for key, value in inner.items() if value is not None)
             lines += [f"{toml_errors.format_key(key)} = {toml_errors.format_value(value)}" for key, value in known]
     return "\n".join(lines[1:]) + "\n"
+
+
+def _without_none(value: Any) -> Any:
+    """Leave out what is not set: TOML has no word for it."""
+    if isinstance(value, list):
+        return [_without_none(one) for one in value]
+    if isinstance(value, dict):
+        return {key: _without_none(one) for key, one in value.items() if one is not None}
+    return value
 
 
 def environment_problems(env: dict[str, str]) -> list[tuple[str, Problem]]:
@@ -367,6 +378,7 @@ def _defaults_problems(config: Config, source: Source) -> list[Problem]:
     if defaults.python is not None and defaults.conda:
         wrong = Problem("python and conda both name the interpreter", hint="keep one of them")
         problems.append(source.problem(("defaults", "conda"), wrong))
+    problems += (source.problem(("defaults", "gpus"), found) for found in gpu_config.name_problems(defaults.gpus))
     names = {channel.name for channel in config.channel}
     for name in defaults.notify or ():
         if name not in names:

@@ -256,7 +256,16 @@ def _gpus(given: Mapping[str, Any], decided: Mapping[str, Any]) -> Iterator[str]
     elif given.get("device") in (None, ""):
         yield 'gpus = "auto"  # one if the server has any'
     else:
-        yield f"gpus = {gpu_count(given['device'])}  # was device={_comment(str(given['device']))}"
+        count = gpu_count(given["device"])
+        yield f"gpus = {count}  # was device={_comment(str(given['device']))}{_just_these(given['device'], count)}"
+        if count > 1:
+            yield "# gpu = { min = 1 }  # goes on with fewer when the others are broken; the total batch stays"
+
+
+def _just_these(device: Any, count: int) -> str:
+    """How to name the GPUs, where that was meant: the numbers of `device` are the machine's, ours are free ones."""
+    named = re.findall(r"\d+", str(device))
+    return f"; gpus = [{', '.join(named)}] takes just these" if count and len(named) == count else ""
 
 
 def gpu_count(device: Any) -> int:

@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from supervisor import toml_errors
-from supervisor.config import Count, Defaults, Gpus, KeepEpochs, KeepLast, Priority, environment_problems
+from supervisor.config import Count, Defaults, KeepEpochs, KeepLast, Priority, environment_problems
 from supervisor.core.placeholders import PLACEHOLDERS, names_in
 from supervisor.core.revisions import ALLOWED_TRAIN_KEYS
 from supervisor.errors import Problem
+from supervisor.gpu_config import Gpus, GpuTable, name_problems, wish_problems
 from supervisor.hang_config import Remedies, twice
 from supervisor.toml_errors import AbsolutePath, Duration, HangAfter, Name, Size, Source, shown
 from supervisor.trainers.scripts import script_place
@@ -113,6 +114,7 @@ class JobFile(msgspec.Struct, frozen=True, kw_only=True):
     cwd: AbsolutePath | None = None
     priority: Priority | None = None
     gpus: Gpus | None = None
+    gpu: GpuTable = GpuTable()
     after: tuple[Name, ...] = ()
     start_after: Any = None  # a text or a TOML time: msgspec knows no union of these
     time_limit: Duration | None = None
@@ -157,6 +159,7 @@ def problems_of(spec: JobFile, source: Source, defaults: Defaults) -> Iterator[P
     for name, problem in environment_problems(spec.env):
         yield source.problem(("env", name), problem)
     yield from _restart_problems(spec.restart, source, defaults)
+    yield from _gpu_problems(spec, source, defaults)
     if spec.train is not None and spec.command:
         yield source.problem(("command",), Problem("[train] and command exclude each other", hint="keep one of them"))
     yield from _command_problems(spec, source, has_python=_has_python(spec, defaults))
@@ -175,6 +178,13 @@ def _restart_problems(own: RestartTable, source: Source, defaults: Defaults) -> 
         yield source.problem(("restart",), Problem("the first wait is longer than the longest", hint=hint))
     if (again := twice(own.remedies or ())) is not None:
         yield source.problem(("restart", "remedies"), again)
+
+
+def _gpu_problems(spec: JobFile, source: Source, defaults: Defaults) -> Iterator[Problem]:
+    for problem in () if spec.gpus is None else name_problems(spec.gpus):
+        yield source.problem(("gpus",), problem)
+    for key, problem in wish_problems(either(spec.gpus, defaults.gpus), spec.gpu):
+        yield source.problem(("gpu", key), problem)
 
 
 def either(own: Any, default: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from supervisor import toml_errors
+from supervisor import gpu_config, toml_errors
 from supervisor.config import Defaults
 from supervisor.core.model import Checkpoints, Done, Job, Restart, Stage, StartFrom, Watch
 from supervisor.errors import Problem, UserError
@@ -24,7 +24,10 @@ _SNAPSHOTS = "checkpoints are saved after whole epochs only; keep_last, keep_bes
 
 
 class JobDraft(msgspec.Struct, frozen=True, kw_only=True):
-    """A parsed job before the machine was asked which interpreter `conda` is and how many GPUs auto."""
+    """A parsed job before the machine was asked which interpreter `conda` is, and which GPUs there are.
+
+    `job.gpu.named` holds what the file says: indices, and UUIDs or beginnings of them.
+    """
 
     job: Job
     conda: str = ""
@@ -56,6 +59,7 @@ def _settle(spec: JobFile, defaults: Defaults, *, start_after_at: float | None, 
     python = spec.python if own_interpreter else defaults.python
     conda = spec.conda if own_interpreter else defaults.conda
     done = spec.done or DoneTable()
+    gpus = either(spec.gpus, defaults.gpus)
     job = Job(
         name=spec.name or "",
         project=spec.project or defaults.project,
@@ -68,6 +72,7 @@ def _settle(spec: JobFile, defaults: Defaults, *, start_after_at: float | None, 
         python=str(python or ""),
         cwd=str(spec.cwd or ""),
         priority=either(spec.priority, defaults.priority),
+        gpu=gpu_config.wish(gpus, spec.gpu, defaults.gpu),
         after=spec.after,
         start_after_at=start_after_at,
         time_limit_s=either(spec.time_limit, defaults.time_limit),
@@ -89,7 +94,7 @@ def _settle(spec: JobFile, defaults: Defaults, *, start_after_at: float | None, 
         adopt=str(spec.adopt or ""),
         watch=None if spec.watch is None else Watch(**msgspec.structs.asdict(spec.watch)),
     )
-    return JobDraft(job=job, conda=conda or "", gpus=either(spec.gpus, defaults.gpus))
+    return JobDraft(job=job, conda=conda or "", gpus=len(gpus) if isinstance(gpus, tuple) else gpus)
 
 
 def _restart(spec: JobFile, defaults: Defaults) -> Restart:

@@ -340,8 +340,8 @@ def _expected(message: str, kind: Any) -> str:
     match = _MSGSPEC.match(message)
     if match is None:
         return message
-    names = {"`str`": "a text", "`int`": "a whole number", "`float`": "a number", "`bool`": "true or false"}
-    names |= {"`array`": "a list", "`object`": "a table", " | null": ""}
+    names = {" | null": "", "`str`": "a text", "`int`": "a whole number", "`float`": "a number"}
+    names |= {"`bool`": "true or false", "`array`": "a list", "`object`": "a table"}
     expected = match["expected"]
     for machine, human in names.items():
         expected = expected.replace(machine, human)

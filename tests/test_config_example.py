@@ -9,23 +9,25 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from supervisor import config, toml_errors, user_rules
+from supervisor import config, gpu_config, toml_errors, user_rules, xid_rules
 
 EXAMPLE = Path(__file__).parents[1] / "config.example.toml"
 NESTED = {"limits": config.Limits, "restart": config.Restarts, "checkpoints": config.Checkpoints}
+NESTED |= {"gpu": gpu_config.GpuDefaults}
 EXAMPLES_ONLY = {"defaults.python", "defaults.time_limit", "defaults.notify", "channel.ca_file", "rule.remedy"}
+EXAMPLES_ONLY |= {"gpu.limit.slowdown_c", "gpu.xid.attempt", "gpu.xid.gpu", "gpu.xid.cause"}
 
 
 def uncommented() -> str:
     """The example with every key switched on."""
-    return re.sub(r"^# (\[\[[a-z]+\]\]|[a-z_.]+ = )", r"\1", EXAMPLE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return re.sub(r"^# (\[\[[a-z.]+\]\]|[a-z_.]+ = )", r"\1", EXAMPLE.read_text(encoding="utf-8"), flags=re.MULTILINE)
 
 
 def keys_of_example() -> set[str]:
     """Every key that the example names, with its table."""
     keys, table = set(), ""
     for line in EXAMPLE.read_text(encoding="utf-8").splitlines():
-        if match := re.match(r"(?:# )?\[+([a-z]+)\]+", line):
+        if match := re.match(r"(?:# )?\[+([a-z.]+)\]+", line):
             table = match[1]
         elif match := re.match(r"# ([a-z_.]+) = ", line):
             keys.add(f"{table}.{match[1]}")
@@ -37,10 +39,15 @@ def keys_of_code() -> set[str]:
     keys = set()
     tables = {"channel": config.Channel, "server": config.Server, "jobs": config.Jobs, "defaults": config.Defaults}
     tables |= {"queue": config.Queue, "hang": config.Hang, "disk": config.Disk, "rule": user_rules.UserRule}
+    tables["gpu"] = gpu_config.Gpu
     assert tables.keys() == set(config.Config.__struct_fields__)
+    keys |= {f"gpu.xid.{field}" for field in xid_rules.XidRow.__struct_fields__}
+    keys |= {"gpu.limit.gpu", "gpu.limit.slowdown_c"}  # and any other threshold
     for table, struct in tables.items():
         for field in struct.__struct_fields__:
-            inner = NESTED[field].__struct_fields__ if field in NESTED else None
+            if f"{table}.{field}" in {"gpu.xid", "gpu.limit"}:
+                continue  # tables of their own
+            inner = NESTED[field].__struct_fields__ if table == "defaults" and field in NESTED else None
             keys |= {f"{table}.{field}.{key}" for key in inner} if inner else {f"{table}.{field}"}
     return keys
 
@@ -59,6 +66,7 @@ def test_the_example_shows_the_defaults(monkeypatch, tmp_path):
     assert loaded.jobs == default.jobs
     assert loaded.queue == default.queue
     assert loaded.hang == default.hang
+    assert msgspec.structs.replace(loaded.gpu, xid=(), limit=()) == default.gpu
     assert loaded.disk == default.disk
     for field in config.Defaults.__struct_fields__:
         if f"defaults.{field}" not in EXAMPLES_ONLY:
@@ -83,7 +91,7 @@ def test_keys_without_a_default_say_so(key):
     line = next(
         line
         for line in EXAMPLE.read_text(encoding="utf-8").splitlines()
-        if line.startswith(f"# {key.split('.')[1]} = ")
+        if line.startswith(f"# {key.rpartition('.')[2]} = ") and (key.count(".") == 1 or "no default" in line)
     )
     assert "no default" in line
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from supervisor import layout, toml_errors, trainers
 from supervisor.cli.client import Client, Target, View, run_path, settings
@@ -14,7 +15,12 @@ from supervisor.cli.screen import duration_text, time_text
 from supervisor.config import Config
 from supervisor.core.actions import Launch
 from supervisor.core.model import Job
+from supervisor.core.placeholders import names_in
 from supervisor.core.views import job_view
+from supervisor.units import format_size
+
+if TYPE_CHECKING:
+    from supervisor.effects.gpu_stock import GpuStock
 
 
 def configuration(target: Target, client: Client | None) -> Config:
@@ -28,6 +34,8 @@ def configuration(target: Target, client: Client | None) -> Config:
 
 
 def _without_none(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_none(one) for one in value]
     if isinstance(value, dict):
         return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
     return value
@@ -37,13 +45,23 @@ def checked(data: bytes, file: str, config: Config, client: Client | None) -> Jo
     """The job of a file, checked against this machine as the daemon would. Raises UserError with all reasons."""
     from supervisor.clock import WallClock
     from supervisor.effects.check import JobChecker
-    from supervisor.machine.gpu_count import count_gpus
 
     daemon_uid = Path(client.path).stat().st_uid if client is not None else os.geteuid()
-    checker = JobChecker(
-        config, config.server.runs_dir, interpreter_cache(), WallClock(), count_gpus(), euid=daemon_uid
-    )
+    gpus = functools.partial(_stock, client)
+    checker = JobChecker(config, config.server.runs_dir, interpreter_cache(), WallClock(), gpus=gpus, euid=daemon_uid)
     return checker.check(data, path=file, owner=os.getuid())
+
+
+def _stock(client: Client | None) -> GpuStock:
+    """The GPUs that the daemon knows; without one, or before its driver has answered, as many as the kernel lists."""
+    from supervisor.core.gpus.model import STARTING
+    from supervisor.effects import gpu_stock
+    from supervisor.machine.gpu_count import count_gpus
+
+    view = client.get("/v1/gpus") if client is not None else None
+    if view is None or view["driver"]["state"] == STARTING:
+        return gpu_stock.numbered(count_gpus())
+    return gpu_stock.of_view(view)
 
 
 def interpreter_cache() -> Path:
@@ -67,7 +85,7 @@ def plan(job: Job, config: Config, client: Client | None) -> View:
         "argv": argv,
         "cwd": job.cwd or str(run_dir.root),
         "directory": str(run_dir.root),
-        "device": f"{job.gpus} GPU" + ("s" if job.gpus > 1 else "") if job.gpus else "CPU",
+        "device": device_words(job),
         "epochs": job.epochs,
         "start": _start(job, client),
         "waits_for": _waits(job),
@@ -76,8 +94,29 @@ def plan(job: Job, config: Config, client: Client | None) -> View:
     }
 
 
+def device_words(job: Job) -> str:
+    """What the job will compute on: `2 GPUs, or 1 if the others are broken, with 20GiB each`."""
+    if not job.gpus:
+        return "CPU"
+    wish = job.gpu
+    words = [f"{job.gpus} GPU{'s' if job.gpus > 1 else ''}"]
+    if wish.named:
+        words = [", ".join(f"GPU {name}" if name.isdigit() else name for name in wish.named)]
+    if 0 < wish.min < job.gpus:
+        words.append(f"or {wish.min} if the others are broken")
+    if wish.memory_bytes:
+        words.append(f"with {format_size(wish.memory_bytes)}" + (" each" if job.gpus > 1 else ""))
+    if wish.prefer == "numa" and job.gpus > 1:
+        words.append("of one processor if possible")
+    return ", ".join([*words, "shared with others" if wish.share else ""]).removesuffix(", ")
+
+
 def _notes(job: Job) -> list[str]:
     """What is right, and yet not what its author may expect."""
+    return [*_remedy_notes(job), *_gpu_notes(job)]
+
+
+def _remedy_notes(job: Job) -> list[str]:
     from supervisor.core.diagnosis.rungs import ARGUMENTS
     from supervisor.core.model import Restart
 
@@ -86,6 +125,24 @@ def _notes(job: Job) -> list[str]:
     if job.train is not None or not idle or remedies == Restart().remedies:
         return []
     return [f"restart.remedies: {', '.join(idle)} have no effect here, the arguments of a command are its own"]
+
+
+def _gpu_notes(job: Job) -> list[str]:
+    """What its number of GPUs means for the batch, and for a program that counts them itself."""
+    from supervisor.core.gpus.leases import divides
+
+    least = job.gpu.min or job.gpus
+    odd = [str(count) for count in range(least, job.gpus) if not divides(job, count)]
+    notes = [f"gpu.min: it never goes on with {' or '.join(odd)} GPUs, the batch has no such parts"] if odd else []
+    if job.gpus > 1 and not divides(job, job.gpus):
+        notes.append(f"its batch has no {job.gpus} equal parts: each GPU gets a whole part, the rest is left out")
+    words = (*job.command, *job.resume_command)
+    if job.command and least < job.gpus and not any("gpu_count" in names_in(word) for word in words):
+        notes.append("gpu.min: its command starts as many ranks as it says, if they are fewer GPUs or not; "
+                     "{gpu_count} in it is how many there are")  # fmt: skip
+    if job.command and job.gpus and not job.checkpoints.hook:
+        notes.append("without our hook it is not kept on its own GPUs if it sets CUDA_VISIBLE_DEVICES itself")
+    return notes
 
 
 def _start(job: Job, client: Client | None) -> str:

@@ -27,7 +27,7 @@ def build(
     env.update(_interpreter(Path(job.python)) if job.python else {"PATH": SYSTEM_PATH})
     env.update(
         CUDA_DEVICE_ORDER="PCI_BUS_ID",
-        CUDA_VISIBLE_DEVICES=",".join(map(str, action.gpus)),
+        CUDA_VISIBLE_DEVICES=_own_gpus(action),
         PYTHONUNBUFFERED="1",
         YOLO_CONFIG_DIR=str(run_dir.settings),
         YOLO_AUTOINSTALL="0",
@@ -39,12 +39,18 @@ def build(
         env.update(logger_environment(job.trainer_version, _line(run_dir), env))
     env.update(trainers.trainer_for(job).environment(job, env))
     env.update(
+        YOLO_SUPERVISOR_GPUS=_own_gpus(action),
         YOLO_SUPERVISOR_RUN=action.run,
         YOLO_SUPERVISOR_ATTEMPT=str(action.attempt),
         YOLO_SUPERVISOR_TOKEN=str(action.token),
         YOLO_SUPERVISOR_ATTEMPT_DIR=str(run_dir.attempt(action.attempt).root),
     )
     return env
+
+
+def _own_gpus(action: Launch) -> str:
+    """What CUDA is shown: UUIDs, because indices move when a GPU is lost; indices where nobody watches GPUs."""
+    return ",".join(action.gpu_ids or map(str, action.gpus))
 
 
 def _line(run_dir: layout.RunDirectory) -> str:

@@ -2,9 +2,10 @@
 
 `install` waits for the library's import and then adds our callbacks to its table of defaults, so every trainer of
 this process has them: in our own runner, in the plain `yolo` command, in a user's script and in rank 0 of a
-multi-GPU training. No file of the library is changed. Four names are wrapped in memory, each where its module
-says why: `generate_ddp_command` (multi_gpu.py), `strip_optimizer` (safe_saves.py), `check_resume` where arguments
-were changed after a failure (changed_arguments.py) and, outside our own runner, `Model.train` (resume_override.py).
+multi-GPU training. No file of the library is changed. Five names are wrapped in memory, each where its module
+says why: `generate_ddp_command` (multi_gpu.py), `strip_optimizer` (safe_saves.py), `get_save_dir` (own_gpus.py),
+`check_resume` where arguments were changed after a failure (changed_arguments.py) and, outside our own runner,
+`Model.train` (resume_override.py); `os.environ` is guarded (own_gpus.py).
 Whatever of this fails is said once, and the training goes on without it.
 
 The callbacks are plain functions of this module on purpose: Ultralytics deep-copies the table (which would
@@ -21,7 +22,17 @@ import time
 from types import ModuleType
 from typing import Any, Callable
 
-from . import beats, changed_arguments, loggers, multi_gpu, resume_override, safe_saves, stopping, time_budget
+from . import (
+    beats,
+    changed_arguments,
+    loggers,
+    multi_gpu,
+    own_gpus,
+    resume_override,
+    safe_saves,
+    stopping,
+    time_budget,
+)
 from .after_import import AfterImport
 from .outcome import ERROR, FINISHED, STOPPED, WRONG_PLACE
 from .session import Session, epoch_error, place_error, resume_error
@@ -44,6 +55,7 @@ def install(attempt_dir: str, controlled: bool = False) -> Session:
     """
     global _session  # noqa: PLW0603 -- one process, one training at a time
     if _session is None:
+        own_gpus.hold()
         _session = Session(attempt_dir, controlled)
         if not _session.leads:
             _session.stop.force_after_s = stopping.FORCE_OTHER_RANK_AFTER_S
@@ -64,6 +76,7 @@ def _wait_for_ultralytics(session: Session) -> None:
 
 def _wrap_trainer(session: Session, module: ModuleType) -> None:
     multi_gpu.guard(session, module)
+    own_gpus.tell_places(module)
     changed_arguments.wrap(session, module)
 
 

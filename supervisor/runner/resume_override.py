@@ -102,7 +102,19 @@ def _look(session: Session, keywords: dict[str, Any]) -> tuple[dict[str, Any], d
     except Leave as refused:
         session.leave(refused.result, refused.code, refused.reason)
     save_dir = plan.get("save_dir") or home_of(plan["resume"]) or found["save_dir"] or ""
-    return {**plan, "args": keywords, "device": keywords.get("device"), "save_dir": save_dir}, found
+    return {**plan, "args": keywords, "device": _device(plan, keywords.get("device")), "save_dir": save_dir}, found
+
+
+def _device(plan: dict[str, Any], asked: Any) -> Any:
+    """Return what the program asks for, as far as the attempt has so many GPUs.
+
+    Never the checkpoint's own: that one counts the GPUs of the attempt that wrote it.
+    """
+    own = [place for place in str(plan.get("device") or "").split(",") if place.isdigit()]
+    if asked is None or asked == "":
+        return own[0] if own else plan.get("device")
+    parts = asked.split(",") if isinstance(asked, str) else asked if isinstance(asked, (list, tuple)) else [asked]
+    return ",".join(own) if own and len(parts) > len(own) else asked
 
 
 def finished(session: Session, model: Any, adapted: dict[str, Any]) -> Any:

@@ -52,11 +52,8 @@ class CommandTrainer(Trainer):
         return argv, section
 
     def environment(self, job: Job, env: Mapping[str, str]) -> dict[str, str]:
-        """See Trainer: the hook's folder comes first on PYTHONPATH, then the job's own."""
-        if not job.checkpoints.hook:
-            return {}
-        own = env.get("PYTHONPATH", "")
-        return {"PYTHONPATH": f"{layout.INJECT}{os.pathsep}{own}" if own else str(layout.INJECT)}
+        """See Trainer: our hook is loaded."""
+        return hook_path(env) if job.checkpoints.hook else {}
 
     def checkpoints(self, job: Job, run_dir: RunDirectory) -> list[Path]:
         """See Trainer: what the globs of checkpoint_files match, the newest first; else where the hook saw it save."""
@@ -92,6 +89,12 @@ class CommandTrainer(Trainer):
         if home is None or not job.checkpoints.hook or from_epoch < 1:
             return []
         return trim_to(home / "results.csv", from_epoch, aside)
+
+
+def hook_path(env: Mapping[str, str]) -> dict[str, str]:
+    """Return the variable that loads our hook into each Python: its folder comes first, then the job's own."""
+    own = env.get("PYTHONPATH", "")
+    return {"PYTHONPATH": f"{layout.INJECT}{os.pathsep}{own}" if own else str(layout.INJECT)}
 
 
 def command_line(words: Sequence[str], order: Launch, run_dir: RunDirectory, port: int) -> list[str]:

@@ -21,7 +21,7 @@ from supervisor.errors import PermanentError
 from supervisor.layout import RunDirectory
 from supervisor.trainers import opt_yaml
 from supervisor.trainers.base import Spec, Trainer
-from supervisor.trainers.command import command_line
+from supervisor.trainers.command import command_line, hook_path
 from supervisor.trainers.results_csv import trim_to
 from supervisor.trainers.weights_folder import EPOCH_FILE, checkpoints_in
 
@@ -114,9 +114,10 @@ class ScriptTrainer(Trainer):
             words = [*words[: place + 1], "--resume", "{checkpoint}"]
         return command_line(words, order, run_dir, port), None
 
-    def environment(self, job: Job, env: Mapping[str, str]) -> dict[str, str]:  # noqa: ARG002
-        """See Trainer. The files that are loaded are the job's own."""
-        return {} if _WHOLE_MODELS in env else {_WHOLE_MODELS: "1"}
+    def environment(self, job: Job, env: Mapping[str, str]) -> dict[str, str]:
+        """See Trainer. The files that are loaded are the job's own. Of our hook only the guard of its GPUs is there."""
+        given = {} if _WHOLE_MODELS in env else {_WHOLE_MODELS: "1"}
+        return {**given, **hook_path(env), "YOLO_SUPERVISOR_HOOK": "gpus"} if job.checkpoints.hook else given
 
     def checkpoints(self, job: Job, run_dir: RunDirectory) -> list[Path]:  # noqa: ARG002
         """See Trainer."""

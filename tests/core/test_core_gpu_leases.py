@@ -266,3 +266,11 @@ def test_no_gpu_is_given_to_two_that_do_not_share(wishes, broken):
             given_to.setdefault(gpu, []).append(run.job.gpu.share)
     assert all(len(shares) == 1 or all(shares) for shares in given_to.values())
     assert not {uuid(index) for index in broken} & given_to.keys()
+
+
+def test_names_that_nobody_can_match_are_told():
+    """Without a watch a UUID says nothing: the run waits, and says for what."""
+    bench = GpuBench(2)
+    bench.seen(state="no-library", text="gone")
+    bench.submit("a", gpus=1, gpu=GpuWish(named=(uuid(0),)))
+    assert "by UUID" in bench.run().waiting_for

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from runner_lab import REPOSITORY, Lab, RealLabs
+from runner_lab import OTHER_VERSION, REPOSITORY, Lab, RealLabs
 
 
 @pytest.fixture
@@ -52,3 +52,19 @@ def real_lab(train_python: Path, training_data: Path, tmp_path_factory: pytest.T
     labs = RealLabs(train_python, training_data, tmp_path_factory.mktemp)
     yield labs
     labs.end_all()
+
+
+@pytest.fixture(scope="session")
+def other_ultralytics(train_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a folder with another version of Ultralytics, which shares the interpreter's torch."""
+    beside = train_python.parents[1] / f"ultralytics-{OTHER_VERSION}"
+    if beside.is_dir():
+        return beside
+    folder = tmp_path_factory.mktemp("other") / OTHER_VERSION
+    package = f"ultralytics-opencv-headless=={OTHER_VERSION}"
+    command = [train_python, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder, package]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=170)
+    if done.returncode:
+        message = f"{package} cannot be installed: {done.stderr.strip()[-300:]}"
+        pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
+    return folder

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+#: The newest of the versions before 8.4.
+OTHER_VERSION = "8.3.253"
 RUNNER = REPOSITORY / "supervisor" / "runner"
 FAKE = Path(__file__).resolve().parent / "fake_ultralytics"
 TOKEN = 7

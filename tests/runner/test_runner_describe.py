@@ -9,13 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from runner_lab import RUNNER
+from runner_lab import OTHER_VERSION, RUNNER
 
 from supervisor.runner import describe
 
 pytestmark = pytest.mark.e2e
-
-OTHER_VERSION = "8.3.253"
 
 
 def ask(python: Path | str, tmp_path: Path, *path: Path) -> dict[str, object]:
@@ -31,19 +29,6 @@ def ask(python: Path | str, tmp_path: Path, *path: Path) -> dict[str, object]:
     command = [str(python), str(RUNNER / "describe.py")]
     done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
     return json.loads(done.stdout)
-
-
-@pytest.fixture(scope="module")
-def other_ultralytics(train_python, tmp_path_factory):
-    """Give a folder with another version of Ultralytics, which shares the interpreter's torch."""
-    folder = tmp_path_factory.mktemp("other") / OTHER_VERSION
-    package = f"ultralytics-opencv-headless=={OTHER_VERSION}"
-    command = [train_python, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder, package]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=170)
-    if done.returncode:
-        message = f"{package} cannot be installed: {done.stderr.strip()[-300:]}"
-        pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
-    return folder
 
 
 def test_the_real_library_is_described(train_python, tmp_path):

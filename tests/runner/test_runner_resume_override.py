@@ -21,6 +21,7 @@ from runner_lab import (
     write_checkpoint,
 )
 
+from supervisor.runner import resume_override
 from supervisor.runner.checkpoint import inspect
 
 pytestmark = pytest.mark.e2e
@@ -293,3 +294,24 @@ def test_after_its_training_a_program_dies_of_sigterm_as_always(lab, device):
     script = hook_script(lab, "import signal", MODEL, "model.train(TRAIN)", left, device=device)
     code, _beats, log = run(lab, script)
     assert (code, log.count("LEFT 0")) == (0, 1), log
+
+
+@pytest.mark.parametrize(
+    ("own", "asked", "given"),
+    [
+        ("0", None, "0"),
+        ("0,1", "", "0"),
+        ("cpu", None, "cpu"),
+        (None, None, None),
+        ("0", "0,1", "0"),
+        ("0", [0, 1], "0"),
+        ("0,1", [0, 1, 2], "0,1"),
+        ("0,1", "1", "1"),
+        ("0,1", 1, 1),
+        ("cpu", "0", "0"),
+        ("0", "cpu", "cpu"),
+    ],
+)
+def test_a_resume_never_takes_the_device_of_its_checkpoint(own, asked, given):
+    """Its numbers count the GPUs of another attempt; and where there are fewer now, all of them are asked for."""
+    assert resume_override._device({"device": own}, asked) == given

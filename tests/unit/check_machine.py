@@ -11,6 +11,7 @@ from supervisor.config import Channel, Config, Jobs, Server
 from supervisor.core.actions import CheckJob
 from supervisor.core.events import JobAccepted, JobRefused
 from supervisor.effects.check import JobChecker
+from supervisor.effects.gpu_stock import numbered
 
 DESCRIPTION = {
     "version": 1,
@@ -86,7 +87,8 @@ class Machine:
         self.python.chmod(0o755)
 
     def checker(self, gpu_count=2, euid=1000, **options):
-        """A checker on this machine."""
+        """A checker on this machine, which has so many GPUs; or those of a function `gpus`."""
+        gpus = options.pop("gpus", lambda: numbered(gpu_count))
         jobs = Jobs(
             folder=self.root / "jobs",
             allow_root=options.pop("allow_root", False),
@@ -100,7 +102,7 @@ class Machine:
             config.server.runs_dir,
             self.root / "state/interpreters.json",
             self.clock,
-            gpu_count,
+            gpus=gpus,
             euid=euid,
             environ=environ,
         )

@@ -41,7 +41,7 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path):
         "jobs.allow_root": 6,
         "defaults.restart.no_progress": 8,
         "defaults.restart.backof": 8,
-        "gpu": 9,
+        "gpu.kmsg": 10,
     }
     assert problems["server.nmae"].hint == "did you mean `name`?"
     assert problems["server.state_dir"].expected == "an absolute path"

@@ -46,7 +46,9 @@ class Machine:
             "problem": "",
         }  # fmt: skip
 
-    def attempt(self, number, start="resume", epoch=3, *, accepted="", origin="", gpus=1, run_dir=None, **job):
+    def attempt(
+        self, number, start="resume", epoch=3, *, accepted="", origin="", gpus=1, names=(), run_dir=None, **job
+    ):
         """What the preparation of an attempt leads to; `job` changes the job."""
         self.answer.write_text(json.dumps(self.facts))
         run_dir = run_dir or self.run_dir
@@ -54,7 +56,7 @@ class Machine:
         job = replace(self.job, **job)
         action = Prepare(
             key="k", run="truck@1", attempt=number, token=1, job=job, scratch_allowed=True, accepted=accepted,
-            origin=origin, gpus=gpus,
+            origin=origin, gpus=gpus, gpu_names=names, gpu_ids=tuple(f"GPU-{place}" for place in range(len(names))),
         )  # fmt: skip
         checkpoint = str(self.root / "last.pt")
         choice = Prepared(
@@ -223,6 +225,18 @@ def test_what_cannot_be_looked_at_is_said(machine):
     assert "gave no answer (exit code 3): no yaml here" in note
     machine.python.unlink()
     assert machine.attempt(4).start == "resume"
+
+
+def test_a_move_to_other_gpus_is_said_once(machine):
+    """What it really got counts, which may be fewer than it asks for."""
+    assert machine.attempt(2, names=("NVIDIA A100",)).notes == ()
+    moved = machine.attempt(3, names=("NVIDIA L40S",)).notes
+    assert moved == ("moves from 1 x NVIDIA A100 to 1 x NVIDIA L40S; the total batch of 8 is kept",)
+    assert machine.attempt(4, names=("NVIDIA L40S",)).notes == ()
+    machine.job = replace(machine.job, gpus=2)
+    assert machine.attempt(5, names=("NVIDIA L40S",)).notes == ()
+    [grown] = machine.attempt(6, names=("NVIDIA L40S", "NVIDIA L40S")).notes
+    assert grown.startswith("moves from 1 x NVIDIA L40S to 2 x NVIDIA L40S")
 
 
 def test_a_move_between_devices_is_said(machine):

@@ -99,6 +99,14 @@ def test_devices_become_a_number(device, gpus):
     assert table(draft_from_yolo_command(command.split(), environment()))["gpus"] == gpus
 
 
+def test_numbers_of_devices_can_be_kept_and_fewer_allowed():
+    """The supervisor chooses which; the draft says how to name them, and how to go on when one is broken."""
+    draft = draft_from_yolo_command(["yolo", "train", "model=/m.yaml", "data=/d.yaml", "device=2,3"], environment())
+    assert "; gpus = [2, 3] takes just these\n# gpu = { min = 1 }" in draft
+    single = draft_from_yolo_command(["yolo", "train", "model=/m.yaml", "data=/d.yaml", "device=cpu"], environment())
+    assert "gpus = 0  # was device=cpu\n# priority" in single
+
+
 def test_our_arguments_are_left_out_with_a_word():
     """resume, exist_ok and save_dir do not reach [train]; the draft says why."""
     text = draft_from_yolo_command(

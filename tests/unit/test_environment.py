@@ -7,18 +7,17 @@ from pathlib import Path
 import pytest
 
 from supervisor.core.actions import Launch
-from supervisor.core.model import Job
+from supervisor.core.model import Checkpoints, Job
 from supervisor.engines.environment import build
-from supervisor.layout import RunDirectory
+from supervisor.layout import INJECT, RunDirectory
 
 RUN = RunDirectory(Path("/runs/p/truck"))
 
 
-def environment(inherited=None, *, gpus=(), allow_download=False, **job):
-    job = Job(name="truck", revision="r", train={}, **job)
-    action = Launch(
-        key="k", run="truck@1", attempt=3, token=7, job=job, gpus=gpus, start="fresh", checkpoint="", from_epoch=0
-    )
+def environment(inherited=None, *, gpus=(), gpu_ids=(), allow_download=False, **job):
+    job = Job(**{"name": "truck", "revision": "r", "train": {}, **job})
+    start = {"start": "fresh", "checkpoint": "", "from_epoch": 0}
+    action = Launch(key="k", run="truck@1", attempt=3, token=7, job=job, gpus=gpus, gpu_ids=gpu_ids, **start)
     return build(action, RUN, inherited or {}, allow_download=allow_download)
 
 
@@ -51,6 +50,17 @@ def test_a_training_sees_its_own_gpus_only(gpus, visible):
     """CUDA counts as the PCI bus does, and a CPU job sees none."""
     given = environment(gpus=gpus)
     assert (given["CUDA_DEVICE_ORDER"], given["CUDA_VISIBLE_DEVICES"]) == ("PCI_BUS_ID", visible)
+
+
+def test_gpus_are_shown_by_uuid(tmp_path):
+    """Their numbers change when one is lost; and our own variable says the same, whatever the program does to CUDA's."""
+    given = environment(gpus=(0, 3), gpu_ids=("GPU-a", "GPU-d"), env={"YOLO_SUPERVISOR_GPUS": "all"})
+    assert given["CUDA_VISIBLE_DEVICES"] == given["YOLO_SUPERVISOR_GPUS"] == "GPU-a,GPU-d"
+    given = environment(train=None, family="yolov9", command=("x",), env={"PYTHONPATH": str(tmp_path)})
+    assert (given["YOLO_SUPERVISOR_GPUS"], given["YOLO_SUPERVISOR_HOOK"]) == ("", "gpus")
+    assert given["PYTHONPATH"] == f"{INJECT}:{tmp_path}"
+    off = environment(train=None, family="yolov9", command=("x",), checkpoints=Checkpoints(hook=False))
+    assert not {"PYTHONPATH", "YOLO_SUPERVISOR_HOOK"} & off.keys()
 
 
 def test_ultralytics_neither_downloads_nor_installs_unless_allowed():

@@ -83,6 +83,14 @@ CORPUS = {
 }
 
 
+#: Seconds each; the same limits of the same reader stop them in a job file, which is tried always.
+LARGE = {"deep quoted header", "many tables", "many keys"}
+
+
+def _slow_if_large(name):
+    return pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name
+
+
 def outcome(call):
     """What a call returns, or the message for a person; any other exception is a failure of the test."""
     try:
@@ -114,7 +122,7 @@ def test_known_evils(name):
     read(CORPUS[name])
 
 
-@pytest.mark.parametrize("name", CORPUS)
+@pytest.mark.parametrize("name", [_slow_if_large(name) for name in CORPUS])
 def test_known_evils_as_configuration(name):
     """The same files as config.toml end in a configuration or a UserError."""
     result = outcome(lambda: parse_config(CORPUS[name], "config.toml"))

@@ -127,6 +127,8 @@ def divides(job: Job, count: int) -> bool:
 
 def _why_not(job: Job, world: World, now: float) -> str:
     """What a run without GPUs waits for: `GPU`, and what stands in the way, if it is more than other trainings."""
+    if not watched(world) and any(name.startswith("GPU-") for name in job.gpu.named):
+        return "GPU: the job names GPUs by UUID, and nothing tells which is which while GPUs are not watched"
     mine = [gpu for gpu in devices(world) if eligible(job, gpu)]
     if len(mine) < job.gpus and not job.gpu.min:
         return f"GPU: it wants {job.gpus}, and {len(mine)} fit" if watched(world) else "GPU"

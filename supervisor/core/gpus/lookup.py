@@ -6,7 +6,6 @@ import difflib
 from collections.abc import Sequence
 
 from supervisor.core.gpus.model import Gpu
-from supervisor.core.gpus.xids import normal_bus_id, same_bus
 
 _LONGEST_INDEX = 3  # digits; what is longer begins a UUID
 _NAMED = 3
@@ -16,6 +15,8 @@ _FIRST_DOMAIN = "0000:"
 
 def short_bus_id(bus_id: str) -> str:
     """`3b:00.0` of `00000000:3B:00.0`; the domain stays where it is not 0."""
+    from supervisor.core.gpus.xids import normal_bus_id  # late: its table is read with it, and `ls` needs none
+
     return normal_bus_id(bus_id).removeprefix(_FIRST_DOMAIN) or bus_id
 
 
@@ -27,6 +28,8 @@ def full_label(gpu: Gpu) -> str:
 
 def matches(gpus: Sequence[Gpu], name: str) -> list[Gpu]:
     """All GPUs that `name` may mean: none, one, or several. GPUs that are there come before those that are gone."""
+    from supervisor.core.gpus.xids import same_bus
+
     name = name.strip()
     found = [gpu for gpu in gpus if name.isdigit() and len(name) <= _LONGEST_INDEX and gpu.index == int(name)]
     if not found:
@@ -53,6 +56,8 @@ def no_such_gpu(gpus: Sequence[Gpu], name: str) -> str:
 
 def replaced(gpus: Sequence[Gpu]) -> set[str]:
     """The UUIDs of GPUs that are gone and in whose slot another one is now."""
+    from supervisor.core.gpus.xids import normal_bus_id
+
     taken = {normal_bus_id(gpu.facts.bus_id) for gpu in gpus if gpu.present} - {""}
     return {gpu.uuid for gpu in gpus if not gpu.present and normal_bus_id(gpu.facts.bus_id) in taken}
 

@@ -25,8 +25,6 @@ RATES = {
     "pcie_replays": "pcie_replays_per_min",
     "nvlink_errors": "nvlink_errors_per_min",
 }
-#: Stands for a rate when the counter began anew: nothing is known, and what was counted up to now is void.
-BEGAN_ANEW = -1.0
 #: What is true of a card for long, so that a quick reading may be judged with what a slow one told.
 _OF_THE_CARD = ("slowdown_c", "power_limit_w", "pcie_width", "pcie_width_max", "pcie_generation_max")
 
@@ -172,6 +170,7 @@ def without_old_episodes(past: Past, lasting: Iterable[str], limits: Limits) -> 
 def _counts(
     before: dict[str, tuple[float, float]], at: float, numbers: dict[str, float], limits: Limits
 ) -> dict[str, tuple[float, float]]:
+    """A counter that began anew has a rate below 0: that is never too much, and ends what was counted up to now."""
     counts = before
     for name, rate in RATES.items():
         count = numbers.get(name)
@@ -179,9 +178,6 @@ def _counts(
             continue
         old = counts.get(name)
         if old is None or at - old[1] > limits.slow_gap_s:
-            counts = counts | {name: (count, at)}
-        elif count < old[0]:
-            numbers[rate] = BEGAN_ANEW
             counts = counts | {name: (count, at)}
         elif at - old[1] >= limits.rate_interval_s:
             numbers[rate] = (count - old[0]) * 60 / (at - old[1])

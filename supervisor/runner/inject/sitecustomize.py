@@ -1,7 +1,8 @@
 """For PYTHONPATH, where our runner does not start the training: loads the hook into this Python, if asked to.
 
-Python imports `sitecustomize` at every start. Ours steps off sys.path at once and then runs the one that it
-hides, so that a virtual environment's own customisation still happens.
+Of a training that is none of Ultralytics' only its GPUs are guarded. Python imports `sitecustomize` at every start.
+Ours steps off sys.path at once and then runs the one that it hides, so that a virtual environment's own customisation
+still happens.
 """
 
 from __future__ import annotations
@@ -17,13 +18,19 @@ _HERE = os.path.dirname(os.path.abspath(__file__))
 _PACKAGE = "yolo_supervisor_runner"
 
 
+_GUARD_ONLY = os.environ.get("YOLO_SUPERVISOR_HOOK") == "gpus"
+
+
 def _load_hook(attempt_dir: str) -> None:
     """Make the runner's folder a package under the name that pickled callbacks refer to, and arm the hook."""
     if _PACKAGE not in sys.modules:
         package = ModuleType(_PACKAGE)
         package.__path__ = [os.path.dirname(_HERE)]
         sys.modules[_PACKAGE] = package
-    import_module(f"{_PACKAGE}.hook").install(attempt_dir)
+    if _GUARD_ONLY:
+        import_module(f"{_PACKAGE}.own_gpus").hold()
+    else:
+        import_module(f"{_PACKAGE}.hook").install(attempt_dir)
 
 
 def _run_hidden_sitecustomize() -> None:

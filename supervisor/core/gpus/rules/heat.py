@@ -14,7 +14,7 @@ def _hot_by_margin(seen: Seen) -> Verdict:
 def _too_hot_by_margin(seen: Seen) -> Verdict:
     margin, hot, limits = seen.numbers["margin_c"], seen.past.hot, seen.limits
     often = sum(over for _, over in hot) >= limits.too_hot_samples
-    return between(bad=often and hot[-1][1], good=margin >= limits.slowdown_margin_c + limits.band_c)
+    return between(bad=often, good=margin >= limits.slowdown_margin_c + limits.band_c)
 
 
 def _margin(seen: Seen) -> Said:
@@ -87,9 +87,7 @@ def _say_throttled(seen: Seen) -> Said:
 
 
 def _slowed(seen: Seen) -> Verdict:
-    """With a brake, hardware slowdown is set as well: that is the other finding's."""
-    bits = int(seen.numbers["clocks_event_reasons"])
-    now = bool(bits & HARDWARE and not bits & BRAKES)
+    now = bool(int(seen.numbers["clocks_event_reasons"]) & HARDWARE)
     return between(bad=now and len(seen.past.slow.minutes) >= seen.limits.slowed_minutes, good=not now)
 
 

@@ -42,7 +42,7 @@ def _usual(seen: Seen) -> int | None:
 
 def _replays(seen: Seen, factor: float) -> Verdict:
     usual, rate = _usual(seen), seen.numbers["pcie_replays_per_min"]
-    if usual is None or rate < 0:
+    if usual is None:
         return None
     # Replays are whole and a minute never exactly one: without rounding, as many as are usual would be too many.
     return between(bad=round(rate) > usual * factor, good=rate <= usual * factor / 2)
@@ -73,8 +73,7 @@ def _say_down(seen: Seen) -> Said:
 
 
 def _errors(seen: Seen) -> Verdict:
-    rate = seen.numbers["nvlink_errors_per_min"]
-    return None if rate < 0 else bad_if(rate > seen.limits.nvlink_errors_per_min)
+    return bad_if(seen.numbers["nvlink_errors_per_min"] > seen.limits.nvlink_errors_per_min)
 
 
 def _say_errors(seen: Seen) -> Said:

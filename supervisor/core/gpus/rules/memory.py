@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from supervisor.core.gpus.rules.base import BETWEEN, Rule, Said, Seen, Verdict, bad_if, between, long
+from supervisor.core.gpus.rules.base import Rule, Said, Seen, Verdict, bad_if, between, long
 
 
 def _uncorrected(seen: Seen) -> Verdict:
@@ -16,9 +16,8 @@ def _say_uncorrected(seen: Seen) -> Said:
 
 
 def _ecc_rate(seen: Seen) -> Verdict:
-    """A counter that began anew (a rate below 0) ends what was counted up to now, but not what is there."""
     rate, most = seen.numbers["ecc_corrected_per_min"] / 60, seen.limits.ecc_corrected_per_s
-    return BETWEEN if rate < 0 else between(bad=rate > most, good=rate <= most / 2)
+    return between(bad=rate > most, good=rate <= most / 2)
 
 
 def _say_ecc_rate(seen: Seen) -> Said:
