@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 
 import click
 
-from supervisor.cli.failures import BadInput, Failure, NoDaemon, NoSuchRun, Refused, TryLater
+from supervisor.cli.failures import BadInput, Failure, NoDaemon, NoSuchGpu, NoSuchRun, Refused, TryLater
 
 if TYPE_CHECKING:
     from supervisor.config import Config
@@ -102,12 +102,19 @@ def _judge(status: int, data: bytes, path: str) -> View:
     text = str(view.get("error") or view.get("next") or f"HTTP {status}")
     if status == 404 and path.startswith("/v1/runs/"):
         raise NoSuchRun(text)
+    if status == 404 and path.startswith("/v1/gpus/"):
+        raise NoSuchGpu(text)
     raise _FAILURES.get(status, Failure)(text)
 
 
 def run_path(name: str, verb: str = "") -> str:
     """Where a run is in the API."""
     return f"/v1/runs/{quote(name, safe='')}" + (f"/{verb}" if verb else "")
+
+
+def gpu_path(name: str, verb: str = "") -> str:
+    """Where a GPU is in the API."""
+    return f"/v1/gpus/{quote(name, safe='')}" + (f"/{verb}" if verb else "")
 
 
 def connect(target: Target, timeout_s: float = TIMEOUT_S) -> Client:
@@ -191,3 +198,13 @@ def complete_run(ctx: click.Context, _parameter: click.Parameter, incomplete: st
     except Exception:  # noqa: BLE001 - a broken completion must not write into a person's command line
         return []
     return [run["name"] for run in runs if run["name"].startswith(incomplete)]
+
+
+def complete_gpu(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Indices and UUIDs of GPUs for the shell's completion; silent where no daemon answers."""
+    try:
+        gpus = connect(ctx.find_object(Target) or Target(), timeout_s=1.0).get("/v1/gpus")["gpus"]
+    except Exception:  # noqa: BLE001 - a broken completion must not write into a person's command line
+        return []
+    names = [name for gpu in gpus for name in (str(gpu["index"]), gpu["uuid"] or "")]
+    return [name for name in names if name and name.startswith(incomplete)]

@@ -43,6 +43,12 @@ class NoSuchRun(Failure):
     exit_code: ClassVar[int] = 5
 
 
+class NoSuchGpu(Failure):
+    """No GPU, or more than one, is meant by this name."""
+
+    exit_code: ClassVar[int] = 5
+
+
 class TryLater(Failure):
     """It may work later."""
 

@@ -7,8 +7,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from supervisor.cli.client import Client, Target, View, connect, run_path, settings
-from supervisor.cli.failures import NoDaemon, NoSuchRun, TryLater
+from supervisor.cli.client import Client, Target, View, connect, gpu_path, run_path, settings
+from supervisor.cli.failures import NoDaemon, NoSuchGpu, NoSuchRun, TryLater
 from supervisor.cli.screen import note, time_text
 
 
@@ -45,6 +45,14 @@ class Reading(Protocol):
 
     def status(self) -> View:
         """The server; see views.status_view."""
+        ...
+
+    def gpus(self) -> View:
+        """All GPUs; see gpus.views.gpus_view."""
+        ...
+
+    def gpu(self, name: str, events: int = 0) -> View:
+        """One GPU with its newest events; see gpus.views.gpu_view."""
         ...
 
 
@@ -88,6 +96,14 @@ class Online:
     def status(self) -> View:
         """See Reading."""
         return self._client.get("/v1/status")
+
+    def gpus(self) -> View:
+        """See Reading."""
+        return self._client.get("/v1/gpus")
+
+    def gpu(self, name: str, events: int = 0) -> View:
+        """See Reading."""
+        return self._client.get(gpu_path(name), events=events)
 
 
 class Offline:
@@ -192,6 +208,28 @@ class Offline:
 
         with self._open() as journal:
             return self._marked(views.status_view(journal.load(), self.state_at()))
+
+    def gpus(self) -> View:
+        """See Reading. Nobody reads the GPUs now: their values are not known."""
+        from supervisor.core.gpus import views
+
+        with self._open() as journal:
+            return self._marked(views.gpus_view(journal.load(), {}, self.state_at()))
+
+    def gpu(self, name: str, events: int = 0) -> View:
+        """See Reading."""
+        from supervisor.core.gpus import leases, lookup, views
+        from supervisor.layout import with_directories
+
+        with self._open() as journal:
+            world = journal.load()
+            gpus = leases.devices(world)
+            found = lookup.matches(gpus, name)
+            if len(found) != 1:
+                raise NoSuchGpu(lookup.no_such_gpu(gpus, name))
+            rows = journal.gpu_history(found[0].uuid, events) if events else ()
+            view = views.gpu_view(world, found[0].uuid, {}, self.state_at(), rows=rows)
+        return self._marked(with_directories(view, self._runs_dir))
 
     @staticmethod
     def _marked(view: Mapping[str, Any]) -> View:

@@ -45,6 +45,10 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "priority": ("orders", "Change which runs start first."),
         "drain": ("orders", "End all trainings gracefully and start none."),
     },
+    "GPUs": {
+        "gpus": ("gpus", "List the GPUs: how they stand, and who uses them."),
+        "gpu": ("gpus", "Show, drain, quarantine, release or test a GPU."),
+    },
     "Server": {
         "run": ("run", "Start the daemon in the foreground."),
         "config": ("configure", "Check or show the configuration."),

@@ -16,6 +16,7 @@ from supervisor.cli.failures import NoDaemon
 from supervisor.cli.offline import Reading, reading
 from supervisor.cli.screen import duration_text, phase_text, time_text
 from supervisor.core.diagnosis import rungs
+from supervisor.core.gpus.words import gpu_name
 from supervisor.core.placeholders import expand
 from supervisor.units import format_size
 
@@ -23,6 +24,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON f
 WATCH_EVERY_S = 2.0
 _HEADERS = ("NAME", "PHASE", "EPOCH", "MAP50-95", "ETA", "RESTARTS", "WAITING FOR / REASON")
 _LEAST_WIDTHS = (0, 0, 0, 78, 66, 72, 0)
+_HAS_GPUS = frozenset({"PREPARING", "STARTING", "RUNNING", "STOPPING"})
 
 
 @click.command(
@@ -88,8 +90,13 @@ def _line(row: View) -> list[str]:
         "-" if metric is None else f"{metric:.3f}",
         duration_text(row["eta_s"]),
         str(row["restarts"]),
-        row["stalled"] or row["waiting_for"] or row["reason"],
+        row["stalled"] or _waits_for(row["waiting_for"]) or row["reason"],
     ]
+
+
+def _waits_for(waiting_for: str) -> str:
+    """What it waits for; of GPUs only which and why, the word itself stands in it."""
+    return waiting_for.removeprefix("GPU: ")
 
 
 def epoch_text(row: View) -> str:
@@ -152,7 +159,7 @@ def _facts(view: View) -> list[tuple[str, str]]:
         ("avoids", _avoids_text(view.get("avoid_gpus", ()))),
         ("failures", f"{view['failures']} in a row without progress" if view["failures"] else ""),
         ("priority", str(view["priority"])),
-        ("GPUs", str(view["gpus"])),
+        ("GPUs", _gpus_text(view)),
         ("created", time_text(view["created_at"], now)),
         ("since", f"{time_text(view['phase_since_at'], now)} {view['phase']}"),
         ("directory", view["directory"]),
@@ -189,8 +196,15 @@ def _change_text(change: View) -> str:
     return f"{rungs.words(change)} since attempt {change['attempt'] + 1}, because {change['because']}"
 
 
-def _avoids_text(gpus: Sequence[int]) -> str:
-    return f"GPU {', '.join(map(str, gpus))}: others are given first" if gpus else ""
+def _avoids_text(gpus: Sequence[str]) -> str:
+    names = ", ".join(gpu_name({"gpu": gpu}) for gpu in gpus)
+    return f"{names}: others are given first" if gpus else ""
+
+
+def _gpus_text(view: View) -> str:
+    """How many it wants, and which it has."""
+    has = view["attempts"][-1].get("gpus") if view["attempts"] and view["phase"] in _HAS_GPUS else None
+    return str(view["gpus"]) + (f": it has GPU {', '.join(map(str, has))}" if has else "")
 
 
 def _what(job: View) -> str:
@@ -324,6 +338,8 @@ def _status_lines(view: View) -> list[str]:
     if view["draining"]:
         lines.append("draining: nothing starts until `yolo-supervisor drain --off` or a new daemon")
     lines.append(f"{view['busy']} of {view['max_running']} places, {view['gpus_given']} of {view['gpus']} GPUs taken")
+    if view.get("gpu_summary"):
+        lines.append(f"GPUs: {view['gpu_summary']}")
     if "free_bytes" in daemon and "memory_available_bytes" in daemon:
         free, memory = format_size(daemon["free_bytes"]), format_size(daemon["memory_available_bytes"])
         lines.append(f"{free} free for runs, {memory} of memory available")

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import msgspec
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -23,17 +22,19 @@ from supervisor.clock import Clock
 from supervisor.core import ancestry, goodput_view, incidents_view, secrets, story, views
 from supervisor.core.checkpoints import Saved
 from supervisor.core.events import DrainAsked, Event
+from supervisor.core.gpus.readings import Reading
 from supervisor.core.model import Run, World
 from supervisor.errors import RetryableError
 from supervisor.layout import run_directory
-from supervisor.web import orders
-from supervisor.web.orders import Order, Peer, RefusedOrder
+from supervisor.web import answers, orders
+from supervisor.web.answers import JsonResponse, flag, whole_number
+from supervisor.web.gpus import GpuRoutes
+from supervisor.web.orders import Order, RefusedOrder
 
 T = TypeVar("T")
 
 EFFECT_WAIT_S = 3.0  # how long an answer waits for the world to show the effect of an order
 EFFECT_LOOK_S = 0.02
-LARGEST_BODY_BYTES = 64 * 1024
 MOST_EVENTS = 1000
 
 
@@ -50,6 +51,10 @@ class History(Protocol):
 
     def recent(self, after_seq: int = 0, limit: int = 200) -> Sequence[story.Row]:
         """The events after `after_seq`, oldest first."""
+        ...
+
+    def gpu_history(self, uuid: str, limit: int = 200) -> Sequence[story.Row]:
+        """The newest events about a GPU, oldest first."""
         ...
 
     def close(self) -> None:
@@ -70,7 +75,8 @@ class Parts:
     """What the API needs of the daemon. `history` opens a reader; `server` adds facts to the status.
 
     `saved` looks for the epochs that a run can go back to; at one epoch closely, where one is given. `checkpoints`
-    lists all that a run has.
+    lists all that a run has. `gpu_readings` are the newest ones by UUID, `kernel_state` tells how the kernel's log is
+    followed.
     """
 
     world: Callable[[], World]
@@ -83,16 +89,8 @@ class Parts:
     server: Callable[[], Mapping[str, Any]] = dict
     saved: Callable[[Run, int | None], Saved] = lambda _run, _epoch: Saved()
     checkpoints: Callable[[Run], Mapping[str, Any]] = lambda _run: {}
-
-
-class JsonResponse(Response):
-    """JSON by msgspec; NaN and infinity become null."""
-
-    media_type = "application/json"
-
-    def render(self, content: Any) -> bytes:
-        """See Starlette's Response."""
-        return msgspec.json.encode(content)
+    gpu_readings: Callable[[], Mapping[str, Reading]] = dict
+    kernel_state: Callable[[], str] = str
 
 
 class Api:
@@ -121,6 +119,7 @@ class Api:
             Route("/v1/config", self.config),
             Route("/v1/files", self.files),
             Route("/v1/drain", self.drain, methods=["POST"]),
+            *GpuRoutes(self._parts, self._until).routes(),
         ]
         handlers: Mapping[Any, Callable[[Request, Any], Awaitable[Response]]] = {
             HTTPException: self._http_error,
@@ -138,7 +137,7 @@ class Api:
     async def runs(self, request: Request) -> Response:
         """GET /v1/runs, with ?all=1 also the runs that ended long ago."""
         parts = self._parts
-        every = _flag(request, "all")
+        every = flag(request, "all")
         view = views.runs_view(parts.world(), parts.board.snapshot(), parts.clock.now(), every=every)
         return JsonResponse(view)
 
@@ -174,14 +173,14 @@ class Api:
     async def saved(self, request: Request) -> Response:
         """GET /v1/runs/{name}/saved[?epoch=N]: the epochs that can be gone back to; of N it is certain."""
         run = self._find(self._parts.world(), request)
-        found = await self._saved(run, _whole_number(request, "epoch", 0) or None)
+        found = await self._saved(run, whole_number(request, "epoch", 0) or None)
         return JsonResponse({"version": views.VERSION, "epochs": found.epochs, "stripped": found.stripped})
 
     async def incidents(self, request: Request) -> Response:
         """GET /v1/incidents or /v1/runs/{name}/incidents, both with ?open=1&since=UNIX_SECONDS: the newest last."""
         world = self._parts.world()
         run = self._find(world, request) if "name" in request.path_params else None
-        since_at, is_open = float(_whole_number(request, "since", 0)), _flag(request, "open")
+        since_at, is_open = float(whole_number(request, "since", 0)), flag(request, "open")
         now = self._parts.clock.now()
         return JsonResponse(incidents_view.server_view(world, now, run=run, is_open=is_open, since_at=since_at))
 
@@ -189,7 +188,7 @@ class Api:
         """GET /v1/report or /v1/runs/{name}/report, both with ?since=UNIX_SECONDS: where the time of the runs went."""
         world = self._parts.world()
         run = self._find(world, request) if "name" in request.path_params else None
-        since_at = _whole_number(request, "since", 0) or None
+        since_at = whole_number(request, "since", 0) or None
         return JsonResponse(await run_in_threadpool(self._report, world, run, since_at))
 
     def _report(self, world: World, run: Run | None, since_at: float | None) -> views.View:
@@ -202,8 +201,8 @@ class Api:
 
     async def events(self, request: Request) -> Response:
         """GET /v1/events?after=SEQ&limit=N: the newest ones without `after`."""
-        after = _whole_number(request, "after", 0)
-        limit = min(MOST_EVENTS, _whole_number(request, "limit", 200))
+        after = whole_number(request, "after", 0)
+        limit = min(MOST_EVENTS, whole_number(request, "limit", 200))
         with closing(self._parts.history()) as journal:
             return JsonResponse(story.events_view(journal.recent(after, limit)))
 
@@ -224,7 +223,7 @@ class Api:
         revision = asked.get("revision", "")
         if not revision:
             raise HTTPException(422, "revision: expected the hash of a job file's content, got nothing")
-        since_at = float(_whole_number(request, "since", 0))
+        since_at = float(whole_number(request, "since", 0))
         view = views.files_view(self._parts.world(), revision, asked.get("path", ""), since_at)
         return JsonResponse(view)
 
@@ -234,7 +233,7 @@ class Api:
         verb = request.path_params["verb"]
         if verb not in orders.VERBS:
             raise HTTPException(404, f"there is no order `{verb}`; orders are {', '.join(orders.VERBS)}")
-        order, peer, parts = await _body(request), _peer(request), self._parts
+        order, peer, parts = await answers.body(request, Order), answers.peer(request), self._parts
         world = parts.world()
         run = self._find(world, request)
         orders.check_permission(peer, run.job.owner, run.name)
@@ -245,7 +244,7 @@ class Api:
         parts.put(orders.order_event(verb, run, order, peer.by, now))
         after = await self._until(lambda: orders.outcome(verb, parts.world(), run, order))
         if after is None:
-            return self._not_yet(run.name)
+            return answers.not_yet(run.name)
         text = orders.what_next(verb, run, after, live, now)
         view = self._run_view(parts.world(), after)
         return JsonResponse({"version": views.VERSION, "done": True, "next": text, "run": view})
@@ -265,14 +264,14 @@ class Api:
 
     async def drain(self, request: Request) -> Response:
         """POST /v1/drain."""
-        order, peer, parts = await _body(request), _peer(request), self._parts
+        order, peer, parts = await answers.body(request, Order), answers.peer(request), self._parts
         orders.check_drain(peer)
         now, before = parts.clock.now(), parts.world()
         parts.put(DrainAsked(at=now, origin="api", by=peer.by, at_once=order.now, off=order.off))
         wanted = not order.off
         done = await self._until(lambda: parts.world().draining is wanted and parts.world() is not before)
         if not done and before.draining is not wanted:
-            return self._not_yet("the server")
+            return answers.not_yet("the server")
         text = orders.drain_sentence(parts.world(), parts.board.snapshot(), order, now)
         return JsonResponse({"version": views.VERSION, "done": True, "next": text, "draining": wanted})
 
@@ -281,13 +280,6 @@ class Api:
         while not (found := look()) and time.monotonic() < deadline:  # noqa: ASYNC110 - a thread swaps the world
             await asyncio.sleep(EFFECT_LOOK_S)
         return found
-
-    def _not_yet(self, name: str) -> Response:
-        text = (
-            f"the order for {name} was taken, but is not carried out yet: the daemon is busy or cannot write "
-            "its journal; look at `yolo-supervisor status` and try again later"
-        )
-        return JsonResponse({"version": views.VERSION, "done": False, "next": text}, status_code=202)
 
     # ---- common
     def _find(self, world: World, request: Request) -> Run:
@@ -309,42 +301,10 @@ class Api:
         return views.run_view(run, world, live, rows, now=now, directory=directory)
 
     async def _http_error(self, _request: Request, error: HTTPException) -> Response:
-        return _error(error.status_code, str(error.detail))
+        return answers.error(error.status_code, str(error.detail))
 
     async def _refused(self, _request: Request, error: RefusedOrder) -> Response:
-        return _error(error.status, str(error))
+        return answers.error(error.status, str(error))
 
     async def _bug(self, _request: Request, error: Exception) -> Response:
-        return _error(500, f"internal error, please report it: {type(error).__name__}: {error}")
-
-
-def _error(status: int, text: str) -> Response:
-    return JsonResponse({"version": views.VERSION, "error": text}, status_code=status)
-
-
-def _flag(request: Request, name: str) -> bool:
-    return request.query_params.get(name, "") not in {"", "0", "false"}
-
-
-def _whole_number(request: Request, name: str, default: int) -> int:
-    text = request.query_params.get(name, str(default))
-    if not (text.isascii() and text.isdigit() and len(text) <= 18):
-        raise HTTPException(422, f"{name}: expected a whole number, got {text[:40]!r}")
-    return int(text)
-
-
-def _peer(request: Request) -> Peer:
-    peer: Peer = request.scope["state"]["peer"]
-    return peer
-
-
-async def _body(request: Request) -> Order:
-    data = bytearray()
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > LARGEST_BODY_BYTES:
-            raise HTTPException(413, f"the body is larger than {LARGEST_BODY_BYTES} bytes")
-    try:
-        return msgspec.json.decode(bytes(data), type=Order) if data else Order()
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise HTTPException(422, f"the body is not an order: {error}") from error
+        return answers.error(500, f"internal error, please report it: {type(error).__name__}: {error}")

@@ -12,6 +12,7 @@ import msgspec
 from supervisor.core import ancestry, events, outlook, words
 from supervisor.core.checkpoints import Saved, knows_its_end
 from supervisor.core.diagnosis import rungs
+from supervisor.core.gpus.words import gpu_name
 from supervisor.core.model import Phase, Run, Wanted, World
 
 LOWEST, HIGHEST = -100, 100  # the contract's range of priorities
@@ -268,7 +269,7 @@ def _taken_back(before: Run, after: Run) -> str:
     """What the next attempt does as the job file says again."""
     taken = [f"{rungs.words(change)}" for change in rungs.changes_view(before)]
     if before.avoid_gpus:
-        taken.append(f"GPU {', '.join(map(str, before.avoid_gpus))} given last")
+        taken.append(f"{', '.join(gpu_name({'gpu': gpu}) for gpu in before.avoid_gpus)} given last")
     hint = f"; `resume {after.name}` lets it go on" if after.phase is Phase.HELD else ""
     return f"{after.name}: taken back from attempt {after.attempts + 1} on: {', '.join(taken)}{hint}"
 

@@ -19,6 +19,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from supervisor.clock import Clock
 from supervisor.core.checkpoints import Saved
 from supervisor.core.events import Event
+from supervisor.core.gpus.readings import Reading
 from supervisor.core.model import Run, World
 from supervisor.errors import UserError
 from supervisor.web.api import Api, History, LiveBoard, Parts
@@ -146,9 +147,12 @@ class ApiServer:
         server: Callable[[], Mapping[str, Any]] = dict,
         saved: Callable[[Run, int | None], Saved] = lambda _run, _epoch: Saved(),
         checkpoints: Callable[[Run], Mapping[str, Any]] = lambda _run: {},
+        gpu_readings: Callable[[], Mapping[str, Reading]] = dict,
+        kernel_state: Callable[[], str] = str,
     ) -> None:
-        """`history` opens a read-only journal for one request; for `server`, `saved`, `checkpoints` see Parts."""
-        parts = Parts(world, put, board, history, config_view, clock, runs_dir, server, saved, checkpoints)
+        """`history` opens a read-only journal for one request; for what has a default see Parts."""
+        looks = (server, saved, checkpoints, gpu_readings, kernel_state)
+        parts = Parts(world, put, board, history, config_view, clock, runs_dir, *looks)
         self._application = Api(parts).application()
         self._path = socket_path
         self._ready = threading.Event()

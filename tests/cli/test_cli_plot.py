@@ -269,7 +269,12 @@ class Terminal:
         self.handle, child = pty.openpty()
         environment = {**os.environ, "TERM": "xterm", "COLUMNS": "90", "LINES": "30", **env}
         command = [sys.executable, "-m", "supervisor", *map(str, words)]
-        self.process = subprocess.Popen(command, stdin=child, stdout=child, stderr=child, env=environment)
+        # Where the tests run in the background the shell has SIGINT ignored, and a child inherits that.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            self.process = subprocess.Popen(command, stdin=child, stdout=child, stderr=child, env=environment)
+        finally:
+            signal.signal(signal.SIGINT, before)
         os.close(child)
         self.said = b""
 

@@ -59,8 +59,8 @@ def test_changes_are_taken_back_in_any_live_phase(daemon, cli, phase):
 def test_avoided_gpus_are_taken_back_too(daemon, cli):
     """The sentence names them."""
     daemon.launch("truck")
-    change(daemon, avoid_gpus=(0, 2))
-    assert "GPU 0, 2 given last" in cli("resume", "truck", "--undo-changes").stdout
+    change(daemon, avoid_gpus=("0", "GPU-1f2e3d4c-aaaa"))
+    assert "GPU 0, GPU-1f2e3d4c given last" in cli("resume", "truck", "--undo-changes").stdout
     assert daemon.world.named("truck").avoid_gpus == ()
 
 

@@ -20,7 +20,13 @@ def bus_id(index):
 
 def facts(index, **more):
     """Who it is."""
-    known = {"uuid": uuid(index), "index": index, "bus_id": bus_id(index), "name": "NVIDIA L40S", "memory_bytes": 48 << 30}
+    known = {
+        "uuid": uuid(index),
+        "index": index,
+        "bus_id": bus_id(index),
+        "name": "NVIDIA L40S",
+        "memory_bytes": 48 << 30,
+    }
     return GpuFacts(**{**known, **more})
 
 
@@ -49,7 +55,9 @@ class GpuBench(Bench):
 
     def xid(self, number, index=0, **more):
         """The driver reports an error."""
-        return self.tell(events.XidSeen, xid=number, gpu=uuid(index), bus_id=bus_id(index), text=f"Xid {number}", **more)
+        return self.tell(
+            events.XidSeen, xid=number, gpu=uuid(index), bus_id=bus_id(index), text=f"Xid {number}", **more
+        )
 
     def lose(self, index=0):
         """It falls off the bus: the kernel says so, and NVML too."""

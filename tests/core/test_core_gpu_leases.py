@@ -41,7 +41,9 @@ def test_one_attempt_for_each_gpu():
     assert bench.phase("b") is Phase.PREPARING
 
 
-@pytest.mark.parametrize(("first", "second", "together"), [(True, True, True), (True, False, False), (False, True, False)])
+@pytest.mark.parametrize(
+    ("first", "second", "together"), [(True, True, True), (True, False, False), (False, True, False)]
+)
 def test_a_gpu_is_shared_only_if_both_want_it(first, second, together):
     """`share` on one side alone is not enough."""
     bench = GpuBench(1)

@@ -167,7 +167,7 @@ def test_what_is_missing_is_never_zero():
         "temperature_c": 61,
         "margin_c": ABSENT,
         "power_w": Failed(code=999, name="UNKNOWN"),
-        "gpu_utilization": Stale(age_s=40.0),
+        "gpu_utilization": Stale(age_s=42.0),
     }
     shown = cells(Reading(gpu="x", at=NOW - 2, values=values))
     assert shown["temperature_c"] == {"value": 61}
@@ -192,7 +192,7 @@ def test_an_old_reading_keeps_its_values_and_tells_their_age():
 )
 def test_a_gpu_that_cannot_be_read_has_that_error_everywhere(failed, text):
     """The error of the GPU as a whole stands in every value; that of its memory is known all the same."""
-    shown = cells(Reading(gpu="x", at=NOW, error=failed))
+    shown = cells(Reading(gpu="x", at=NOW, error=failed, values={"ecc_corrected": 3, "power_w": Stale(5.0)}))
     assert {cell["error"] for cell in shown.values()} == {text}
 
 

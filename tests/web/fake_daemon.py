@@ -62,6 +62,7 @@ class FakeDaemon:
         self.journal = Journal.open(self.journal_path)
         self.world, self.deaf, self.waiting = World(), False, []
         self.saved = lambda _run, _epoch: Saved()
+        self.readings, self.kernel = {}, "followed"
         self.lock = threading.Lock()
         self.socket_path = root / "socket"
         self.api = self.make_api()
@@ -82,6 +83,8 @@ class FakeDaemon:
             server=lambda: {"pid": 7, "version": "0.0.0"},
             saved=lambda run, epoch: self.saved(run, epoch),  # noqa: PLW0108 - a test may change it
             checkpoints=lambda run: listing.checkpoints_view(run, self.runs_dir, self.clock.now()),
+            gpu_readings=lambda: dict(self.readings),
+            kernel_state=lambda: self.kernel,
         )
 
     def make(self):

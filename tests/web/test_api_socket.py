@@ -113,7 +113,7 @@ def test_stop_does_not_wait_for_silent_clients(daemon):
 
 def test_a_connection_in_the_moment_of_the_end_is_not_lost(daemon):
     """A client that connects just when the daemon ends leaves no socket behind that nobody closes."""
-    for _ in range(20):
+    for _ in range(6):
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(daemon.socket_path))
             daemon.api.stop()

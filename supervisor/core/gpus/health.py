@@ -218,7 +218,8 @@ class _Case(msgspec.Struct, frozen=True):
 
 def _case(row: xids.Row, judgement: court.Judgement, run: Run | None, event: events.XidSeen) -> _Case:
     why = f"; {judgement.why}" if judgement.why else ""
-    return _Case(row, judgement, run, f"Xid {event.xid} ({row.title}){why}: {event.text}")
+    told = event.text.removeprefix(f"{event.xid}, ").removeprefix(f"{event.xid}: ")
+    return _Case(row, judgement, run, f"Xid {event.xid} ({row.title}){why}: {told}")
 
 
 def _carry_out(turn: Turn, gpu: Gpu, case: _Case) -> None:

@@ -162,12 +162,6 @@ def driver_view(world: World) -> View:
     }
 
 
-def kernel_words(way: str, text: str = "") -> str:
-    """How the kernel's log is followed: `way` is kmsg, journald, starting or none, and `text` says why none."""
-    ways = {"kmsg": "followed", "journald": "followed in systemd's journal", "starting": "about to be followed"}
-    return ways.get(way) or f"not followed{': ' if text else ''}{text}"
-
-
 def queue_view(world: World) -> list[View]:
     """The runs that wait for GPUs, the first one first, and what for."""
     waiting = [run for run in world.live.values() if run.phase is Phase.QUEUED and _wants_gpu(run)]
@@ -294,10 +288,10 @@ def throttle_words(bits: int) -> list[str]:
 def _cell(name: str, reading: Reading | None, now: float) -> View:
     if reading is None:
         return {"unknown": True}
+    if reading.error is not None:  # what was read before says nothing of the GPU as it is
+        return {"error": _error(reading.error)}
     value = reading.values.get(name)
-    if value is None:
-        return {"error": _error(reading.error)} if reading.error is not None else {"unknown": True}
-    return _shown_value(value, max(0.0, now - reading.at))
+    return {"unknown": True} if value is None else _shown_value(value, max(0.0, now - reading.at))
 
 
 def _shown_value(value: Value, age_s: float) -> View:
@@ -306,7 +300,7 @@ def _shown_value(value: Value, age_s: float) -> View:
     if isinstance(value, Failed):
         return {"error": _error(value)}
     if isinstance(value, Stale):
-        return {"stale_s": round(value.age_s + age_s)}
+        return {"stale_s": round(value.age_s)}
     return {"stale_s": round(age_s), "value": value} if age_s > STALE_S else {"value": value}
 
 
