@@ -38,6 +38,7 @@ from supervisor.effects.prepare import Preparer
 from supervisor.engines.local import LocalEngine
 from supervisor.errors import UserError
 from supervisor.gpu_watch import GpuWatch
+from supervisor.init_reaper import reap_as_init
 from supervisor.journal import Journal, make_reserve
 from supervisor.loop import Loop
 from supervisor.machine.gpu_count import count_gpus
@@ -362,24 +363,6 @@ def _on_new_attempts(loop: Loop, wake: Callable[[], None]) -> Callable[[], None]
             wake()
 
     return look
-
-
-def reap_as_init() -> int | None:
-    """As process 1 of a container: fork, let the child be the daemon, and reap for the whole container.
-
-    Returns None in the child (and everywhere where we are not process 1), the daemon's exit code in process 1.
-    """
-    if os.getpid() != 1:
-        return None
-    child = os.fork()
-    if child == 0:
-        return None
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda received, _frame: os.kill(child, received))
-    while True:
-        pid, status = os.waitpid(-1, 0)
-        if pid == child:
-            return os.waitstatus_to_exitcode(status)
 
 
 def main(config_path: Path | None = None) -> int:

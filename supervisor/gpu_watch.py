@@ -1,4 +1,4 @@
-"""Everything about GPUs in one daemon, put together: who watches them, who looks before a start, who tests and resets."""
+"""All about GPUs in one daemon, put together: who watches them, looks before a start, tests and resets."""
 
 from __future__ import annotations
 

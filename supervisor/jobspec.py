@@ -13,7 +13,8 @@ import msgspec
 
 from supervisor import gpu_config, toml_errors
 from supervisor.config import Defaults
-from supervisor.core.model import Checkpoints, Done, Job, Restart, Stage, StartFrom, Watch
+from supervisor.core.job import Checkpoints, Done, Restart, Stage, StartFrom, Watch
+from supervisor.core.model import Job
 from supervisor.errors import Problem, UserError
 from supervisor.job_rules import DoneTable, JobFile, either, problems_of, train_problems
 from supervisor.toml_errors import Source, shown

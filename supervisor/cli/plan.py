@@ -118,7 +118,7 @@ def _notes(job: Job) -> list[str]:
 
 def _remedy_notes(job: Job) -> list[str]:
     from supervisor.core.diagnosis.rungs import ARGUMENTS
-    from supervisor.core.model import Restart
+    from supervisor.core.job import Restart
 
     remedies = job.restart.remedies
     idle = [one for one in remedies if one in ARGUMENTS]

@@ -43,7 +43,8 @@ class Prepare(Action, frozen=True, kw_only=True, tag=True):
     older run's directory is for. `accepted`: the digest of the differences that a person agreed to. `gpus`: how many
     the attempt before had. `origin`: project/name of the run that the job's start_from names. `distrust_from`: the
     epoch from which on no checkpoint is to be used, while an older one is there (0: all may be). `gpu_ids` are the GPUs
-    that it will get, `gpu_names` their products where they are known: `check_gpus` if they must be looked at first, `test_gpus` if the self-test is to run on them.
+    that it will get, `gpu_names` their products where they are known: `check_gpus` if they must be looked at first,
+    `test_gpus` if the self-test is to run on them.
     """
 
     attempt: int

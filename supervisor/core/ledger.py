@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from supervisor.core.model import Checkpoints
+from supervisor.core.job import Checkpoints
 
 DONE = "done_not_stripped"
 

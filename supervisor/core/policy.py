@@ -6,7 +6,8 @@ import hashlib
 
 import msgspec
 
-from supervisor.core.model import Restart, Run
+from supervisor.core.job import Restart
+from supervisor.core.model import Run
 
 PREPARING_S = 600.0
 STARTING_S = 60.0

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from supervisor.core.model import Job, Phase, Run, Stage, StopOrder
+from supervisor.core.job import Stage
+from supervisor.core.model import Job, Phase, Run, StopOrder
 
 
 def due(run: Run) -> Stage | None:

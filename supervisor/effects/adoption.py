@@ -13,7 +13,8 @@ from supervisor.attempt_files import is_same_boot, pid_namespace, process_start_
 from supervisor.clock import current_boot
 from supervisor.core import events
 from supervisor.core.actions import Prepare
-from supervisor.core.model import Job, Watch
+from supervisor.core.job import Watch
+from supervisor.core.model import Job
 from supervisor.effects import live_trainings
 from supervisor.errors import PermanentError, RetryableError
 

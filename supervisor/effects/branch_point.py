@@ -14,8 +14,9 @@ from supervisor import durable, layout, trainers
 from supervisor.core import events
 from supervisor.core.actions import Prepare
 from supervisor.core.checkpoints import GOES_ON, Candidate, Checkpoint, Choice, choose_epoch
+from supervisor.core.job import StartFrom
 from supervisor.core.ledger import Entry, Ledger, usable
-from supervisor.core.model import Job, StartFrom
+from supervisor.core.model import Job
 from supervisor.effects import checkpoints, ledger, survey
 from supervisor.effects.private_copy import private_copy
 from supervisor.errors import RetryableError

@@ -18,7 +18,8 @@ from supervisor.clock import Clock
 from supervisor.config import Config
 from supervisor.core.actions import CheckJob
 from supervisor.core.events import Event, JobAccepted, JobRefused
-from supervisor.core.model import Job, Mount
+from supervisor.core.job import Mount
+from supervisor.core.model import Job
 from supervisor.core.placeholders import expand
 from supervisor.core.variables import SYSTEM_PATH
 from supervisor.effects import conda, gpu_stock

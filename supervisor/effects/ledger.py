@@ -21,8 +21,9 @@ import msgspec
 
 from supervisor import attempt_files, durable, layout
 from supervisor.core.checkpoints import BAD, GOES_ON, TORCH_SUFFIXES, Checkpoint, knows_its_end
+from supervisor.core.job import Checkpoints
 from supervisor.core.ledger import Entry, Ledger, Line, keep, of_line, opening, under_order
-from supervisor.core.model import Checkpoints, Job
+from supervisor.core.model import Job
 from supervisor.core.outlook import map50_95
 from supervisor.effects import checkpoints
 from supervisor.effects.private_copy import Copied, private_copy, sha256_of

@@ -18,7 +18,8 @@ import msgspec
 from supervisor import attempt_files, layout, trainers
 from supervisor.core import events
 from supervisor.core.actions import Launch, Terminate
-from supervisor.core.model import Boot, Watch
+from supervisor.core.job import Watch
+from supervisor.core.model import Boot
 from supervisor.engines import environment
 from supervisor.errors import PermanentError, RetryableError
 from supervisor.machine import ranks

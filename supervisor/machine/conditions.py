@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from supervisor import layout
-from supervisor.core.model import Job, Mount
+from supervisor.core.job import Mount
+from supervisor.core.model import Job
 from supervisor.machine import mounts, places, resources
 from supervisor.machine.bounded import NoAnswerError
 from supervisor.units import format_size

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from supervisor.core.model import Mount
+from supervisor.core.job import Mount
 from supervisor.machine import bounded
 
 MOUNTINFO = Path("/proc/self/mountinfo")

@@ -77,6 +77,8 @@ class ProbeLife:
         self._off_until: float | None = None
         self._crashes: deque[tuple[float, frozenset[int]]] = deque(maxlen=CRASHES)
         self._in_a_row = 0
+        #: What the probe said of the driver as a whole: it tells why one ends that ends in order.
+        self._last_word: dict[str, Any] | None = None
         self._blamed: dict[str, float] = {}
         self._doubted: set[str] = set()
         self._wants_events = True
@@ -98,11 +100,13 @@ class ProbeLife:
             return []
         code = child.ended()
         lines = child.lines()
+        for line in lines:
+            if line["say"] in {"driver", "recount"}:
+                self._last_word = line
         if code is not None:
             self.child = None
             child.close()
-            last = next((line for line in reversed(lines) if line["say"] in {"driver", "recount"}), None)
-            self._on_end(child, code, last)
+            self._on_end(child, code, self._last_word)
         return lines
 
     def close(self) -> None:
@@ -207,6 +211,7 @@ class ProbeLife:
             return
         tiers = {f"{tier}_s": every_s for tier, every_s in watching.every_s.items()}
         options = {**tiers, "leave": sorted(self.left()), "events": self._wants_events}
+        self._last_word = None
         self.child = Child(options, self._environment)
 
     def _on_end(self, child: Child, code: int, last: Mapping[str, Any] | None) -> None:

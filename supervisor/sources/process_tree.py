@@ -13,7 +13,7 @@ import msgspec
 from supervisor.attempt_files import Started
 from supervisor.config import is_network_type
 from supervisor.core.diagnosis.waiting import MAIN, OTHER, WORKER, Process
-from supervisor.core.model import Mount
+from supervisor.core.job import Mount
 from supervisor.machine.ranks import RANK
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")

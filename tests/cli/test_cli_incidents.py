@@ -8,7 +8,7 @@ import pytest
 
 from supervisor.core import events
 from supervisor.core.diagnosis.evidence import Evidence, Sign
-from supervisor.core.model import Restart
+from supervisor.core.job import Restart
 from tests.cli.conftest import process
 from tests.cli.test_cli_reading import on_terminal
 

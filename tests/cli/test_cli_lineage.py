@@ -7,7 +7,8 @@ import json
 import pytest
 
 from supervisor.core.checkpoints import Saved
-from supervisor.core.model import Goal, Phase, StartFrom
+from supervisor.core.job import StartFrom
+from supervisor.core.model import Goal, Phase
 from supervisor.errors import RetryableError
 
 

@@ -10,7 +10,8 @@ from msgspec.structs import replace
 from supervisor.core.diagnosis.advice import advice, filled
 from supervisor.core.diagnosis.diagnose import Diagnosis, of_cause
 from supervisor.core.diagnosis.tables import CAUSES
-from supervisor.core.model import Attempt, Phase, Restart, Run
+from supervisor.core.job import Restart
+from supervisor.core.model import Attempt, Phase, Run
 
 TRAIN = {"model": "/m.yaml", "data": "/d.yaml", "batch": 16}
 

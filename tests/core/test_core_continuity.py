@@ -12,7 +12,8 @@ from msgspec.structs import replace
 
 from supervisor.core.continuity import judge, planned_changes
 from supervisor.core.curve import Point
-from supervisor.core.model import Job, Stage
+from supervisor.core.job import Stage
+from supervisor.core.model import Job
 
 MAP = "metrics/mAP50-95(B)"
 EPOCHS = 100

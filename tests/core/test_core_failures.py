@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from supervisor.core import actions, events
-from supervisor.core.model import Phase, Restart
+from supervisor.core.job import Restart
+from supervisor.core.model import Phase
 from supervisor.core.policy import FALL_BACKS, backoff_s
 
 

@@ -7,7 +7,8 @@ from bench import Bench
 from causes import known
 
 from supervisor.core import actions, events
-from supervisor.core.model import Phase, Restart, Stage, Wanted
+from supervisor.core.job import Restart, Stage
+from supervisor.core.model import Phase, Wanted
 from supervisor.core.policy import ABORT_S, AUTOPSY_S
 
 HUNG = {"verdict": "hung", "phase": "train", "quiet_s": 900.0, "cause": "of-this-test", "text": "nothing has moved"}

@@ -9,7 +9,8 @@ from causes import known, sign, signs
 from supervisor.core import events
 from supervisor.core.diagnosis.evidence import Evidence, Sign
 from supervisor.core.incidents import KEPT
-from supervisor.core.model import Phase, Restart
+from supervisor.core.job import Restart
+from supervisor.core.model import Phase
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import pytest
 from bench import Bench
 
 from supervisor.core import actions, events
-from supervisor.core.model import Phase, Restart
+from supervisor.core.job import Restart
+from supervisor.core.model import Phase
 
 
 def keeps(ordered):

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from supervisor.core.job import Checkpoints
 from supervisor.core.ledger import Entry, Ledger, Line, keep, run_number, usable
-from supervisor.core.model import Checkpoints
 
 ONE = Checkpoints(keep_last=1, keep_best=0)
 

@@ -6,7 +6,8 @@ import pytest
 from bench import Bench, edited, go_on, make_job
 
 from supervisor.core import actions, ancestry, events
-from supervisor.core.model import Goal, Phase, StartFrom, World
+from supervisor.core.job import StartFrom
+from supervisor.core.model import Goal, Phase, World
 from supervisor.core.step import step
 from supervisor.core.views import run_view
 

@@ -10,7 +10,8 @@ from msgspec.structs import replace
 from supervisor.core import actions, events
 from supervisor.core.diagnosis.evidence import Disk, Evidence, Spent
 from supervisor.core.diagnosis.remedies import WINDOW_S, Remedy, choose
-from supervisor.core.model import Attempt, Phase, Policy, Progress, Restart, Run
+from supervisor.core.job import Restart
+from supervisor.core.model import Attempt, Phase, Policy, Progress, Run
 
 DAY_S = 86_400.0
 SILENT = Evidence()

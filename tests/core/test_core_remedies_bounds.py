@@ -13,7 +13,8 @@ from supervisor.core.diagnosis.diagnose import of_cause
 from supervisor.core.diagnosis.evidence import Evidence
 from supervisor.core.diagnosis.remedies import choose
 from supervisor.core.diagnosis.tables import CAUSES, ENDS
-from supervisor.core.model import Phase, Restart
+from supervisor.core.job import Restart
+from supervisor.core.model import Phase
 
 SILENT = Evidence()
 KNOWN = [name for name, one in sorted(CAUSES.items()) if one.steps[0] not in ENDS]  # others end every list at once

@@ -13,7 +13,8 @@ from supervisor.core.actions import Launch, Prepare
 from supervisor.core.diagnosis import rungs
 from supervisor.core.diagnosis.evidence import Change
 from supervisor.core.diagnosis.tables import RUNGS
-from supervisor.core.model import Attempt, Phase, Policy, Progress, Restart, Run, Stage
+from supervisor.core.job import Restart, Stage
+from supervisor.core.model import Attempt, Phase, Policy, Progress, Run
 from supervisor.core.queue import Room
 
 ALL = Restart(remedies=RUNGS)

@@ -6,7 +6,8 @@ import pytest
 from bench import Bench
 
 from supervisor.core import stages
-from supervisor.core.model import Attempt, Job, Phase, Progress, Run, Stage, StopOrder
+from supervisor.core.job import Stage
+from supervisor.core.model import Attempt, Job, Phase, Progress, Run, StopOrder
 
 JOB = Job(
     name="truck",

@@ -7,7 +7,8 @@ from bench import SECOND_BOOT, Bench
 
 from supervisor.core import events
 from supervisor.core.actions import Announce, Launch, Prepare, Terminate
-from supervisor.core.model import Phase, Stage, Watch
+from supervisor.core.job import Stage, Watch
+from supervisor.core.model import Phase
 
 WATCH = Watch(pid=4242, start_time=99, boot_id="boot-1")
 

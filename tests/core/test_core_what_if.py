@@ -12,7 +12,8 @@ from supervisor.core.diagnosis import what_if
 from supervisor.core.diagnosis.evidence import Evidence, Sign
 from supervisor.core.diagnosis.tables import CAUSES, RULES, Rule
 from supervisor.core.diagnosis.what_if import Other
-from supervisor.core.model import Boot, Job, Policy, Restart, World
+from supervisor.core.job import Restart
+from supervisor.core.model import Boot, Job, Policy, World
 from supervisor.core.step import step
 from supervisor.journal import HistoryRow
 

@@ -16,8 +16,9 @@ from pathlib import Path
 import msgspec
 
 from supervisor import layout
+from supervisor.core.job import Checkpoints
 from supervisor.core.ledger import Ledger, Line, usable
-from supervisor.core.model import Checkpoints, Job
+from supervisor.core.model import Job
 from supervisor.effects import ledger
 from tests.torch_files import checkpoint
 

@@ -229,6 +229,7 @@ def test_the_story_without_a_kill():
     assert commits >= 10
 
 
+@pytest.mark.slow
 def test_the_story_of_a_hang_without_a_kill():
     """A training that hangs is found, written down, ended and resumed: every epoch once."""
     with Receiver() as told:
@@ -246,17 +247,30 @@ def test_killed_at_every_commit_of_a_hang():
 
 
 def test_killed_at_every_commit():
-    """Before and after each commit: one trainer at any time, every epoch once, nothing launched twice, told with one id."""
+    """At each commit, before one and after the next: one trainer at any time, every epoch once, told with one id."""
+    problems = told_at_every_commit(KILLED_ONCE, every_other=True)
+    assert not problems, f"{len(problems)} stories went wrong:\n" + "\n".join(problems[:5])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_killed_before_and_after_every_commit():
+    """The same, before and after each of them."""
     problems = told_at_every_commit(KILLED_ONCE)
     assert not problems, f"{len(problems)} stories went wrong:\n" + "\n".join(problems[:5])
 
 
-def told_at_every_commit(fault: tuple[str, str]) -> list[str]:
-    """That story once for each commit, killed before and after it; what went wrong."""
+def told_at_every_commit(fault: tuple[str, str], *, every_other: bool = False) -> list[str]:
+    """That story once for each commit, killed before and after it (or in turns); what went wrong."""
     with Receiver() as told:
         problem, commits = tell("never", 0, told, fault)
         assert problem == ""
         points = [(when, number) for number in range(1, commits + 1) for when in ("before", "after")]
+        points = (
+            [points[place + number % 2] for number, place in enumerate(range(0, len(points), 2))]
+            if every_other
+            else points
+        )
         with ThreadPoolExecutor(AT_ONCE) as pool:
             stories = list(pool.map(lambda point: tell(*point, told, fault), points))
     return [problem for problem, _ in stories if problem]

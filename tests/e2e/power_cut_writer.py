@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from supervisor import layout
-from supervisor.core.model import Checkpoints, Job
+from supervisor.core.job import Checkpoints
+from supervisor.core.model import Job
 from supervisor.effects import ledger
 from tests.torch_files import checkpoint
 

@@ -65,6 +65,7 @@ def person() -> Iterator[Person]:
             somebody.kill()
 
 
+@pytest.mark.slow
 def test_adopt_families_goes_on_in_place_by_the_script_beside_it(person: Person) -> None:
     """Killed by hand: opt.yaml and the checkout say all that is needed, and each epoch is trained once."""
     person.train(8)

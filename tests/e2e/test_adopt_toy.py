@@ -201,7 +201,9 @@ def test_a_watched_training_that_finishes_has_succeeded(server: Site, person: Pe
     assert person.rows == list(range(1, 11))
 
 
-@pytest.mark.parametrize("flags", [{}, {"now": True}], ids=["stop", "stop-now"])
+@pytest.mark.parametrize(
+    "flags", [pytest.param({}, marks=pytest.mark.slow, id="stop"), pytest.param({"now": True}, id="stop-now")]
+)
 def test_a_stop_only_ends_the_watching(server: Site, person: Person, flags: dict[str, bool]) -> None:
     """`stop` says that the training goes on, which it does; `resume` watches the same one again."""
     pid = person.train(epochs=200, epoch_s=0.1)
@@ -227,7 +229,7 @@ def _goes_on(person: Person, pid: int) -> None:
     assert person.process.poll() is None
 
 
-@pytest.mark.parametrize("now", [False, True])
+@pytest.mark.parametrize("now", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_cancel_leaves_the_training_alone(server: Site, person: Person, now: bool) -> None:
     """`cancel`, also `--now`, ends the run and not what a person started."""
     pid = person.train("--fork-workers 2", epochs=200, epoch_s=0.1)
@@ -240,7 +242,7 @@ def test_a_cancel_leaves_the_training_alone(server: Site, person: Person, now: b
     assert all(alive(worker) for worker in workers)
 
 
-@pytest.mark.parametrize("now", [False, True])
+@pytest.mark.parametrize("now", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_drain_leaves_the_training_alone(server: Site, person: Person, now: bool) -> None:
     """`drain` stops the watching; without it the same training is watched again, and nothing second started."""
     pid = person.train(epochs=300, epoch_s=0.1)

@@ -40,10 +40,10 @@ def test_a_killed_daemon_leaves_the_training_and_the_next_one_adopts_it(server):
     assert server.epochs_in_table("truck") == list(range(1, 16))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_daemon_that_is_asked_to_end_leaves_trainings_running(server, number):
     """SIGTERM and SIGINT: exit code 0 within seconds, the socket is gone, the training is not touched."""
-    server.train("truck", LONG, epochs=12)
+    server.train("truck", LONG, epochs=20)
     server.wait_saved("truck", 1)
     trainer = server.attempt("truck").pid
     began = time.monotonic()
@@ -106,6 +106,7 @@ def test_a_daemon_killed_the_moment_a_file_appears_goes_on_from_there(server, fi
     assert server.epochs_in_table("truck") == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_a_daemon_killed_again_and_again_while_trainings_die_keeps_count(server):
     """Eight kills in a row over three trainings that crash: each epoch once, no attempt twice, all finished."""
     for number in range(3):

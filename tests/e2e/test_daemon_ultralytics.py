@@ -126,6 +126,7 @@ def kill_at_beat(attempt, within_s, kind, **wanted):
     raise AssertionError(f"no {kind} {wanted} within {within_s} s")
 
 
+@pytest.mark.slow
 def test_a_training_killed_between_its_last_save_and_its_end_is_finished_properly(yolo):
     """All epochs are saved, the weights not stripped: no epoch is trained again, and the end is made up for."""
     drop(yolo, "boxes", epochs=2, batch=16)

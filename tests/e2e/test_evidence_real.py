@@ -16,7 +16,8 @@ import pytest
 from daemon_harness import Site, alive, can, needs, site, until
 
 from supervisor.core.diagnosis.tables import RULES
-from supervisor.core.model import Job, Mount
+from supervisor.core.job import Mount
+from supervisor.core.model import Job
 from supervisor.effects import evidence, kernel_log
 from supervisor.effects.evidence import Subject
 from supervisor.effects.last_place import Place
@@ -187,6 +188,7 @@ def server() -> Iterator[Site]:
         yield made
 
 
+@pytest.mark.slow
 def test_a_training_whose_data_disk_is_taken_away_waits_for_it(server, tmp_path):
     """Nothing is tried while the mount is gone; seconds after it is back the run goes on, to its end."""
     disk = tmp_path / "disk"

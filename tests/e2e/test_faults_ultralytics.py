@@ -13,7 +13,7 @@ AT_ONCE = 3
 
 
 def test_cause_and_remedy():
-    """A deadlock by a pipe, a killed worker, NaN by a huge step and a lost image: named, and cured where that can be."""
+    """A deadlock by a pipe, a killed worker and NaN by a huge step: named, and cured where that can be."""
     must_be_expected(meet_all([fault for fault in ULTRALYTICS_FAULTS if not fault.slow], at_once=4))
 
 
@@ -21,6 +21,6 @@ def test_cause_and_remedy():
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("ground", GROUNDS)
 def test_other_causes_and_remedies(ground):
-    """Data, labels, arguments, packages, memory, files, ranks, ports and shared memory: the same."""
+    """Images, data, labels, arguments, packages, memory, files, ranks, ports and shared memory: the same."""
     chosen = [fault for fault in ULTRALYTICS_FAULTS if fault.slow and fault.ground == ground]
     must_be_expected(meet_all(chosen, AT_ONCE))

@@ -190,6 +190,7 @@ def verdicts(server, name):
     return [row.body for row in server.history(f"{name}@1", "HangSeen")]
 
 
+@pytest.mark.slow
 def test_a_daemon_tells_of_a_training_that_hangs(quick):
     """A toy that stops in its second epoch, with a limit of four seconds: the journal has the verdict once."""
     quick.toy("toy", "--hang-after 2.2 --fault-once", epochs=3, restart={"hang_after": "4s"})
@@ -200,6 +201,7 @@ def test_a_daemon_tells_of_a_training_that_hangs(quick):
     assert "restart.hang_after allows 4 s" in told["text"]
 
 
+@pytest.mark.slow
 def test_a_daemon_leaves_a_stopped_training_alone(quick):
     """SIGSTOP to a toy with the same limit: it is told, nothing is ended, and after SIGCONT it goes to its end."""
     quick.toy("toy", epochs=20, restart={"hang_after": "4s"})

@@ -86,6 +86,7 @@ def prepare(lab: Lab, **order: object) -> Prepared:
     return start_point.bring_into_place(start_point.choose_start(action, run_dir, runs_dir), run_dir, action)
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_from_the_checkpoint_before_the_newest(labs):
     """Told to distrust epoch 2, it trains that epoch anew after epoch 1: the trainer itself says so, no row is double."""
     lab = labs.make("back")

@@ -7,7 +7,8 @@ import json
 import pytest
 from daemon_harness import MODEL, job, site, until
 
-from supervisor.core.model import Checkpoints, Job
+from supervisor.core.job import Checkpoints
+from supervisor.core.model import Job
 from supervisor.effects import ledger
 from supervisor.layout import RunDirectory
 from tests.toy_trainer import Checkpoint as Toy

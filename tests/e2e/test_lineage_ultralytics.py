@@ -51,6 +51,7 @@ def ended(server, run_id):
     server.wait(name, "SUCCEEDED", within_s=SLOW_S)
 
 
+@pytest.mark.slow
 def test_one_warm_up_and_what_can_be_made_of_it(yolo, tmp_path):
     """Trained 3 epochs; branched after 1, resumed and from the weights; rewound to 1; extended to 4."""
     yolo.drop("warm.toml", text(yolo))

@@ -41,6 +41,7 @@ def drop(server, name):
     server.drop(f"{name}.toml", job({**keys, "train": arguments}))
 
 
+@pytest.mark.slow
 def test_a_real_training_that_was_killed_twice_is_one_line_without_a_jump(yolo):
     """Each epoch once, two restarts; both resumes are judged continuous; PNG and SVG can be read; also offline."""
     drop(yolo, "boxes")

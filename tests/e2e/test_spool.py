@@ -217,9 +217,9 @@ def test_folder_removed_and_made_anew_is_watched_again(tmp_path):
     folder.mkdir()
     with Desk(folder, settle_s=3600.0, rescan_s=0.2) as desk:
         desk.ready()
-        for _ in range(3):
+        for _ in range(2):
             shutil.rmtree(folder)
-            desk.silent(1.5)  # a folder that cannot be read says nothing about its files
+            desk.silent(1.0)  # a folder that cannot be read says nothing about its files
             folder.mkdir()
             assert isinstance(desk.next(), JobFileGone)
             desk.ready()

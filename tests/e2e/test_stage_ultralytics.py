@@ -37,6 +37,7 @@ def drop(server, name, stages, **more):
     return server.drop(f"{name}.toml", job(keys) + stages)
 
 
+@pytest.mark.slow
 def test_a_stage_changes_the_image_size_at_its_epoch(yolo):
     """Two epochs at 32 pixels, two at 64 with two layers frozen: each epoch once, nothing of [train] changed else."""
     drop(yolo, "boxes", STAGE)

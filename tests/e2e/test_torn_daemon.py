@@ -169,6 +169,7 @@ def fill(path: Path) -> None:
             file.write(bytes(65536))
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_in_the_middle_of_a_save(small_disk):
     """ENOSPC tears last.pt and ends the training: with room again it goes on from the ledger, each epoch once."""
     server = small_disk.start()

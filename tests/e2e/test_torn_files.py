@@ -29,7 +29,6 @@ pytestmark = pytest.mark.e2e
 
 PYTHON = Path(os.environ.get("YOLO_SUPERVISOR_TRAIN_PYTHON", REPOSITORY / ".venv-train" / "bin" / "python"))
 SEED = int(os.environ.get("YOLO_SUPERVISOR_SEED") or random.SystemRandom().randrange(2**32))
-BIT_FLIPS = 1000
 PAGE = 4096
 
 # One epoch of two is kept, then the whole training's two files: resumable, done-but-not-stripped and stripped.
@@ -115,19 +114,20 @@ def test_a_good_checkpoint_is_good_in_every_state(real):
     assert "without CRCs" in look(real / "without_crc.pt")["doubts"][0]
 
 
-def test_a_thousand_flipped_bits_are_found(victim, whole):
+@pytest.mark.parametrize("flips", [300, pytest.param(1000, marks=pytest.mark.slow)])
+def test_flipped_bits_are_found(victim, whole, flips):
     """Each is found, or what every record holds is the same without it; YOLO_SUPERVISOR_SEED repeats a run."""
-    flip_bits(victim, whole, SEED)
+    flip_bits(victim, whole, SEED, flips)
 
 
-def flip_bits(victim, whole, seed):
+def flip_bits(victim, whole, seed, flips=1000):
     """Flip one bit after the other, each alone, at places that the seed says."""
     dice = random.Random(seed)
     print(f"bit flips with YOLO_SUPERVISOR_SEED={seed}")
     good = contents(victim)
     harmless = []
     with victim.open("r+b") as file, mmap.mmap(file.fileno(), 0) as data:
-        for _ in range(BIT_FLIPS):
+        for _ in range(flips):
             place, bit = dice.randrange(len(whole)), 1 << dice.randrange(8)
             data[place] ^= bit
             found = look(victim)
@@ -136,7 +136,7 @@ def flip_bits(victim, whole, seed):
                 harmless.append(place)
             data[place] ^= bit
     assert look(victim)["state"] == "resumable"
-    assert len(harmless) < BIT_FLIPS / 20, (seed, len(harmless))  # paddings are some per cent of a small file
+    assert len(harmless) < flips / 20 + 10, (seed, len(harmless))  # paddings are some per cent of a small file
 
 
 def test_every_flipped_bit_of_the_directory_is_found(victim, whole):

@@ -287,7 +287,7 @@ ULTRALYTICS_FAULTS = tuple(
             "killed-worker", killed_worker, (("worker-killed|peer-gone", "retry"),), check=resumed
         ),  # which end of the pipe is read first
         Fault("huge-steps", huge_steps, (("nan", "hold"),), "HELD"),
-        Fault("image-vanished", vanished, (("image-missing", "retry"),), check=resumed),
+        Fault("image-vanished", vanished, (("image-missing", "retry"),), check=resumed, slow=True),
         Fault("image-damaged", cut, (("image-missing", "retry"),), check=resumed, slow=True),
         Fault("data-moved", moved, (("dataset-missing", "fail"),), "FAILED", check=brought_back, slow=True),
         Fault("wrong-names", wrong_names, (("wrong-class-count", "fail"),), "FAILED", slow=True),

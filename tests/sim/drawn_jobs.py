@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from supervisor.core.model import Job, Restart, Stage
+from supervisor.core.job import Restart, Stage
+from supervisor.core.model import Job
 
 
 def a_job(name: str, path: str, how: int, revision: int) -> Job:

@@ -13,7 +13,8 @@ from supervisor import attempt_files
 from supervisor.clock import current_boot
 from supervisor.core.actions import Prepare, Terminate
 from supervisor.core.events import Prepared, PrepareFailed
-from supervisor.core.model import Goal, Job, Watch
+from supervisor.core.job import Watch
+from supervisor.core.model import Goal, Job
 from supervisor.effects import adoption, live_trainings
 from supervisor.effects.live_trainings import Training
 from supervisor.effects.prepare import Preparer

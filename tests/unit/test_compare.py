@@ -9,7 +9,8 @@ import pytest
 
 from supervisor import curve_files, layout
 from supervisor.core.actions import Compare
-from supervisor.core.model import Job, Stage
+from supervisor.core.job import Stage
+from supervisor.core.model import Job
 from supervisor.effects.compare import Comparer
 from supervisor.errors import RetryableError
 

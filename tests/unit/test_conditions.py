@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from supervisor.core.consistency import Data, Split
-from supervisor.core.model import Job, Mount
+from supervisor.core.job import Mount
+from supervisor.core.model import Job
 from supervisor.layout import RunDirectory
 from supervisor.machine import bounded, conditions, mounts, places, resources
 from supervisor.machine.bounded import NoAnswerError

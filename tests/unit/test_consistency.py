@@ -12,7 +12,8 @@ from msgspec.structs import replace
 from supervisor.core.actions import Prepare
 from supervisor.core.consistency import Fingerprint
 from supervisor.core.events import Prepared, PrepareFailed
-from supervisor.core.model import Job, Stage
+from supervisor.core.job import Stage
+from supervisor.core.model import Job
 from supervisor.effects import consistency
 from supervisor.layout import RunDirectory
 

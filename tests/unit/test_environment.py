@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from supervisor.core.actions import Launch
-from supervisor.core.model import Checkpoints, Job
+from supervisor.core.job import Checkpoints
+from supervisor.core.model import Job
 from supervisor.engines.environment import build
 from supervisor.layout import INJECT, RunDirectory
 

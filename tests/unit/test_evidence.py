@@ -17,7 +17,8 @@ from supervisor.core.diagnosis import tables
 from supervisor.core.diagnosis.evidence import Disk
 from supervisor.core.diagnosis.signs import scan
 from supervisor.core.diagnosis.tables import Rule
-from supervisor.core.model import Job, Mount
+from supervisor.core.job import Mount
+from supervisor.core.model import Job
 from supervisor.effects import evidence, kernel_log, last_place, log_scan
 from supervisor.effects.attempt_log import LogLines, chunks
 from supervisor.effects.consistency import Record

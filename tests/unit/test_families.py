@@ -12,7 +12,8 @@ import pytest
 from supervisor import durable, layout
 from supervisor.core.actions import Launch
 from supervisor.core.checkpoints import Checkpoint
-from supervisor.core.model import Done, Job
+from supervisor.core.job import Done
+from supervisor.core.model import Job
 from supervisor.effects import survey
 from supervisor.errors import PermanentError
 from supervisor.trainers import opt_yaml, trainer_for

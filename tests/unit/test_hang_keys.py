@@ -7,7 +7,7 @@ import pytest
 from supervisor import config, jobspec, units
 from supervisor.config import Defaults, Restarts
 from supervisor.core.diagnosis.tables import OPT_IN, RUNGS
-from supervisor.core.model import Restart
+from supervisor.core.job import Restart
 from supervisor.errors import UserError
 from supervisor.job_rules import RestartTable
 

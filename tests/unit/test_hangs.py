@@ -9,7 +9,8 @@ import pytest
 
 from supervisor.core.diagnosis import cadence, hang
 from supervisor.core.diagnosis.cadence import Cadence
-from supervisor.core.model import Attempt, Job, Phase, Restart, Run, World
+from supervisor.core.job import Restart
+from supervisor.core.model import Attempt, Job, Phase, Run, World
 from supervisor.hang_config import Hang
 from supervisor.layout import run_directory
 from supervisor.machine import bounded

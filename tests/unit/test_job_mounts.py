@@ -12,7 +12,8 @@ from check_machine import Machine, accepted
 
 from supervisor.core.actions import Prepare
 from supervisor.core.events import Prepared, PrepareFailed
-from supervisor.core.model import Job, Mount
+from supervisor.core.job import Mount
+from supervisor.core.model import Job
 from supervisor.effects.prepare import Preparer
 
 SHM = Path("/dev/shm")

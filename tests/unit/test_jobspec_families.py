@@ -9,7 +9,7 @@ from test_jobspec import COMMAND, HEAD, TRAIN, job, refusal
 
 from supervisor.config import Checkpoints as Defaulted
 from supervisor.config import Defaults
-from supervisor.core.model import Checkpoints, Stage, StartFrom, Watch
+from supervisor.core.job import Checkpoints, Stage, StartFrom, Watch
 from supervisor.job_rules import RESERVED_OPTIONS, reserved_option
 
 V5 = HEAD + 'cwd = "/src/yolov5"\nfamily = "yolov5"\n'

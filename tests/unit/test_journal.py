@@ -14,7 +14,8 @@ from journal_bench import BOOT, journal, path, reader, writer
 
 from supervisor.core import events
 from supervisor.core.actions import CheckJob
-from supervisor.core.model import Done, Phase, Restart, World
+from supervisor.core.job import Done, Restart
+from supervisor.core.model import Phase, World
 from supervisor.journal import Journal, replay
 
 __all__ = ["journal", "path", "writer"]  # fixtures

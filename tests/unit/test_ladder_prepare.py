@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from test_start_point import JOB, Place
 
+from supervisor.core.job import Checkpoints
 from supervisor.core.ledger import Distrust, Entry, Ledger, Line, distrusting, keep, opening, under_order, usable
-from supervisor.core.model import Attempt, Checkpoints, Goal, Job, Phase, Progress, Run
+from supervisor.core.model import Attempt, Goal, Job, Phase, Progress, Run
 from supervisor.effects import ledger, listing
 from supervisor.errors import RetryableError
 from tests.torch_files import checkpoint

@@ -14,8 +14,9 @@ from ledger_room import NOW, TRAIN, Room
 from msgspec.structs import replace
 
 from supervisor import layout
+from supervisor.core.job import Checkpoints
 from supervisor.core.ledger import usable
-from supervisor.core.model import Checkpoints, Job
+from supervisor.core.model import Job
 from supervisor.effects import ledger, private_copy
 from supervisor.errors import RetryableError
 from tests.torch_files import ZEROS, checkpoint, packed

@@ -14,8 +14,8 @@ from ledger_room import NOW, TRAIN, Room
 from msgspec.structs import replace
 
 from supervisor import layout
+from supervisor.core.job import Checkpoints
 from supervisor.core.ledger import Ledger, Line, usable
-from supervisor.core.model import Checkpoints
 from supervisor.effects import ledger
 from tests.torch_files import ZEROS, checkpoint
 

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from supervisor.core.model import Mount
+from supervisor.core.job import Mount
 from supervisor.sources import process_tree
 from supervisor.sources.process_tree import ProcessTable, Roles
 from tests.unit.fake_proc import FakeProc, started

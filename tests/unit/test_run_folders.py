@@ -10,7 +10,7 @@ from begun_by_hand import ARGS, begin
 
 from supervisor import drafts, jobspec
 from supervisor.config import Defaults
-from supervisor.core.model import Watch
+from supervisor.core.job import Watch
 from supervisor.effects import run_folders
 from supervisor.errors import UserError
 

@@ -15,8 +15,9 @@ from msgspec.structs import replace
 from supervisor import layout
 from supervisor.core.actions import Prepare
 from supervisor.core.checkpoints import GOES_ON, Candidate, Checkpoint, choose
+from supervisor.core.job import Checkpoints, StartFrom
 from supervisor.core.ledger import usable
-from supervisor.core.model import Checkpoints, Goal, Job, StartFrom
+from supervisor.core.model import Goal, Job
 from supervisor.effects import checkpoints, ledger, start_point, survey
 from supervisor.effects.prepare import Preparer
 from supervisor.effects.private_copy import NoRoomError

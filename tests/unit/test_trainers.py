@@ -9,7 +9,8 @@ import pytest
 
 from supervisor import layout
 from supervisor.core.actions import Launch
-from supervisor.core.model import Checkpoints, Job, Stage
+from supervisor.core.job import Checkpoints, Stage
+from supervisor.core.model import Job
 from supervisor.errors import PermanentError
 from supervisor.trainers import trainer_for
 from supervisor.trainers.train_lines import TrainLines

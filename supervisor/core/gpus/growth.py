@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from supervisor.core import queue
-from supervisor.core.gpus import leases
 from supervisor.core.model import Phase, Run, StopOrder, World
 
 #: What a stop and a resume cost at most where nothing is known: start-up, label cache, AMP check.
