@@ -181,36 +181,16 @@ def begin(turn: Turn, run: Run, gpus: tuple[Gpu, ...]) -> None:
     """Open the next attempt of a run: its directory is prepared first."""
     world = turn.world
     job = wanted(run)
-    gpu_ids = tuple(gpu.uuid for gpu in gpus)
     attempt = Attempt(
         number=run.attempts + 1,
         token=world.next_token,
         revision=job.revision,
         gpus=tuple(gpu.index for gpu in gpus),
-        gpu_ids=gpu_ids,
+        gpu_ids=tuple(gpu.uuid for gpu in gpus),
         boot=world.boot,
     )
     turn.world = replace(world, next_token=world.next_token + 1, last_launch_at=turn.now)
-    turn.act(
-        Prepare(
-            key=f"{run.id}/{attempt.number}/prepare-{attempt.token}",
-            run=run.id,
-            attempt=attempt.number,
-            token=attempt.token,
-            job=job,
-            scratch_allowed=run.progress.saved_epoch == 0,
-            set_aside=run.set_aside,
-            goal=run.goal,
-            accepted=run.accepted,
-            gpus=_gpus_before(run),
-            gpu_ids=gpu_ids,
-            gpu_names=tuple(gpu.facts.name for gpu in gpus),
-            check_gpus=bool(gpus) and leases.watched(world),
-            test_gpus=bool(gpus) and leases.watched(world) and world.policy.gpu.self_test == "start",
-            origin=_origin(world, job),
-            distrust_from=run.distrust_from,
-        ),
-    )
+    turn.act(_preparation(world, run, job, attempt, gpus))
     turn.move(
         run,
         Phase.PREPARING,
@@ -221,6 +201,28 @@ def begin(turn: Turn, run: Run, gpus: tuple[Gpu, ...]) -> None:
         **(_as_written() if run.next_job is not None else {}),
         attempts=attempt.number,
         attempt=attempt,
+    )
+
+
+def _preparation(world: World, run: Run, job: Job, attempt: Attempt, gpus: tuple[Gpu, ...]) -> Prepare:
+    looks = bool(gpus) and leases.watched(world)
+    return Prepare(
+        key=f"{run.id}/{attempt.number}/prepare-{attempt.token}",
+        run=run.id,
+        attempt=attempt.number,
+        token=attempt.token,
+        job=job,
+        scratch_allowed=run.progress.saved_epoch == 0,
+        set_aside=run.set_aside,
+        goal=run.goal,
+        accepted=run.accepted,
+        gpus=_gpus_before(run),
+        gpu_ids=attempt.gpu_ids,
+        gpu_names=tuple(gpu.facts.name for gpu in gpus),
+        check_gpus=looks,
+        test_gpus=looks and world.policy.gpu.self_test == "start",
+        origin=_origin(world, job),
+        distrust_from=run.distrust_from,
     )
 
 

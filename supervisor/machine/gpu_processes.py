@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pwd
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
@@ -124,12 +124,6 @@ class GpuProcesses:
         except OSError:
             return None
         return (int(fields[1]), int(fields[19])) if len(fields) > 19 and fields[0] != b"Z" else None
-
-
-def total_bytes(processes: Mapping[int, int | None]) -> int | None:
-    """Return the bytes in use by all of them together; None where the driver does not tell of one."""
-    known = [used for used in processes.values() if used is not None]
-    return sum(known) if len(known) == len(processes) else None
 
 
 def _variable(environment: list[bytes], name: bytes) -> str:

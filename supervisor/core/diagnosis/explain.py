@@ -23,6 +23,7 @@ STEPS = {
     "cache": "try without the image cache in memory",
     "checkpoint": "go back to an older checkpoint",
     "gpus": "try on other GPUs",
+    "elsewhere": "go on where GPUs are in order",
     "batch": "try a smaller batch, if the job allows that",
     "imgsz": "try smaller images, if the job allows that",
     "freeze": "try with frozen layers, if the job allows that",
