@@ -308,3 +308,14 @@ def test_a_gpu_may_get_another_number():
     bench.facts = [facts(0, uuid=uuid(1)), facts(1, uuid=uuid(0))]
     bench.seen()
     assert [bench.gpu(0).index, bench.gpu(1).index] == [1, 0]
+
+
+def test_a_driver_that_is_known_to_hang_is_warned_of_once():
+    """The look that works tells of what will happen: one message for each boot."""
+    bench = GpuBench(1)
+    for _ in range(2):
+        bench.seen(text="after 66 days this driver hangs")
+    assert bench.said().count("gpu-driver") == 1
+    bench.tell(events.DaemonStarted, pid=2, version="test", boot=SECOND_BOOT)
+    bench.seen(text="after 66 days this driver hangs")
+    assert bench.said().count("gpu-driver") == 2

@@ -88,11 +88,22 @@ def _tell(turn: Turn, event: events.GpusSeen) -> None:
         turn.announce(None, "gpus-back", "info", "GPUs are watched again", f"{len(event.gpus)} GPUs answer.")
     if event.state == model.OK:
         others.pop(key, None)
+        others = _warned(turn, event, others)
     elif key not in told:
         _say(turn, event)
         others = {**others, key: turn.now}
     if others != told:
         turn.world = replace(turn.world, told=others)
+
+
+def _warned(turn: Turn, event: events.GpusSeen, told: dict[str, float]) -> dict[str, float]:
+    """A driver that works may still be one that is known to hang soon; once for each boot."""
+    key = f"uptime/{turn.world.boot.boot_id}"
+    if not event.text or key in told:
+        return told
+    todo = "restart the machine before that, when its trainings may be stopped: yolo-supervisor drain"
+    turn.announce(None, "gpu-driver", "notice", "The GPU driver may hang soon", event.text, todo=todo)
+    return {**{one: at for one, at in told.items() if not one.startswith("uptime/")}, key: turn.now}
 
 
 def _say(turn: Turn, event: events.GpusSeen) -> None:
