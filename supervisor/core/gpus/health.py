@@ -261,7 +261,7 @@ def _tell_xid(turn: Turn, gpu: Gpu, case: _Case, todo: str) -> None:
 
 def _said_before(turn: Turn, key: str, within_s: float = 86400.0) -> bool:
     """True if that was said within a day; else it counts as said from now on."""
-    kept = ("driver/", "uptime/")  # said until it is over, not for a day
+    kept = ("driver/", "warned/")  # said until it is over, not for a day
     told = {one: at for one, at in turn.world.told.items() if turn.now - at < within_s or one.startswith(kept)}
     if key in told:
         return True

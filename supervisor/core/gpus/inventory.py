@@ -97,13 +97,17 @@ def _tell(turn: Turn, event: events.GpusSeen) -> None:
 
 
 def _warned(turn: Turn, event: events.GpusSeen, told: dict[str, float]) -> dict[str, float]:
-    """A driver that works may still be one that is known to hang soon; once for each boot."""
-    key = f"uptime/{turn.world.boot.boot_id}"
+    """A driver that works may still be one that is known to hang soon; each thing once for each boot.
+
+    Numbers in it go on, and are no news.
+    """
+    boot = f"warned/{turn.world.boot.boot_id}/"
+    key = boot + "".join(letter for letter in event.text if not letter.isdigit())
     if not event.text or key in told:
         return told
-    todo = "restart the machine before that, when its trainings may be stopped: yolo-supervisor drain"
-    turn.announce(None, "gpu-driver", "notice", "The GPU driver may hang soon", event.text, todo=todo)
-    return {**{one: at for one, at in told.items() if not one.startswith("uptime/")}, key: turn.now}
+    turn.announce(None, "gpu-driver", "notice", "GPU driver: a warning", event.text)
+    kept = {one: at for one, at in told.items() if not one.startswith("warned/") or one.startswith(boot)}
+    return {**kept, key: turn.now}
 
 
 def _say(turn: Turn, event: events.GpusSeen) -> None:
