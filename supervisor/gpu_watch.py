@@ -136,6 +136,7 @@ def _watching(config: gpu_config.Gpu) -> Watching:
         slow_s=config.slow,
         fast_deadline_s=max(2.0, 3 * config.fast),
         slow_deadline_s=max(6.0, 9 * config.fast),
+        again_s=max(2.0, config.slow),
         pci=config.pci,
         limits=partial(gpu_config.thresholds, config),
     )

@@ -201,6 +201,7 @@ class Card(threading.Thread):
         self._probe.say(
             "reading", gpu=self.uuid, tiers=sorted(due), values=values, processes=processes, error=error
         )  # fmt: skip
+        self._probe.heard(self.index, _refusal(values))
         if error is not None and error[0] == LOST:
             self._lose()
 
@@ -236,6 +237,14 @@ class Card(threading.Thread):
         return milliwatts
 
 
+def _refusal(values: dict[str, Any]) -> int:
+    """The code with which the driver as a whole refuses to answer: the same for everything; 0 if it does not."""
+    told = [value for value in values.values() if value is not None]
+    codes = {value[0] if isinstance(value, list) else 0 for value in told}
+    code = codes.pop() if len(codes) == 1 else 0
+    return code if code in _INIT_STATES else 0
+
+
 class Probe:
     """One life of the probe."""
 
@@ -251,6 +260,18 @@ class Probe:
         self._left = set(options["leave"])
         self._wants_events = options["events"]
         self._count = 0
+        self._refusals: dict[int, int] = {}
+
+    def heard(self, index: int, refusal: int) -> None:
+        """End if the driver answers for no GPU any more: a library that was loaded before its upgrade never will."""
+        self._refusals[index] = refusal
+        refused = {self._refusals.get(card) or 0 for card in self.cards}
+        if len(refused) == 1 and refusal in refused and refusal:
+            self._refused(refusal)
+
+    def _refused(self, code: int) -> None:
+        self.say("driver", state=_INIT_STATES[code], code=code, text=self.names.get(code, ""), version="", count=0)
+        os._exit(0)
 
     def mark_of(self, slot: int) -> Mark:
         """The marker of a thread that is none of a GPU."""
@@ -320,7 +341,9 @@ class Probe:
         try:
             count = self.nvml.nvmlDeviceGetCount()
         except Exception as error:  # noqa: BLE001 - a bug is raised again
-            code_of(self.nvml, error)
+            code = code_of(self.nvml, error)
+            if code in _INIT_STATES:
+                self._refused(code)
             return
         finally:
             mark("")

@@ -319,3 +319,33 @@ def test_a_driver_that_is_known_to_hang_is_warned_of_once():
     bench.tell(events.DaemonStarted, pid=2, version="test", boot=SECOND_BOOT)
     bench.seen(text="after 66 days this driver hangs")
     assert bench.said().count("gpu-driver") == 2
+
+
+def test_the_kernels_words_count_more_than_the_number_of_nvml():
+    """NVML was faster: what the driver asks for stands in the kernel's line, and it is one error all the same."""
+    bench = GpuBench(2)
+    bench.running()
+    bench.xid(154, source="nvml")
+    assert bench.gpu().quarantine is None
+    bench.xid(154, action="reboot")
+    assert bench.gpu().quarantine.needs == "reboot"
+    assert bench.gpu().passport.xids == {"154": 1}
+
+
+def test_whom_the_kernel_killed_for_memory_died_of_that():
+    """The line names the process; nothing else has to say so."""
+    bench = GpuBench(1)
+    bench.running()
+    bench.tell(events.KernelSaid, what="oom", text="Killed process 100", pid=100, run=bench.run().id)
+    bench.die("a", signal=9)
+    assert bench.run().incidents[-1].cause == "host-oom"
+
+
+def test_an_error_of_its_own_explains_a_silent_death():
+    """Xid 31 with its pid, and then a signal: the program did that, says the incident; another pid's says nothing."""
+    for of_ours in (True, False):
+        bench = GpuBench(2)
+        bench.running()
+        bench.xid(31, pid=100, run=bench.run().id if of_ours else "", attempt=1)
+        bench.die("a", signal=11)
+        assert (bench.run().incidents[-1].cause == "cuda-illegal-access") is of_ours

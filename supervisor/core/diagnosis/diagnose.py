@@ -115,6 +115,8 @@ def _out_of_memory(run: Run, event: Examined) -> Diagnosis | None:
 
     It may count for other trainings that share a cgroup, so it decides only what it can explain.
     """
+    if run.attempt is not None and run.attempt.oom_text:
+        return of_cause("host-oom", run.attempt.oom_text)
     kills = event.evidence.oom_kills
     sign = _first(event, "cause") or _first(event, "echo")
     killed = run.attempt is not None and run.attempt.signal == signal.SIGKILL
@@ -165,6 +167,14 @@ def _exception(_run: Run, event: Examined) -> Diagnosis | None:
     return msgspec.structs.replace(found, line=evidence.error_line)
 
 
+def _gpu_hint(run: Run, _event: Examined) -> Diagnosis | None:
+    """The driver said that this program did something wrong on its GPU, and its log says nothing."""
+    attempt = run.attempt
+    if attempt is None or not attempt.gpu_hint or (attempt.ended_at or 0.0) - attempt.gpu_fault_at > GPU_FAULT_S:
+        return None
+    return of_cause(attempt.gpu_hint, attempt.gpu_text)
+
+
 def _signal(run: Run, event: Examined) -> Diagnosis | None:
     number = run.attempt.signal if run.attempt is not None else None
     if number is None:
@@ -183,8 +193,8 @@ def _echo(_run: Run, event: Examined) -> Diagnosis | None:
 
 
 _FINDERS: tuple[Callable[[Run, Examined], Diagnosis | None], ...] = (
-    _ordered, _gpu_fault, _unmounted, _missing, _runner_code, _out_of_memory, _line, _full_disk, _exception, _signal,
-    _warning, _echo,
+    _ordered, _gpu_fault, _unmounted, _missing, _runner_code, _out_of_memory, _line, _full_disk, _exception, _gpu_hint,
+    _signal, _warning, _echo,
 )  # fmt: skip
 
 

@@ -149,7 +149,10 @@ def xid_seen(turn: Turn, event: events.XidSeen) -> None:
     policy = turn.world.policy.gpu
     row = xids.said(xids.row(event.xid, policy.xids), event.severity, event.action)
     run = _whose(turn, gpu, event)
-    if _is_told(gpu, event) or (row.expected_after_kill and _was_killed(turn, gpu)):
+    if row.expected_after_kill and _was_killed(turn, gpu):
+        return
+    told = _told(gpu, event)
+    if told is not None and (event.source == "nvml" or told.source == "kernel"):
         return
     note = XidNote(
         xid=event.xid,
@@ -160,8 +163,12 @@ def xid_seen(turn: Turn, event: events.XidSeen) -> None:
         source=event.source,
         attempt=run.attempts if run is not None else 0,
     )
-    gpu = passport.xid_counted(court.noted(gpu, note, row), event.xid)
-    gpu = passport.noted(gpu, turn.now, f"xid {event.xid}", f"{row.title}: {event.text}", note.name)
+    if told is not None:  # NVML was faster, and the kernel log says more: that counts instead, and once
+        gpu = replace(gpu, xids=tuple(one for one in gpu.xids if one is not told))
+    else:
+        gpu = passport.xid_counted(gpu, event.xid)
+        gpu = passport.noted(gpu, turn.now, f"xid {event.xid}", f"{row.title}: {event.text}", note.name)
+    gpu = court.noted(gpu, note, row)
     turn.world = turn.world.with_gpu(gpu)
     _carry_out(turn, gpu, _case(row, court.judge(row, gpu, note, turn.world), run, event))
 
@@ -189,11 +196,10 @@ def _whose(turn: Turn, gpu: Gpu, event: events.XidSeen) -> Run | None:
     return runs[0] if len(runs) == 1 else None
 
 
-def _is_told(gpu: Gpu, event: events.XidSeen) -> bool:
-    """True if the other source told of this very Xid already."""
-    return any(
-        note.xid == event.xid and note.source != event.source and abs(event.at - note.at) <= SAME_S for note in gpu.xids
-    )
+def _told(gpu: Gpu, event: events.XidSeen) -> XidNote | None:
+    """What the other source told of this very Xid already."""
+    same = (one for one in gpu.xids if one.xid == event.xid and one.source != event.source)
+    return next((one for one in same if abs(event.at - one.at) <= SAME_S), None)
 
 
 def _was_killed(turn: Turn, gpu: Gpu) -> bool:
@@ -208,24 +214,25 @@ def _was_killed(turn: Turn, gpu: Gpu) -> bool:
 
 
 class _Case(msgspec.Struct, frozen=True):
-    """One Xid: its row, what it leads to, whose work it was, and how a person is told."""
+    """One Xid: its row, what it leads to, whose work it was (`owned`: by its pid), and how a person is told."""
 
     row: xids.Row
     judgement: court.Judgement
     run: Run | None
     text: str
+    owned: bool = False
 
 
 def _case(row: xids.Row, judgement: court.Judgement, run: Run | None, event: events.XidSeen) -> _Case:
     why = f"; {judgement.why}" if judgement.why else ""
     told = event.text.removeprefix(f"{event.xid}, ").removeprefix(f"{event.xid}: ")
-    return _Case(row, judgement, run, f"Xid {event.xid} ({row.title}){why}: {told}")
+    return _Case(row, judgement, run, f"Xid {event.xid} ({row.title}){why}: {told}", owned=bool(event.run))
 
 
 def _carry_out(turn: Turn, gpu: Gpu, case: _Case) -> None:
     """Tell, put in quarantine, and end what cannot go on."""
     row, judgement = case.row, case.judgement
-    if judgement.attempt in {"elsewhere", "end"} and row.cause:
+    if row.cause and (judgement.attempt in {"elsewhere", "end"} or case.owned):
         _blame(turn, gpu, case)
     needs = _NEEDS.get(judgement.gpu)
     if needs is not None:
@@ -276,7 +283,8 @@ def _blame(turn: Turn, gpu: Gpu, case: _Case) -> None:
         if attempt is None or gpu.uuid not in attempt.gpu_ids or attempt.examined:
             continue
         text = f"{gpu.label}: {case.text}"
-        blamed = replace(attempt, gpu_fault=case.row.cause, gpu_fault_at=turn.now, gpu_text=text)
+        names = {"gpu_fault": case.row.cause} if case.judgement.attempt != "resume" else {"gpu_hint": case.row.cause}
+        blamed = replace(attempt, **names, gpu_fault_at=turn.now, gpu_text=text)
         turn.put(replace(run, attempt=blamed))
 
 
@@ -326,8 +334,11 @@ def _end(turn: Turn, run: Run, cause: str, text: str) -> None:
 
 # ---- the machine
 def kernel_said(turn: Turn, event: events.KernelSaid) -> None:
-    """The kernel log tells of a disk that fails, or of a file system that became read-only."""
+    """The kernel log tells of a disk that fails, a file system that became read-only, or whom it killed for memory."""
     _remember_place(turn, event)
+    run = turn.world.live.get(event.run) if event.what == "oom" else None
+    if run is not None and run.attempt is not None and not run.attempt.examined:
+        turn.put(replace(run, attempt=replace(run.attempt, oom_text=event.text)))
     said = _KERNEL.get(event.what)
     if said is None or _said_before(turn, f"kernel/{event.what}/{event.device}"):
         return

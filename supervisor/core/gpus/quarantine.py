@@ -29,7 +29,7 @@ def enter(turn: Turn, gpu: Gpu, reason: str, needs: str, *, xid: int = 0, by: st
     """Give the GPU out no more; what is stronger replaces what is there. Told once."""
     now = gpu.quarantine
     if now is not None and NEEDS.index(needs) <= NEEDS.index(now.needs) and not (now.met and needs != "test"):
-        return gpu
+        return _said_better(turn, gpu, now, reason, xid)
     if not by and passport.treatments(gpu, turn.now - ESCALATE_S) >= HELPLESS:
         needs, reason = "person", f"{reason}; {HELPLESS} resets or reboots in a week did not help: inspect the hardware"
     quarantine = Quarantine(
@@ -40,6 +40,14 @@ def enter(turn: Turn, gpu: Gpu, reason: str, needs: str, *, xid: int = 0, by: st
     gpu = passport.counted(gpu, quarantines=int(now is None))
     turn.world = turn.world.with_gpu(gpu)
     _tell(turn, gpu, quarantine)
+    return gpu
+
+
+def _said_better(turn: Turn, gpu: Gpu, now: Quarantine, reason: str, xid: int) -> Gpu:
+    """The kernel's words for the Xid that led here, when NVML was faster with its number."""
+    if xid and xid == now.xid and reason != now.reason and not now.met and not now.by:
+        gpu = replace(gpu, quarantine=replace(now, reason=reason))
+        turn.world = turn.world.with_gpu(gpu)
     return gpu
 
 
