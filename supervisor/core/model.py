@@ -157,7 +157,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
     What was tried: `spent` says by cause how far its plan is used up (verified progress refills it), `changes` what
     differs from the job file since, `distrust_from` the epoch from which on checkpoints are not to be used,
-    `avoid_gpus` which GPUs the next attempt had better not get. `last_failure` is what the last failure was, and
+    `avoided_gpus` which GPUs the next attempt had better not get. `last_failure` is what the last failure was, and
     where, `last_failed_at` when that was known. `kept_anew`: since then a copy without an epoch (`kept_file`) was
     verified. `stalled` says what stands still without being the training's fault, `stalled_todo` what a person can do
     about that. `diverged_from`: the epoch since which no loss is a number, 0 if some are. `incidents`: the newest ones,
@@ -201,7 +201,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     spent: dict[str, Spent] = {}
     changes: tuple[Change, ...] = ()
     distrust_from: int = 0
-    avoid_gpus: tuple[str, ...] = ()
+    avoided_gpus: tuple[str, ...] = ()
     last_failure: str = ""
     last_failed_at: float = 0.0
     kept_file: str = ""

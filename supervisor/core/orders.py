@@ -225,9 +225,11 @@ def open_run(turn: Turn, job: Job, reason: str, *, predecessor: Run | None, set_
 
 def order_undo(turn: Turn, run: Run, event: events.UndoAsked) -> None:
     """`resume NAME --undo-changes`: the next attempt runs as the job file says."""
-    if run.changes or run.avoid_gpus:
+    if run.changes or run.avoided_gpus:
         turn.put(
-            replace(run, changes=(), avoid_gpus=(), spent={}, reason=f"{run.reason}; {event.by} took the changes back")
+            replace(
+                run, changes=(), avoided_gpus=(), spent={}, reason=f"{run.reason}; {event.by} took the changes back"
+            )
         )
 
 

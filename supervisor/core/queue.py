@@ -233,7 +233,7 @@ def _gpus_before(run: Run) -> int:
 
 def _as_written() -> dict[str, Any]:
     """An edit of the job takes back what the ladder changed, and all may be tried again."""
-    return {"changes": (), "avoid_gpus": (), "spent": {}, "last_failure": ""}
+    return {"changes": (), "avoided_gpus": (), "spent": {}, "last_failure": ""}
 
 
 def _origin(world: World, job: Job) -> str:

@@ -165,7 +165,7 @@ def run_view(
         "findings": list(run.findings),
         "stages": stages.view(run),
         "changes": rungs.changes_view(run),
-        "avoid_gpus": list(run.avoid_gpus),
+        "avoid_gpus": list(run.avoided_gpus),
         "used_s": run.used_s,
         "deadline_at": run.deadline_at,
         "stop": msgspec.to_builtins(run.stop) if run.stop else None,

@@ -113,7 +113,7 @@ def _check_resume(_world: World, run: Run, _order: Order) -> None:
 
 def _check_undo(_world: World, run: Run, _order: Order) -> None:
     _not_ended(run, "undo in")
-    if not run.changes and not run.avoid_gpus:
+    if not run.changes and not run.avoided_gpus:
         raise RefusedOrder(409, f"{run.name} has no changes to take back: it trains as its job file says")
 
 
@@ -244,7 +244,7 @@ _EFFECTS: dict[str, Callable[[Run, Order], bool]] = {
     "stop": lambda after, order: after.wanted is Wanted.HELD and _stopped(after, order),
     "cancel": lambda after, order: after.wanted is Wanted.DOWN and _stopped(after, order),
     "resume": lambda after, _: after.wanted is Wanted.UP and after.phase is not Phase.HELD,
-    "undo": lambda after, _: not after.changes and not after.avoid_gpus,
+    "undo": lambda after, _: not after.changes and not after.avoided_gpus,
     "priority": lambda after, order: after.priority == order.priority,
 }
 
@@ -268,8 +268,8 @@ def what_next(verb: str, before: Run, after: Run, live: outlook.Live | None, now
 def _taken_back(before: Run, after: Run) -> str:
     """What the next attempt does as the job file says again."""
     taken = [f"{rungs.words(change)}" for change in rungs.changes_view(before)]
-    if before.avoid_gpus:
-        taken.append(f"{', '.join(gpu_name({'gpu': gpu}) for gpu in before.avoid_gpus)} given last")
+    if before.avoided_gpus:
+        taken.append(f"{', '.join(gpu_name({'gpu': gpu}) for gpu in before.avoided_gpus)} given last")
     hint = f"; `resume {after.name}` lets it go on" if after.phase is Phase.HELD else ""
     return f"{after.name}: taken back from attempt {after.attempts + 1} on: {', '.join(taken)}{hint}"
 

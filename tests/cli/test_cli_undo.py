@@ -59,9 +59,9 @@ def test_changes_are_taken_back_in_any_live_phase(daemon, cli, phase):
 def test_avoided_gpus_are_taken_back_too(daemon, cli):
     """The sentence names them."""
     daemon.launch("truck")
-    change(daemon, avoid_gpus=("0", "GPU-1f2e3d4c-aaaa"))
+    change(daemon, avoided_gpus=("0", "GPU-1f2e3d4c-aaaa"))
     assert "GPU 0, GPU-1f2e3d4c given last" in cli("resume", "truck", "--undo-changes").stdout
-    assert daemon.world.named("truck").avoid_gpus == ()
+    assert daemon.world.named("truck").avoided_gpus == ()
 
 
 def test_without_changes_the_order_is_refused(daemon, cli):
@@ -98,7 +98,7 @@ def test_the_record_names_who_took_them_back(daemon, cli):
 def test_show_lists_changes_under_the_arguments(daemon, cli):
     """What the job asks for, what it is now, since which attempt and why; as data with the same numbers."""
     daemon.launch("truck")
-    change(daemon, FEWER, avoid_gpus=(1,))
+    change(daemon, FEWER, avoided_gpus=(1,))
     shown = cli("show", "truck").stdout
     assert "workers 4 instead of 8 since attempt 2, because the machine's memory ran out" in shown
     assert "GPU 1: others are given first" in shown

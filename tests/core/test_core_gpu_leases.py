@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from supervisor.core import events
 from supervisor.core.actions import Launch, Prepare
@@ -276,3 +277,27 @@ def test_names_that_nobody_can_match_are_told():
     bench.seen(state="no-library", text="gone")
     bench.submit("a", gpus=1, gpu=GpuWish(named=(uuid(0),)))
     assert "by UUID" in bench.run().waiting_for
+
+
+def test_who_runs_keeps_its_gpu_when_the_watch_begins_or_ends():
+    """By index before, by UUID from then on, and back: nobody else gets the GPU meanwhile."""
+    bench = GpuBench(gpus=[facts(0), facts(1)], gpu_count=2, first="no-library")
+    bench.running("a")
+    assert bench.run("a").attempt.gpu_ids == ("0",)
+    bench.seen()
+    assert bench.run("a").attempt.gpu_ids == (uuid(0),)
+    bench.running("b")
+    assert bench.on("b") == [1]
+    bench.seen(state="no-library", text="gone")
+    assert bench.run("b").attempt.gpu_ids == ("1",)
+
+
+def test_an_attempt_of_an_older_version_keeps_its_gpu():
+    """It was begun when only indices were kept."""
+    bench = GpuBench(2)
+    run = bench.running("a")
+    old = replace(run, attempt=replace(run.attempt, gpu_ids=()))
+    bench.world = bench.world.with_run(old)
+    bench.seen()
+    bench.running("b")
+    assert (bench.run("a").attempt.gpu_ids, bench.on("b")) == ((uuid(0),), [1])

@@ -197,7 +197,7 @@ def test_changes_reach_the_launch_and_are_taken_back():
 
 def test_what_is_shown_of_a_change():
     """`before` is what the job file asks for, however many rungs lie between; the cause is told in words."""
-    run = a_run(changes=(replace(FEWER, before=4, after=2),), avoid_gpus=("1",))
+    run = a_run(changes=(replace(FEWER, before=4, after=2),), avoided_gpus=("1",))
     (row,) = rungs.changes_view(run)
     assert row == {
         "name": "workers", "before": 8, "after": 2, "cause": "host-oom", "attempt": 1, "at": 1.0,
@@ -228,7 +228,7 @@ def taken(room, run):
 def test_avoided_gpus_are_given_last():
     """A run that failed on GPU 0 gets another one while there is one, in PCI order, and GPU 0 rather than none."""
     room = Room(Bench(gpu_count=3, max_running=9).world, 0.0)
-    run = a_run(gpus=1, avoid_gpus=("0",))
+    run = a_run(gpus=1, avoided_gpus=("0",))
     assert [taken(room, run) for _ in range(3)] == [[1], [2], [0]]
 
 
@@ -239,7 +239,7 @@ def test_no_gpu_is_given_twice_whatever_is_avoided(avoided, wanted):
     given_so_far: list[int] = []
     for count in wanted:
         free = [gpu for gpu in range(8) if gpu not in given_so_far]
-        given = taken(room, a_run(gpus=count, avoid_gpus=tuple(map(str, avoided))))
+        given = taken(room, a_run(gpus=count, avoided_gpus=tuple(map(str, avoided))))
         assert len(given) == (count if count <= len(free) else 0)
         assert given == sorted(set(given))
         spared = [gpu for gpu in free if gpu not in avoided]
@@ -252,7 +252,7 @@ def test_a_run_that_avoids_a_gpu_prepares_with_another():
     """The wish reaches the attempt that is opened."""
     bench = Bench(gpu_count=2)
     bench.submit("a", gpus=1, start_after_at=bench.now + 10)
-    changed(bench, avoid_gpus=("0",))
+    changed(bench, avoided_gpus=("0",))
     bench.wait(11)
     assert bench.of(Prepare, "a")
     assert bench.run("a").attempt.gpus == (1,)

@@ -32,6 +32,7 @@ def seen(turn: Turn, event: events.GpusSeen) -> None:
     if event.state in {model.OK, model.NONE}:
         _list(turn, event)
     count(turn)
+    _translate(turn)
     _tell(turn, event)
 
 
@@ -42,6 +43,21 @@ def _list(turn: Turn, event: events.GpusSeen) -> None:
     for gpu in tuple(turn.world.gpus.values()):
         if gpu.present and gpu.uuid not in listed:
             _gone(turn, gpu, quiet=not listed)
+
+
+def _translate(turn: Turn) -> None:
+    """Whoever runs keeps its GPUs when the watch begins or ends: by UUID from then on, or by index.
+
+    So it is for attempts that an older version began as well.
+    """
+    by_index = {gpu.index: gpu.uuid for gpu in turn.world.gpus.values()} if leases.watched(turn.world) else {}
+    for run in tuple(turn.world.live.values()):
+        attempt = run.attempt
+        if attempt is None or (attempt.gpu_ids and all(one in turn.world.gpus for one in attempt.gpu_ids) and by_index):
+            continue
+        ids = tuple(by_index.get(index, str(index)) for index in attempt.gpus)
+        if ids != attempt.gpu_ids:
+            turn.put(replace(run, attempt=replace(attempt, gpu_ids=ids)))
 
 
 def count(turn: Turn) -> None:

@@ -106,7 +106,7 @@ def choose(run: Run, job: Job, free: Collection[Gpu], world: World, now: float) 
     count = _count(job, fitting, world)
     if not count:
         return Choice(reason=_why_not(job, world, now))
-    return Choice(gpus=_best(fitting, count, run.avoid_gpus, job.gpu.prefer, now))
+    return Choice(gpus=_best(fitting, count, run.avoided_gpus, job.gpu.prefer, now))
 
 
 def _count(job: Job, fitting: Sequence[Gpu], world: World) -> int:
