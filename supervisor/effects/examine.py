@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,8 +16,7 @@ from supervisor.core.diagnosis.tables import RULES, Rule
 from supervisor.core.events import Event, Examined
 from supervisor.core.model import Job
 from supervisor.core.plain_text import clean_lines
-from supervisor.effects import checkpoints, evidence, last_place
-from supervisor.effects.attempt_log import chunks
+from supervisor.effects import checkpoints, evidence, last_place, log_scan
 from supervisor.effects.evidence import Subject
 from supervisor.trainers.results_csv import read_table
 
@@ -166,21 +164,12 @@ def _command_proof(job: Job, action: Examine, attempt_dir: layout.AttemptDirecto
         return False, ""
     if done.file and not Path(done.file).exists():
         return False, ""
-    if done.log and not _log_matches(attempt_dir.log, done.log):
+    if done.log and not log_scan.matches(attempt_dir.log, done.log):
         return False, ""
     tests = [f"exit code {action.code}"] if action.code is not None else []
     tests += [f"the log matches {done.log!r}"] if done.log else []
     tests += [f"{done.file} is there"] if done.file else []
     return True, f"finished: {', '.join(tests)}"
-
-
-def _log_matches(path: Path, pattern: str) -> bool:
-    expression = re.compile(pattern)
-    try:
-        with path.open("rb") as file:
-            return any(expression.search(line) for chunk in chunks(file) for line in clean_lines(chunk))
-    except FileNotFoundError:
-        return False
 
 
 def _reason(action: Examine, end: Beat, exit_record: attempt_files.Exit | None, tail: tuple[str, ...]) -> str:

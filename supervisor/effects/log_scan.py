@@ -6,6 +6,7 @@ The child is killed then, and the built-in rules alone say what the log shows.
 
 from __future__ import annotations
 
+import re
 import resource
 import subprocess
 import sys
@@ -20,7 +21,9 @@ from supervisor.core.diagnosis.evidence import Sign
 from supervisor.core.diagnosis.matching import fixed_words
 from supervisor.core.diagnosis.signs import LONGEST, Found, scan
 from supervisor.core.diagnosis.tables import RULES, Rule
-from supervisor.effects.attempt_log import LogLines
+from supervisor.core.plain_text import clean_lines
+from supervisor.effects.attempt_log import LogLines, chunks
+from supervisor.errors import PermanentError
 
 #: More than a huge log takes with rules that behave (attempt_log: 10 s, twice 3 s to count, 4 s for its end).
 CPU_S = 30
@@ -96,15 +99,37 @@ def try_out(rule: Rule) -> str:
     return ""
 
 
+def matches(path: Path, pattern: str, *, cpu_s: int = CPU_S, limit_s: float = LIMIT_S) -> bool:
+    """Return whether a line of a log matches a job's own pattern, in bounded time. False where there is no log.
+
+    Raises PermanentError if the search does not come to an end: then nothing is known.
+    """
+    if not path.exists():
+        return False
+    try:
+        return msgspec.json.decode(_asked(path, pattern, cpu_s, limit_s), type=bool)
+    except (_NoAnswerError, msgspec.DecodeError) as error:
+        raise PermanentError(f"the log could not be searched for done.log = {pattern!r}: {error}") from error
+
+
 # ---- the child
 def _by_child(path: Path, rules: Sequence[Rule], cpu_s: int, limit_s: float) -> Scanned:
+    out = _asked(path, rules, cpu_s, limit_s)
+    try:
+        return msgspec.json.decode(out, type=Scanned)
+    except msgspec.DecodeError as error:
+        raise _NoAnswerError(f"the search failed: {error}") from error
+
+
+def _asked(path: Path, what: Sequence[Rule] | str, cpu_s: int, limit_s: float) -> bytes:
+    """What the child prints: for rules a Scanned, for a pattern whether a line matches it."""
     argv = [sys.executable, "-I", "-c", _CHILD, str(path), str(cpu_s)]
     try:
         child = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/")
     except OSError as error:
         raise _NoAnswerError(f"no process could be started: {error.strerror}") from error
     try:
-        out, errors = child.communicate(msgspec.json.encode(rules), limit_s)
+        out, errors = child.communicate(msgspec.json.encode(what), limit_s)
     except subprocess.TimeoutExpired as error:
         child.kill()
         with suppress(subprocess.TimeoutExpired):
@@ -112,17 +137,26 @@ def _by_child(path: Path, rules: Sequence[Rule], cpu_s: int, limit_s: float) -> 
         raise _NoAnswerError(f"not done within {limit_s:.0f} s") from error
     if child.returncode < 0:
         raise _NoAnswerError(f"not done within {cpu_s} s of processor time")
-    try:
-        return msgspec.json.decode(out, type=Scanned)
-    except msgspec.DecodeError as error:
+    if child.returncode:
         last = errors.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        raise _NoAnswerError(f"the search failed: {last or error}") from error
+        raise _NoAnswerError(f"the search failed: {last or f'exit code {child.returncode}'}")
+    return out
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Search the log `arguments[0]` by the rules on standard input, within so many seconds; print a Scanned as JSON."""
+    """Search the log `arguments[0]` by what is on standard input, within so many seconds; print what was found.
+
+    For a list of rules that is a Scanned as JSON, for a pattern true or false.
+    """
     path, cpu_s = Path(arguments[0]), int(arguments[1])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
-    rules = msgspec.json.decode(sys.stdin.buffer.read(), type=tuple[Rule, ...])
-    sys.stdout.buffer.write(msgspec.json.encode(_scanned_here(path, rules)))
+    what = msgspec.json.decode(sys.stdin.buffer.read(), type=tuple[Rule, ...] | str)
+    answer = _matches_here(path, what) if isinstance(what, str) else _scanned_here(path, what)
+    sys.stdout.buffer.write(msgspec.json.encode(answer))
+
+
+def _matches_here(path: Path, pattern: str) -> bool:
+    expression = re.compile(pattern)
+    with path.open("rb") as file:
+        return any(expression.search(line) for chunk in chunks(file) for line in clean_lines(chunk))

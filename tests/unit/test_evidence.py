@@ -23,6 +23,7 @@ from supervisor.effects import evidence, kernel_log, last_place, log_scan
 from supervisor.effects.attempt_log import LogLines, chunks
 from supervisor.effects.consistency import Record
 from supervisor.effects.examine import Examiner
+from supervisor.errors import PermanentError
 from supervisor.layout import RunDirectory
 from supervisor.machine import mounts, resources
 from supervisor.machine.bounded import NoAnswerError
@@ -607,3 +608,19 @@ def test_rules_are_asked_for_at_each_examination(run):
     assert examine(action)[0].evidence.signs == ()
     rules.insert(0, Rule(name="mine", match="QUOTA", cause="disk-full"))
     assert [sign.rule for sign in examine(action)[0].evidence.signs] == ["mine"]
+
+
+def test_the_end_of_a_command_is_found_in_its_log(run):
+    """A line that matches done.log, in a process of its own; without a log there is none."""
+    log = run.attempt(1).log
+    log.write_text("epoch 1\nall done after 3 epochs\n")
+    assert log_scan.matches(log, r"done after \d+ epochs")
+    assert not log_scan.matches(log, "never said")
+    assert not log_scan.matches(log.with_name("missing"), "x")
+
+
+def test_a_done_pattern_that_never_ends_is_no_verdict(run):
+    """Nothing is known then: the daemon went on meanwhile, and a person is told instead of a guess."""
+    run.attempt(1).log.write_text("a word and more words and more and more words!\n")
+    with pytest.raises(PermanentError, match="1 s of processor time"):
+        log_scan.matches(run.attempt(1).log, r"^(\w+\s?)*$", cpu_s=1)
