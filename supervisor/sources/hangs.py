@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import re
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +32,7 @@ from supervisor.machine import bounded
 from supervisor.machine.stacks import comparable
 from supervisor.sources.course import Live
 from supervisor.sources.process_tree import Entry, ProcessTable, Roles, processes
+from supervisor.sources.rounds import Rounds
 from supervisor.sources.train_log import Board
 
 log = logging.getLogger("yolo-supervisor")
@@ -241,21 +241,17 @@ class HangSource:
         self._monotonic = monotonic
         self._proc = proc
         self._followers: dict[tuple[str, int], Follower] = {}
-        self._broken = ""
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="hangs", daemon=True)
+        self._rounds = Rounds("looking for hangs", self.look, lambda: settings.every)
 
     def start(self) -> None:
         """Begin, unless the configuration wants nobody to look."""
         if self._settings.enabled:
-            self._thread.start()
+            self._rounds.start()
 
     def stop(self) -> None:
         """End within STOP_S; what was learned is written down, as far as the disk answers."""
         deadline = time.monotonic() + STOP_S
-        self._stopped.set()
-        if self._thread.is_alive():
-            self._thread.join(FILES_S)
+        self._rounds.stop(FILES_S)
         for follower in list(self._followers.values()):  # the thread may still be there
             left_s = deadline - time.monotonic()
             if left_s > 0:
@@ -267,24 +263,11 @@ class HangSource:
         live, table = self._board.snapshot(), _Once(self._proc)
         dead = set[int | None]()
         for follower in sorted(self._followers.values(), key=lambda one: one.unanswered):  # so each gets its turn
-            if self._stopped.is_set():
+            if self._rounds.over:
                 return
             self._look_at(follower, live.get(follower.run.id, Live()), table, files=follower.device not in dead)
             if follower.dead:  # once a round is enough: each such look takes its time
                 dead.add(follower.device)
-
-    def _run(self) -> None:
-        while not self._stopped.wait(self._settings.every):
-            self._look_safely()
-
-    def _look_safely(self) -> None:
-        """Look; a bug in that is said once, and must not end the looking for good."""
-        try:
-            self.look()
-        except Exception as error:
-            if repr(error) != self._broken:
-                log.exception("a bug: looking for hangs failed")
-            self._broken = repr(error)
 
     def _follow(self, world: World) -> None:
         wanted = {

@@ -15,6 +15,7 @@ from supervisor.layout import run_directory
 from supervisor.sources.beats import BeatFollower
 from supervisor.sources.command_progress import CommandFollower
 from supervisor.sources.course import Course, Live
+from supervisor.sources.rounds import Rounds
 from supervisor.sources.start_watch import StartWatch
 from supervisor.trainers.scripts import FAMILIES
 
@@ -170,19 +171,15 @@ class ProgressSource:
         self._board = board
         self._poll_s = poll_s
         self._followers: dict[tuple[str, int], Follower] = {}
-        self._broken = ""
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="train_log", daemon=True)
+        self._rounds = Rounds("following the trainings", self.poll, self._pause_s)
 
     def start(self) -> None:
         """Begin."""
-        self._thread.start()
+        self._rounds.start()
 
     def stop(self) -> None:
         """End within 2 s."""
-        self._stopped.set()
-        if self._thread.is_alive():
-            self._thread.join(2.0)
+        self._rounds.stop()
 
     def poll(self) -> None:
         """Look once at everything. Called by the thread; tests call it by themselves."""
@@ -191,18 +188,8 @@ class ProgressSource:
             self._poll_one(follower)
         self._board.keep_only({run_id for run_id, _ in self._followers})
 
-    def _run(self) -> None:
-        while not self._stopped.wait(self._poll_s if self._followers else max(self._poll_s, IDLE_POLL_S)):
-            self._poll_safely()
-
-    def _poll_safely(self) -> None:
-        """Poll; a bug in that is said once, and must not end the following for good."""
-        try:
-            self.poll()
-        except Exception as error:
-            if repr(error) != self._broken:
-                log.exception("a bug: following the trainings failed")
-            self._broken = repr(error)
+    def _pause_s(self) -> float:
+        return self._poll_s if self._followers else max(self._poll_s, IDLE_POLL_S)
 
     def _follow(self, world: World) -> None:
         wanted = {

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from supervisor.core.events import Event, WaitOver
 from supervisor.core.model import Phase, Run, World
 from supervisor.machine import conditions
+from supervisor.sources.rounds import Rounds
 
 log = logging.getLogger("yolo-supervisor")
 
@@ -38,11 +38,8 @@ class WaitSource:
         self._world = world
         self._now = now
         self._unmet = unmet
-        self._poll_s = poll_s
         self._told: dict[_Wait, float] = {}
-        self._broken = ""
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="waits", daemon=True)
+        self._rounds = Rounds("looking at what runs wait for", self.poll, lambda: poll_s)
 
     @classmethod
     def of(
@@ -62,20 +59,18 @@ class WaitSource:
 
     def start(self) -> None:
         """Begin."""
-        self._thread.start()
+        self._rounds.start()
 
     def stop(self) -> None:
         """End within 2 s; a look that hangs is left behind."""
-        self._stopped.set()
-        if self._thread.is_alive():
-            self._thread.join(2.0)
+        self._rounds.stop()
 
     def poll(self) -> None:
         """Look once at every run that waits. Called by the thread; tests call it by themselves."""
         waiting = {_wait(run): run for run in self._world().live.values() if _waits(run)}
         self._told = {wait: at for wait, at in self._told.items() if wait in waiting}
         for wait, run in waiting.items():
-            if self._stopped.is_set():
+            if self._rounds.over:
                 return
             now = self._now()
             if now - run.phase_since < SHORTEST_WAIT_S or now - self._told.get(wait, float("-inf")) < AGAIN_S:
@@ -83,19 +78,6 @@ class WaitSource:
             if not self._unmet(run):
                 self._told[wait] = now
                 self._put(WaitOver(at=self._now(), origin="waits", run=run.id, what=run.waiting_for))
-
-    def _run(self) -> None:
-        while not self._stopped.wait(self._poll_s):
-            self._poll_safely()
-
-    def _poll_safely(self) -> None:
-        """Poll; a bug in that is said once, and must not end the watching for good."""
-        try:
-            self.poll()
-        except Exception as error:
-            if repr(error) != self._broken:
-                log.exception("a bug: looking at what runs wait for failed")
-            self._broken = repr(error)
 
 
 def _wait(run: Run) -> _Wait:

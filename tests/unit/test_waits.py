@@ -105,4 +105,4 @@ def test_a_look_that_fails_does_not_end_the_watching():
         assert back.wait(10)
     finally:
         place.source.stop()
-    assert not place.source._thread.is_alive()
+    assert not place.source._rounds._thread.is_alive()
