@@ -30,8 +30,8 @@ _RANK = re.compile(r"\[(?:rank|default)\d+\]: ?")  # signs do not repeat it
 _ECHOES = frozenset(rule.name for rule in RULES if rule.kind == "echo")
 #: What a run remembers of its failures: under the other policy it remembers something else.
 _MEMORY = (
-    "spent", "changes", "distrust_from", "avoided_gpus", "last_failure", "last_failed_at", "failures", "failed_at_epoch",
-    "interruptions", "fall_backs", "peak_epoch", "incidents",
+    "spent", "changes", "distrust_from", "avoided_gpus", "last_failure", "last_failed_at", "failures",
+    "failed_at_epoch", "interruptions", "fall_backs", "peak_epoch", "incidents",
 )  # fmt: skip
 #: Events that no decision about a failure depends on, or that make other runs.
 _UNUSED = frozenset({
