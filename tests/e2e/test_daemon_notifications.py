@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import socket
 import time
+from pathlib import Path
 
 import pytest
-from daemon_harness import until
+from daemon_harness import needs, until
 
 from tests.webhook_receiver import Receiver
 
@@ -107,3 +108,18 @@ def test_what_a_person_must_act_on_names_one_command(still):
         for kind, words in (("run.failed", "yolo-supervisor retry truck"), ("supervisor.refused", "bad.toml")):
             assert pages[kind]["severity"] == "page"
             assert words in pages[kind]["todo"]
+
+
+def test_a_machine_without_gpus_says_so_once(still):
+    """Watching is off where there is nothing to watch: one message, and none when the daemon starts again."""
+    needs(not any(Path("/dev").glob("nvidia[0-9]*")), "a machine without NVIDIA GPUs")
+    with Receiver() as receiver:
+        tell(still, receiver.port)
+        still.tables["gpu"]["watch"] = True
+        still.write_config()
+        still.start()
+        wait_for_type(receiver, "supervisor.gpus-none")
+        still.restart()
+        still.train("truck", epochs=1)
+        wait_for_type(receiver, "run.succeeded")
+        assert types(receiver.received).count("supervisor.gpus-none") == 1
