@@ -201,7 +201,7 @@ def _folder_of(training: Training) -> Path:
 
 def _refuse(found: RunFolder, config: Config, training: Training | None) -> None:
     """Everything for which this folder cannot be gone on with."""
-    from supervisor.effects import adoption
+    from supervisor.effects import adoption, live_trainings
 
     runs_dir = Path(os.path.realpath(config.server.runs_dir))
     if found.path.is_relative_to(runs_dir):
@@ -211,7 +211,7 @@ def _refuse(found: RunFolder, config: Config, training: Training | None) -> None
         raise Refused(f"{found.path} is continued by {owner} already; `show {name}` and `retry {name}` know it")
     if training is not None:
         return
-    if live := _at_work(found.path):
+    if live := live_trainings.at_work(found.path):
         hint = f"watch it until it ends: yolo-supervisor adopt --pid {live[0].pid}"
         raise Refused(f"process {live[0].pid} trains in {found.path}: it {live[1]}\n  fix: {hint}")
     if found.finished:
@@ -221,19 +221,6 @@ def _refuse(found: RunFolder, config: Config, training: Training | None) -> None
     if found.best is None:
         states = "".join(f"\n  {one.name} is {one.state}: {one.reason or ''}" for one in found.found)
         raise Refused(f"nothing in {found.path}/weights can be resumed{states or ': no checkpoint is there'}")
-
-
-def _at_work(folder: Path) -> tuple[Training, str] | None:
-    from supervisor.effects import live_trainings
-
-    for training in live_trainings.everyone():
-        sign = live_trainings.sign_of_writing(training, folder)
-        if not sign and training.trains and _OURS not in training.env:
-            known = [os.path.realpath(path) for path in live_trainings.folders_of(training)]
-            sign = "began it" if os.path.realpath(folder) in known else ""
-        if sign:
-            return training, sign
-    return None
 
 
 def _refuse_name(name: str, client: Client | None) -> None:

@@ -300,3 +300,15 @@ def _environment(pid: int) -> dict[str, str]:
         return {}
     pairs = (os.fsdecode(item).partition("=") for item in items if b"=" in item)
     return {name: value for name, _, value in pairs}
+
+
+def at_work(folder: Path) -> tuple[Training, str] | None:
+    """Return a training that writes into a folder or began there, with how that is known; None if there is none."""
+    for training in everyone():
+        sign = sign_of_writing(training, folder)
+        if not sign and training.trains and "YOLO_SUPERVISOR_RUN" not in training.env:
+            known = [os.path.realpath(path) for path in folders_of(training)]
+            sign = "began it" if os.path.realpath(folder) in known else ""
+        if sign:
+            return training, sign
+    return None

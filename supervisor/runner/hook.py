@@ -35,7 +35,7 @@ from . import (
 )
 from .after_import import AfterImport
 from .outcome import ERROR, FINISHED, STOPPED, WRONG_PLACE
-from .session import Session, epoch_error, place_error, resume_error
+from .session import Session, epoch_error, place_error, resume_error, tell
 
 CALLBACK_TABLE = "ultralytics.utils.callbacks.base"
 TRAINER, MODEL = "ultralytics.engine.trainer", "ultralytics.engine.model"
@@ -105,7 +105,7 @@ def _callback(function: Callable[[Session, Any], None], every_rank: bool = False
         except Exception as error:  # noqa: BLE001 -- whatever our bookkeeping does, the training goes on
             if not _complained:
                 _complained = True
-                print(f"yolo-supervisor: {function.__name__}: {error!r}", file=sys.stderr, flush=True)
+                tell(f"{function.__name__}: {error!r}")
 
     return called_by_trainer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -49,6 +50,15 @@ def epoch_error(plan: dict[str, Any], trainer: Any) -> str | None:
     if trainer.start_epoch == expected:
         return None
     return f"starts at epoch {trainer.start_epoch}, expected {expected} (0-based)"
+
+
+def tell(text: str) -> None:
+    """Say one line to a person, in the log. Nothing comes of it if that is not possible."""
+    try:
+        print(f"yolo-supervisor: {text}", file=sys.stderr, flush=True)
+    except Exception:  # noqa: BLE001 -- a stand-in of the user's for stderr, which lacks something
+        with contextlib.suppress(OSError):
+            os.write(2, f"yolo-supervisor: {text}\n".encode("utf-8", "replace"))
 
 
 class Session:
@@ -119,10 +129,7 @@ class Session:
 
     def note(self, text: str) -> None:
         """Say one line to a person, in the log and as a beat."""
-        try:
-            print(f"yolo-supervisor: {text}", file=sys.stderr, flush=True)
-        except Exception:  # noqa: BLE001 -- a stand-in of the user's for stderr, which lacks something
-            os.write(2, f"yolo-supervisor: {text}\n".encode("utf-8", "replace"))
+        tell(text)
         if self.leads:
             self.beats.write("note", text=" ".join(text.split()))
 
@@ -196,7 +203,7 @@ class Session:
 
     def leave(self, result: str, code: int, reason: str, **fields: Any) -> NoReturn:
         """End the training here: the record, then SystemExit, which lets the dataloader close its workers."""
-        print(f"yolo-supervisor: {reason}", file=sys.stderr, flush=True)
+        tell(reason)
         self.end(result, code, reason, **fields)
         raise SystemExit(code)
 
