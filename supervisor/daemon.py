@@ -150,7 +150,7 @@ class Daemon:
         runs_dir = settings.server.runs_dir
         engine = LocalEngine(runs_dir, now, allow_download=settings.jobs.allow_download)
         cache = layout.interpreter_cache(settings.server.state_dir)
-        stock = lambda: gpu_stock.of_world(self._world())  # noqa: E731 - one expression
+        stock = lambda: gpu_stock.of_world(self._world(), now())  # noqa: E731 - one expression
         self._checker = JobChecker(settings, runs_dir, cache, self._clock, gpus=stock)
         return {
             actions.CheckJob: self._checker,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from supervisor import gpu_config, layout
-from supervisor.clock import Clock
+from supervisor.attempt_files import process_start_time
+from supervisor.clock import Clock, current_boot
 from supervisor.config import Config
 from supervisor.core import actions
 from supervisor.core.actions import Prepare
@@ -17,7 +19,7 @@ from supervisor.core.gpus import readings
 from supervisor.core.gpus.model import Gpu, Holder
 from supervisor.core.gpus.readings import Reading
 from supervisor.core.gpus.xids import same_bus
-from supervisor.core.model import World
+from supervisor.core.model import Attempt, World
 from supervisor.effects.gpu_gate import Admission, GpuGate
 from supervisor.effects.gpu_test import GpuTester
 from supervisor.effects.gpu_treat import GpuTreater
@@ -97,13 +99,14 @@ class GpuWatch:
 
     # ---- parts
     def _followed(self, config: Config) -> KernelLogSource:
-        source = self._source
+        source, kmsg = self._source, Path(config.gpu.kmsg)
+        owners = Owners(self._world, source, self._now, same_numbers=same_numbers(kmsg))
         return KernelLogSource(
-            Path(config.gpu.kmsg),
+            kmsg,
             self._put,
             self._world,
             self._now,
-            whose=Owners(self._world, source).whose,
+            whose=owners.whose,
             uuid_of=self._uuid_of,
             look_now=source.look_now if source is not None else _nothing,
             leave_alone=source.leave_alone if source is not None else _nothing,
@@ -164,9 +167,13 @@ class Eyes:
         ours = tuple(pid for pid, _ in on_it if isinstance(whose.whose(pid), Ours))
         return ours, whose.holders(on_it)
 
-    def release(self, gpus: Sequence[str], /) -> None:
-        """Close NVML."""
-        self._source.release(tuple(gpus))
+    def graphics(self, gpu: str, /) -> tuple[tuple[int, int | None], ...]:
+        """Who only draws on a GPU."""
+        return self._source.graphics(gpu)
+
+    def release(self, gpus: Sequence[str], /) -> bool:
+        """Close NVML; False if it hangs in the driver."""
+        return self._source.release(tuple(gpus))
 
     def resume(self) -> None:
         """Watch again."""
@@ -185,24 +192,69 @@ class Eyes:
         return "" if ok else text
 
 
+#: Linux (include/linux/proc_ns.h): PROC_PID_INIT_INO, where processes have the numbers that the kernel log tells.
+INITIAL_NAMESPACE = 0xEFFFFFFC
+NAMESPACE = Path("/proc/self/ns/pid")
+KNOWN_S = 600.0  # a line may come so long after the end of the process; numbers are given again
+CLOCKS_S = 2.0  # the clocks of kernel and system are two
+
+
+def same_numbers(kmsg: Path, namespace: Path = NAMESPACE) -> bool:
+    """Whether the kernel log's process numbers are ours. Not in a container, but a FIFO is written by its like."""
+    try:
+        return kmsg.is_fifo() or namespace.stat().st_ino == INITIAL_NAMESPACE
+    except OSError:
+        return False
+
+
 class Owners:
     """Whose a process is, or was: a line of the kernel log often comes when it is gone."""
 
-    def __init__(self, world: Callable[[], World], source: GpuSource | None) -> None:
-        """`source` remembers who was on a GPU."""
+    def __init__(
+        self,
+        world: Callable[[], World],
+        source: GpuSource | None,
+        now: Callable[[], float],
+        *,
+        same_numbers: bool = True,
+    ) -> None:
+        """`source` remembers who was on a GPU; without `same_numbers` the log's process numbers name nobody here."""
         self._world = world
         self._source = source
+        self._now = now
+        self._same_numbers = same_numbers
         self._processes = GpuProcesses(world)
+        self._boot_id = current_boot().boot_id
 
-    def whose(self, pid: int) -> tuple[str, int]:
-        """Run and attempt of a process; ("", 0) if it is none of ours."""
+    def whose(self, pid: int, at: float) -> tuple[str, int]:
+        """Run and attempt of the process that had this number at that time (Unix seconds); ("", 0): none of ours."""
+        if not self._same_numbers or not pid:
+            return "", 0
+        began_at = self._began_at(pid)
+        found = self._asked(pid) if began_at is None or began_at <= at + CLOCKS_S else None
+        if found is None:
+            return self._by_attempt(pid, at)
+        return (found.run, found.attempt) if isinstance(found, Ours) else ("", 0)
+
+    def _asked(self, pid: int) -> Ours | Holder | None:
         found = self._processes.whose(pid)
-        if found is None and self._source is not None:
-            found = self._source.owner(pid)
-        if isinstance(found, Ours):
-            return found.run, found.attempt
+        return self._source.owner(pid) if found is None and self._source is not None else found
+
+    def _began_at(self, pid: int) -> float | None:
+        start = process_start_time(pid)
+        if start is None:
+            return None
+        return self._now() - time.clock_gettime(time.CLOCK_BOOTTIME) + start / os.sysconf("SC_CLK_TCK")
+
+    def _by_attempt(self, pid: int, at: float) -> tuple[str, int]:
         world = self._world()
         for run in (*world.live.values(), *world.ended.values()):
-            if run.attempt is not None and found is None and pid and run.attempt.pid == pid:
+            if run.attempt is not None and run.attempt.pid == pid and self._was_there(run.attempt, at):
                 return run.id, run.attempt.number
         return "", 0
+
+    def _was_there(self, attempt: Attempt, at: float) -> bool:
+        if attempt.boot.boot_id != self._boot_id or attempt.started_at is None:
+            return False
+        over_at = at if attempt.ended_at is None else attempt.ended_at
+        return attempt.started_at - CLOCKS_S <= at <= over_at + KNOWN_S

@@ -26,9 +26,11 @@ class FakeEyes:
         self.answers = list(answers) or [reading()]
         self.ours = {}
         self.others = {}
+        self.drawing = {}
         self.looks = 0
         self.log = []
         self.power_problem = ""
+        self.hangs = False
 
     def look(self, gpus, timeout_s):
         """The next answer."""
@@ -42,9 +44,14 @@ class FakeEyes:
         ours = self.ours.get(gpu, ())
         return tuple(ours() if callable(ours) else ours), tuple(self.others.get(gpu, ()))
 
+    def graphics(self, gpu):
+        """Who only draws on it."""
+        return tuple(self.drawing.get(gpu, ()))
+
     def release(self, gpus):
-        """Note it."""
+        """Note it; whether it could be done."""
         self.log.append(("release", *gpus))
+        return not self.hangs
 
     def resume(self):
         """Note it."""

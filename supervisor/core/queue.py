@@ -46,12 +46,12 @@ class Room:
     def choose(self, run: Run, *, reserved: bool = True) -> leases.Choice:
         """The GPUs for a run, or what it waits for. Not `reserved`: as if nobody ahead waited for any."""
         job = wanted(run)
-        if not job.gpus:
+        if not job.gpus or only_watches(run):
             return leases.Choice()
         free = [gpu for gpu in self.devices if self._is_free(gpu, job)]
         length_s = expected_s(run)
         for uuids, at in self.reserved if reserved else ():
-            if length_s is None or self.now + length_s > at:
+            if length_s is None or math.isinf(at) or self.now + length_s > at:
                 free = [gpu for gpu in free if gpu.uuid not in uuids]
         return leases.choose(run, job, free, self.world, self.now)
 
@@ -64,15 +64,20 @@ class Room:
     def reserve(self, run: Run) -> None:
         """Keep the GPUs that a waiting run could use for it: only what is over before it can start may have them.
 
-        GPUs that are broken are not waited for by everybody; a run that wants more than there are keeps none, nor does
-        one that only waits behind another.
+        GPUs that are broken, drained or others' are not waited for by everybody: a run that wants more than the rest
+        keeps none, nor does one that only waits behind another.
         """
         if self.choose(run, reserved=False).gpus:
             return
         job = wanted(run)
-        usable = [gpu for gpu in self.devices if leases.eligible(job, gpu) and not leases.broken(gpu, self.world)]
+        usable = self.usable(job)
         if len(usable) >= (job.gpu.min or job.gpus):
             self.reserved.append((frozenset(gpu.uuid for gpu in usable), self._start_at(job, usable)))
+
+    def usable(self, job: Job) -> list[Gpu]:
+        """The GPUs that the job can get sooner or later, as things are."""
+        fitting = (gpu for gpu in self.devices if leases.eligible(job, gpu))
+        return [gpu for gpu in fitting if not leases.withheld(gpu, self.world, self.now)]
 
     def _start_at(self, job: Job, usable: Sequence[Gpu]) -> float:
         """When enough GPUs are expected to be free: as late as the runs on them say; infinite if one does not."""
@@ -91,6 +96,11 @@ class Room:
     def _put(self, run: Run, uuids: Iterable[str]) -> None:
         for uuid in uuids:
             self.on.setdefault(uuid, []).append(run)
+
+
+def only_watches(run: Run) -> bool:
+    """True for the first attempt of an adopted run: the training that a person started has its GPUs already."""
+    return wanted(run).watch is not None and run.attempts == 0
 
 
 def wanted(run: Run) -> Job:
@@ -153,6 +163,7 @@ def place(turn: Turn) -> None:
     if not waiting:
         return
     room = Room(turn.world, turn.now)
+    sharing = any(wanted(run).gpu.share for run in waiting)  # who shares needs no slot
     for run in waiting:
         choice = leases.Choice()
         reason = waits_for(turn.world, run, turn.now) or room.refuses(run)
@@ -168,7 +179,7 @@ def place(turn: Turn) -> None:
             turn.put(replace(run, waiting_for=reason))
         if reason.partition(":")[0] == "GPU":
             room.reserve(run)
-        if room.slots < 1 and reason == run.waiting_for == "slot":
+        if room.slots < 1 and reason == run.waiting_for == "slot" and not sharing:
             break  # everyone behind waits already
 
 

@@ -45,6 +45,7 @@ def started(turn: Turn, event: events.DaemonStarted) -> None:
     for run in tuple(turn.world.live.values()):
         orders.undrain(turn, run, "a new daemon")
     _bound_deadlines(turn)
+    quarantine.bound(turn)
     live = [run for run in turn.world.live.values() if run.attempt is not None and run.busy]
     if rebooted and live:
         names = ", ".join(run.name for run in live)

@@ -26,14 +26,12 @@ from supervisor.effects import conda, gpu_stock
 from supervisor.effects.gpu_stock import GpuStock
 from supervisor.effects.interpreters import Interpreters
 from supervisor.effects.train_arguments import Surroundings, argument_problems, locate, stage_problems
-from supervisor.errors import Problem, RetryableError, UserError
+from supervisor.errors import Problem, UserError
 from supervisor.machine import bounded, mounts, places
 from supervisor.toml_errors import shown
 from supervisor.units import format_size
 
 _PYTHON = re.compile(r"python[\d.]*")
-#: After so long it is asked again which GPUs there are: a driver takes up to some ten seconds for its first answer.
-GPUS_AGAIN_S = 0.25
 _FLAG = re.compile(r"-[bBdEiIOPqsSuvx]+")  # of python --help, those that take no value
 
 
@@ -47,14 +45,14 @@ class JobChecker:
         cache: Path,
         clock: Clock,
         *,
-        gpus: Callable[[], GpuStock | None],
+        gpus: Callable[[], GpuStock],
         describe: Path = layout.DESCRIBE,
         environ: Mapping[str, str] = os.environ,
         euid: int | None = None,
     ) -> None:
         """`cache` keeps what interpreters have.
 
-        `gpus` tells which GPUs there are, None while that is not known yet: a job that wants any is checked again then.
+        `gpus` tells which GPUs there are, or raises RetryableError: a job that wants any is checked again then.
         """
         self._config = config
         self._runs_dir = runs_dir
@@ -92,7 +90,7 @@ class JobChecker:
 
     def _resolve(self, draft: jobspec.JobDraft) -> Job:
         problems = [*self._server_problems(draft.job)]
-        stock = self._stock(draft)
+        stock = self._gpus() if draft.gpus != 0 else GpuStock()
         count = gpu_stock.count_of(draft.gpus, stock)
         problems += gpu_stock.problems(draft.job.gpu, count, stock)
         wish = gpu_stock.settled(draft.job.gpu, count, stock)
@@ -109,14 +107,6 @@ class JobChecker:
         if problems:
             raise UserError(problems=tuple(problems))
         return msgspec.structs.replace(job, mounts=_mounts(job, self._runs_dir))
-
-    def _stock(self, draft: jobspec.JobDraft) -> GpuStock:
-        if draft.gpus == 0:
-            return GpuStock()
-        stock = self._gpus()
-        if stock is None:
-            raise RetryableError("it is not known yet which GPUs there are: the driver has not answered", GPUS_AGAIN_S)
-        return stock
 
     def _server_problems(self, job: Job) -> Iterator[Problem]:
         if self._euid == 0 and not self._config.jobs.allow_root:

@@ -1,7 +1,8 @@
 """The look at its GPUs before an attempt starts: they answer, nothing is pending, and they are really free.
 
 What stands in the way is told in words, and the run is queued again. Only our own leftovers are ended. Memory that is
-being given back is waited for, not longer than LIMIT_S: other preparations wait behind this one.
+being given back is waited for, not longer than LIMIT_S. Memory that nobody explains keeps out only whom it leaves too
+little.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from supervisor.units import format_size
 
 LIMIT_S = 20.0
 AGAIN_S = 1.0
+SETTLE_S = 5.0  # a driver gives the memory of a process back within seconds of its end
 #: More than this in use with no process listed is memory that somebody lost: half a GiB, beyond the other half that a
 #: driver may keep for itself (older calls of NVML count that as used).
 LOOSE_BYTES = 1024**3
+FREE_SHARE = 0.5  # of the memory: so much of it must be free for a job that does not say what it needs
 STUCK = "stuck-memory"  # of core.gpus.findings
 SOURCE = "gate"  # not "nvml": what the judge of readings found, it takes back itself
 
@@ -85,14 +88,16 @@ class GpuGate:
 
     # ---- the look
     def _looked(self, action: Prepare, eyes: GpuEyes) -> Admission:
-        ends_at = time.monotonic() + self._limit_s
+        began = time.monotonic()
+        ends_at, settled_at = began + self._limit_s, began + min(self._limit_s, SETTLE_S)
         while True:
             world = self._world()
             seen = gpu_look.see(eyes, world, action.gpu_ids)
             blocks = [block for one in seen for block in self._blocks(one, action.job, world, ends_at)]
-            if not blocks:
+            now, settles = time.monotonic(), any(one.loose_bytes > LOOSE_BYTES for one in seen)
+            if not blocks and (not settles or now >= settled_at):
                 return self._let_in(seen)
-            if not all(block.passes for block in blocks) or time.monotonic() >= ends_at:
+            if blocks and (not all(block.passes for block in blocks) or now >= ends_at):
                 return self._refused(blocks)
             self._pause(AGAIN_S)
 
@@ -124,20 +129,16 @@ class GpuGate:
 
     def _memory(self, seen: Seen, job: Job) -> list[Block]:
         used, total, label = seen.bytes("memory_used_bytes"), seen.bytes("memory_total_bytes"), seen.gpu.label
-        if used is None:
+        if used is None or total is None:
             return []  # the board does not tell: the training will
-        loose = 0 if seen.ours else used - sum(one.used_bytes or 0 for one in seen.others)
-        unknown = any(one.used_bytes is None for one in seen.others)
-        if loose > LOOSE_BYTES and not unknown:
-            reason = f"{label} has {format_size(loose)} of its memory in use, but no process is listed"
-            return [Block(reason=reason, seen=seen, passes=True, stuck_bytes=loose)]
-        free = (total or 0) - used
-        if total is not None and free < job.gpu.memory_bytes:
-            wanted = format_size(job.gpu.memory_bytes)
-            return [
-                Block(reason=f"{label} has {format_size(free)} of memory free, not {wanted}", seen=seen, passes=True)
-            ]
-        return []
+        stuck = seen.loose_bytes if seen.loose_bytes > LOOSE_BYTES else 0
+        wanted = job.gpu.memory_bytes or (total * FREE_SHARE if stuck else 0)
+        if total - used >= wanted:
+            return []
+        reason = f"{label} has {format_size(total - used)} of memory free, not {format_size(int(wanted))}"
+        if stuck:
+            reason += f"; {_stuck_words(stuck)}"
+        return [Block(reason=reason, seen=seen, passes=True, stuck_bytes=stuck)]
 
     # ---- the answer
     def _refused(self, blocks: list[Block]) -> Admission:
@@ -147,36 +148,35 @@ class GpuGate:
             if block.seen.others:
                 told[uuid] = events.GpuHeld(at=self._now(), origin="gate", gpu=uuid, holders=block.seen.others)
             elif block.stuck_bytes:
-                told[uuid] = self._stuck(block.seen.gpu, block.reason, block.stuck_bytes)
+                told[uuid] = self._stuck(block.seen)
         return Admission(reason="; ".join(block.reason for block in blocks), events=tuple(told.values()))
 
-    def _stuck(self, gpu: Gpu, text: str, stuck_bytes: int, *, is_open: bool = True) -> events.GpuFound:
-        values = {"bytes": float(stuck_bytes)} if is_open else {}
+    def _stuck(self, seen: Seen) -> events.GpuFound:
+        """Memory is in use that nobody explains, or no longer."""
+        is_open = seen.loose_bytes > LOOSE_BYTES
         return events.GpuFound(
             at=self._now(),
             origin="gate",
-            gpu=gpu.uuid,
+            gpu=seen.gpu.uuid,
             finding=STUCK,
             source=SOURCE,
-            text=text,
+            text=_stuck_words(seen.loose_bytes) if is_open else "its memory is free again",
             open=is_open,
-            values=values,
+            values={"bytes": float(seen.loose_bytes)} if is_open else {},
         )
 
     def _let_in(self, seen: list[Seen]) -> Admission:
-        notes = []
+        notes = [
+            f"{one.gpu.label}: {_stuck_words(one.loose_bytes)}" for one in seen if one.loose_bytes > LOOSE_BYTES
+        ]
         for one in seen:
             if one.bytes("persistence") == 0 and one.gpu.uuid not in self._told_persistence:
                 self._told_persistence.add(one.gpu.uuid)
                 notes.append(
                     f"{one.gpu.label}: persistence mode is off, so the driver lets go of it whenever it is idle"
                 )
-        over = [
-            self._stuck(one.gpu, "its memory is free again", 0, is_open=False)
-            for one in seen
-            if any(finding.kind == STUCK for finding in one.gpu.findings.values())
-        ]
-        return Admission(notes=tuple(notes), events=tuple(over))
+        news = [self._stuck(one) for one in seen if one.loose_bytes > LOOSE_BYTES or _is_stuck(one.gpu)]
+        return Admission(notes=tuple(notes), events=tuple(news))
 
     # ---- the self-test
     def _tested(self, action: Prepare, admission: Admission) -> Admission:
@@ -191,3 +191,11 @@ class GpuGate:
             words = "passed its self-test" if tested.ran else "could not be tested"
             notes.append(f"{label} {words}: {tested.text}")
         return msgspec.structs.replace(admission, notes=tuple(notes))
+
+
+def _stuck_words(loose_bytes: int) -> str:
+    return f"{format_size(loose_bytes)} of its memory is in use, but no process is listed that has it"
+
+
+def _is_stuck(gpu: Gpu) -> bool:
+    return any(finding.kind == STUCK for finding in gpu.findings.values())

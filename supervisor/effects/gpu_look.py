@@ -38,17 +38,25 @@ class GpuEyes(Protocol):
         ...
 
     def holders(self, gpu: str, /) -> tuple[tuple[int, ...], tuple[Holder, ...]]:
-        """Return the processes on a GPU at the last look: pids of our trainings, and everybody else."""
+        """Return the processes that compute on a GPU at the last look: pids of our trainings, and everybody else."""
+        ...
+
+    def graphics(self, gpu: str, /) -> tuple[tuple[int, int | None], ...]:
+        """Return pid and bytes (None: not told) of the processes that only draw on a GPU, such as a desktop's."""
         ...
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
-    """One GPU as it was just now. `ours` are pids of our trainings, `others` everybody else on it."""
+    """One GPU as it was just now. `ours` are pids of our trainings, `others` everybody else who computes on it.
+
+    `graphics` only draw (a desktop): they have memory, and are in nobody's way.
+    """
 
     gpu: Gpu
     reading: Reading | None
     ours: tuple[int, ...] = ()
     others: tuple[Holder, ...] = ()
+    graphics: tuple[tuple[int, int | None], ...] = ()
 
     @property
     def trouble(self) -> str:
@@ -75,6 +83,17 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
         value = readings.number(self.reading, name) if self.reading is not None else None
         return None if value is None else int(value)
 
+    @property
+    def loose_bytes(self) -> int:
+        """How much of its memory is in use by nobody who is listed; 0 where somebody's share is not told."""
+        used, strangers = self.bytes("memory_used_bytes"), (*(one.used_bytes for one in self.others), *self._drawn())
+        if used is None or self.ours or None in strangers:
+            return 0
+        return used - sum(one or 0 for one in strangers)
+
+    def _drawn(self) -> tuple[int | None, ...]:
+        return tuple(used for _, used in self.graphics)
+
 
 def see(eyes: GpuEyes, world: World, gpus: Sequence[str], timeout_s: float = LOOK_S) -> list[Seen]:
     """Look at GPUs (UUIDs) now, all at once."""
@@ -86,7 +105,7 @@ def _seen(eyes: GpuEyes, gpu: Gpu, reading: Reading | None) -> Seen:
     if reading is None or reading.error is not None:
         return Seen(gpu=gpu, reading=reading)
     ours, others = eyes.holders(gpu.uuid)
-    return Seen(gpu=gpu, reading=reading, ours=ours, others=others)
+    return Seen(gpu=gpu, reading=reading, ours=ours, others=others, graphics=eyes.graphics(gpu.uuid))
 
 
 def known(world: World, uuid: str) -> Gpu:

@@ -2,36 +2,55 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from supervisor.core.gpus import leases, lookup
+from supervisor.core.gpus import leases, lookup, model
 from supervisor.core.gpus.model import Gpu, GpuFacts, GpuWish
 from supervisor.core.model import World
-from supervisor.errors import Problem
+from supervisor.errors import Problem, RetryableError
 from supervisor.toml_errors import shown
 from supervisor.units import format_size
 
+#: After so long it is asked again which GPUs there are: a driver takes up to some ten seconds for its first answer.
+AGAIN_S = 0.25
+BROKEN_AGAIN_S = 5.0
+#: A driver in trouble may be well in a moment; after so long the jobs that wait for it shall be seen to wait.
+BROKEN_S = 60.0
 _LISTED = 16  # GPUs in a message
+_UUID = re.compile(r"GPU-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
 class GpuStock(msgspec.Struct, frozen=True):
     """The GPUs of a server in PCI order, lost ones too: they may come back, and what wants them waits.
 
-    Not `watched`: nobody tells who they are, so that an index is all that names one.
+    Not `watched`: nobody tells who they are, so that an index is all that names one. `counted`: for now only.
     """
 
     gpus: tuple[Gpu, ...] = ()
     watched: bool = True
+    counted: bool = False
 
 
-def of_world(world: World) -> GpuStock | None:
-    """Return what a daemon knows; None while the driver has not answered since the daemon's start."""
+def of_world(world: World, now: float) -> GpuStock:
+    """Return what a daemon knows.
+
+    Raises RetryableError while the driver has not answered since the daemon's start. A driver that is in trouble and
+    never told of a GPU is asked again as well; after BROKEN_S the number of GPUs will do, where the kernel tells one:
+    what is accepted then waits where people see it.
+    """
     if not leases.known(world):
-        return None
-    return GpuStock(leases.devices(world), leases.watched(world))
+        raise RetryableError("it is not known yet which GPUs there are: the driver has not answered", AGAIN_S)
+    devices, watched = leases.devices(world), leases.watched(world)
+    if devices or not watched or world.driver.state in {model.OK, model.NONE}:
+        return GpuStock(devices, watched)
+    if world.policy.gpu_count and now - world.driver.since >= BROKEN_S:
+        return msgspec.structs.replace(numbered(world.policy.gpu_count), watched=True, counted=True)
+    why = world.driver.text or f"the driver is not usable ({world.driver.state})"
+    raise RetryableError(f"it is not known which GPUs there are: {why}", BROKEN_AGAIN_S)
 
 
 def numbered(count: int) -> GpuStock:
@@ -76,7 +95,7 @@ def settled(wish: GpuWish, count: int, stock: GpuStock) -> GpuWish:
 
 def problems(wish: GpuWish, count: int, stock: GpuStock) -> Iterator[Problem]:
     """Yield why a job could never get its GPUs here."""
-    unknown = [name for name in wish.named if len(lookup.matches(stock.gpus, name)) != 1]
+    unknown = [name for name in wish.named if not _may_be_there(name, stock)]
     if count > len(stock.gpus) and not unknown:
         hint = "write gpus = 0 to train on the CPU" if not stock.gpus else ""
         expected = f"at most {len(stock.gpus)}, which is what this server has"
@@ -90,8 +109,15 @@ def problems(wish: GpuWish, count: int, stock: GpuStock) -> Iterator[Problem]:
         yield from _memory_problems(wish, count, [gpu for gpu in stock.gpus if not named or gpu.uuid in named])
 
 
+def _may_be_there(name: str, stock: GpuStock) -> bool:
+    return len(lookup.matches(stock.gpus, name)) == 1 or (stock.counted and _UUID.fullmatch(name) is not None)
+
+
 def _unknown(name: str, stock: GpuStock) -> Problem:
     expected = f"one of {_listed(stock.gpus)}" if stock.gpus else "gpus = 0: this server has none"
+    if stock.counted and not name.isdigit():
+        wrong = "the driver does not tell now which GPU this is"
+        return Problem(wrong, key="gpus", expected=f"{expected}, or a whole UUID", got=name)
     if name.startswith("GPU-") and stock.gpus and not stock.watched:
         return Problem("GPUs have no UUIDs here, because nobody watches them", key="gpus", expected=expected, got=name)
     wrong = lookup.no_such_gpu(stock.gpus, name)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from supervisor.attempt_files import boot_identity
 from supervisor.core.gpus.model import Holder
 from supervisor.core.model import World
 from supervisor.machine import bounded
@@ -45,15 +46,20 @@ class GpuProcesses:
     def whose(self, pid: int) -> Ours | Holder | None:
         """Return whose a process is; None if it is gone, which is nobody's any more.
 
-        Ours is what descends from the shim or the trainer of a living attempt, and what carries our marker.
+        Ours is what descends from the shim or the trainer of a living attempt or from a training that is watched, and
+        what carries our marker.
         """
         parent_and_start = self._stat(pid)
         if parent_and_start is None:
             return None
         key = (pid, parent_and_start[1])
-        if key not in self._known:
-            self._known[key] = self._ask(pid)
-        return self._known[key]
+        known = self._known.get(key)
+        if known is None:
+            known = self._ask(pid)
+        elif isinstance(known, Holder):  # a stranger's training may be adopted
+            known = self._by_descent(pid) or known
+        self._known[key] = known
+        return known
 
     def holders(self, processes: Iterable[tuple[int, int | None]]) -> tuple[Holder, ...]:
         """Return the strangers among processes, given as pid and bytes in use (None: the driver does not tell)."""
@@ -88,6 +94,7 @@ class GpuProcesses:
             for root in (run.attempt.shim_pid, run.attempt.pid)
             if root > 1
         }
+        roots |= self._watched(world)
         for _ in range(_MOST_PARENTS):
             if pid in roots:
                 return roots[pid]
@@ -96,6 +103,19 @@ class GpuProcesses:
                 return None
             pid = known[0]
         return None
+
+    def _watched(self, world: World) -> dict[int, Ours]:
+        """The trainings that people started and we watch, by the pid that their job names, if it is still that one."""
+        watches = ((run, run.job.watch) for run in world.live.values())
+        return {
+            watch.pid: Ours(run.id, run.attempt.number if run.attempt is not None else 0)
+            for run, watch in watches
+            if watch is not None and watch.boot_id == boot_identity()[0] and self._began(watch.pid) == watch.start_time
+        }
+
+    def _began(self, pid: int) -> int | None:
+        known = self._stat(pid)
+        return known[1] if known is not None else None
 
     def _by_marker(self, pid: int) -> Ours | None:
         path = self._proc / str(pid) / "environ"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 KMSG = Path("/dev/kmsg")
+#: Linux (Documentation/admin-guide/devices.txt). Containers often have /dev/null or a console in its place.
+DEVICE = os.makedev(1, 11)
 #: Linux (Documentation/ABI/testing/dev-kmsg): a read gives one record and fails where it does not fit; 8 KiB always do.
 READ_BYTES = 64 * 1024
 #: What has no line end for so long is no record: a file that is no kernel log.
@@ -54,8 +57,12 @@ class KernelLog:
 
     def __init__(self, path: Path = KMSG) -> None:
         """Raises OSError: without rights (kernel.dmesg_restrict) and in most containers."""
+        found = path.stat()
+        stands_in = path != KMSG and (stat.S_ISFIFO(found.st_mode) or stat.S_ISREG(found.st_mode))
+        if not stands_in and not (stat.S_ISCHR(found.st_mode) and found.st_rdev == DEVICE):
+            raise OSError(errno.ENODEV, "it is not the device of the kernel log")
         # A FIFO that we could write to ourselves has no end while nobody else writes.
-        access = os.O_RDWR if stat.S_ISFIFO(path.stat().st_mode) else os.O_RDONLY
+        access = os.O_RDWR if stat.S_ISFIFO(found.st_mode) else os.O_RDONLY
         self._handle = os.open(path, access | os.O_NONBLOCK | os.O_CLOEXEC)
         self._rest = b""
         self.overwritten = 0

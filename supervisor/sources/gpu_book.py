@@ -17,6 +17,7 @@ from supervisor.core.model import World
 from supervisor.machine.gpu_processes import GpuProcesses
 from supervisor.sources.gpu_life import Watching
 from supervisor.sources.gpu_record import Record
+from supervisor.sources.xid_folding import Folder
 
 ORIGIN = "gpus"
 
@@ -40,6 +41,7 @@ class Book:
         self._facts_of = facts_of
         self._records: dict[str, Record] = {}
         self._limits: dict[str, Limits] = {}
+        self._folder = Folder()
         self.processes = GpuProcesses(world)
 
     def get(self, uuid: str) -> Record | None:
@@ -97,7 +99,16 @@ class Book:
         bus_id = self._records[uuid].facts.bus_id if uuid in self._records else ""
         text = f"NVML tells of Xid {number}"
         at = self._clock.now()
-        self._put(XidSeen(at=at, origin=ORIGIN, xid=number, text=text, gpu=uuid, bus_id=bus_id, source="nvml"))
+        if self._folder.again((uuid, number), (), at):
+            return
+        event = XidSeen(at=at, origin=ORIGIN, xid=number, text=text, gpu=uuid, bus_id=bus_id, source="nvml")
+        self._folder.told((uuid, number), (), event, at)
+        self._put(event)
+
+    def tell_totals(self) -> None:
+        """Tell how often Xids came again, of which only the first was told."""
+        for event in self._folder.over(self._clock.now()):
+            self._put(event)
 
     def _finding(self, uuid: str, kind: str, source: str, text: str) -> GpuFound:
         return GpuFound(at=self._clock.now(), origin=ORIGIN, gpu=uuid, finding=kind, source=source, text=text)

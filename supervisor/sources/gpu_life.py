@@ -165,6 +165,10 @@ class ProbeLife:
         if index is not None:
             self.order("leave", index=index)
 
+    def hung_before(self, uuid: str) -> None:
+        """Leave a GPU alone as after a hang: an earlier life of the daemon ended while it did not answer."""
+        self._silences.begin(uuid, None, time.monotonic())
+
     def release(self, uuids: tuple[str, ...]) -> bool:
         """End the probe and start none until `resume`, or until the patience is over; False if it hangs.
 

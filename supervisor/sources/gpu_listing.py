@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from supervisor.core.gpus.model import GpuFacts
+from supervisor.core.gpus.model import Finding, GpuFacts
 from supervisor.core.model import World
 from supervisor.machine import pci
 from supervisor.sources.gpu_record import facts_of, linked
@@ -118,6 +118,11 @@ class Listing:
                 found.append(gpu.uuid)
         return found
 
+    def hung_before(self) -> list[str]:
+        """UUIDs of GPUs that had not answered when an earlier life of the daemon ended."""
+        gpus = self._world().gpus.values()
+        return [gpu.uuid for gpu in gpus if gpu.present and any(map(_is_hang, gpu.findings.values()))]
+
     def _set(self, index: int, uuid: str) -> None:
         self._by_index = {other: known for other, known in self._by_index.items() if known != uuid}
         self._by_index[index] = uuid
@@ -135,3 +140,7 @@ class Listing:
         if uuid and uuid not in self._facts:
             self._facts[uuid] = GpuFacts(uuid=uuid, index=index, bus_id=bus_id, numa=bus[bus_id].numa)
         return uuid
+
+
+def _is_hang(finding: Finding) -> bool:
+    return (finding.kind, finding.source) == ("unresponsive", "nvml")

@@ -181,13 +181,14 @@ class Card(threading.Thread):
         reader._mark = mark  # noqa: SLF001 - the two are one; a new object per tier would cost more than it tells
         values: dict[str, Any] = {}
         processes: Any = None
+        graphics: Any = None
         error: list[Any] | None = None
         try:
             if "static" in due:
                 reader.forget()
             if "fast" in due:
                 values.update(reader.ask(FAST))
-                processes = reader.processes()
+                processes, graphics = reader.processes(), reader.graphics()
             if "slow" in due:
                 values.update(reader.ask(SLOW))
                 values.update(reader.fields())
@@ -198,9 +199,8 @@ class Card(threading.Thread):
             error = [trouble.code, self._probe.names.get(trouble.code, "")]
         finally:
             mark("")
-        self._probe.say(
-            "reading", gpu=self.uuid, tiers=sorted(due), values=values, processes=processes, error=error
-        )  # fmt: skip
+        told = {"values": values, "processes": processes, "graphics": graphics, "error": error}
+        self._probe.say("reading", gpu=self.uuid, tiers=sorted(due), **told)
         self._probe.heard(self.index, _refusal(values))
         if error is not None and error[0] == LOST:
             self._lose()

@@ -111,8 +111,9 @@ def _throttled(nvml: Any, handle: Any) -> Answer:
 
 
 def _remapped(nvml: Any, handle: Any) -> Answer:
-    corrected, uncorrected, pending, failed = call(nvml, "nvmlDeviceGetRemappedRows", handle)
-    return corrected + uncorrected, pending, failed
+    """Rows that were remapped for errors that were corrected are no sign of wear that matters: they are not counted."""
+    _corrected, uncorrected, pending, failed = call(nvml, "nvmlDeviceGetRemappedRows", handle)
+    return uncorrected, pending, failed
 
 
 def _retired_pending(nvml: Any, handle: Any) -> Answer:
@@ -195,6 +196,7 @@ STATIC = (
 )
 
 _PROCESSES = ("nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetComputeRunningProcesses")
+_GRAPHICS = ("nvmlDeviceGetGraphicsRunningProcesses_v3", "nvmlDeviceGetGraphicsRunningProcesses")
 #: All calls that a heartbeat may name, by number; 0 is none. The daemon's side reads the numbers from the board.
 CALLS = (
     "",
@@ -203,6 +205,7 @@ CALLS = (
     "nvmlDeviceGetHandleByIndex",
     "nvmlDeviceGetUUID",
     "nvmlDeviceGetComputeRunningProcesses",
+    "nvmlDeviceGetGraphicsRunningProcesses",
     "nvmlDeviceGetFieldValues",
     "nvmlDeviceGetNvLinkState",
     "nvmlDeviceSetPowerManagementLimit",
@@ -257,9 +260,16 @@ class Reader:
 
     def processes(self) -> list[Any] | None:
         """Return [pid, memory in bytes] of each compute process; None or [code, name] where there is no answer."""
-        self._mark("nvmlDeviceGetComputeRunningProcesses")
+        return self._processes(_PROCESSES)
+
+    def graphics(self) -> list[Any] | None:
+        """Return the same of each process that draws, such as a desktop's. One that computes too is in both lists."""
+        return self._processes(_GRAPHICS)
+
+    def _processes(self, names: tuple[str, ...]) -> list[Any] | None:
+        self._mark(names[-1])
         answer: Value = None
-        for name in _PROCESSES:
+        for name in names:
             ok, answer = self._try(partial(call, self._nvml, name, self._handle))
             if ok:
                 return [[one.pid, one.usedGpuMemory] for one in answer]  # type: ignore[union-attr]

@@ -31,6 +31,8 @@ class Record:
         self.facts = facts
         self.error: Failed | None = None
         self.processes: Processes = ()
+        #: Who draws on it and does not compute, such as a desktop: it takes memory, and is in nobody's way.
+        self.graphics: Processes = ()
         self.holders = holders
         #: Kind and source of what this source found apart from the judge, with its text.
         self.told = {(one.kind, one.source): one.text for one in findings.values() if _is_ours(one)}
@@ -47,9 +49,11 @@ class Record:
         error = line["error"]
         if "fast" in line["tiers"] and error is None:
             self.processes = processes_of(line["processes"])
-            values["processes"] = _count(line["processes"])
-        for name, value in values.items():
-            self._values[name] = (now, every_s[_tier(name)], value)
+            computing = {pid for pid, _ in self.processes}
+            self.graphics = tuple(one for one in processes_of(line.get("graphics")) if one[0] not in computing)
+            values["processes"] = _count(line["processes"], len(self.graphics))
+        new = {name: (now, every_s[_tier(name)], value) for name, value in values.items()}
+        self._values = {**self._values, **new}  # never changed in place: other threads are reading it
         self.error = None if error is None else Failed(*error)
         self.fast_at = now if "fast" in line["tiers"] else self.fast_at
         self.slow_at = now if "slow" in line["tiers"] else self.slow_at
@@ -141,8 +145,9 @@ def _is_list(told: list[Any] | None) -> bool:
     return told is not None and (not told or isinstance(told[0], list))
 
 
-def _count(told: list[Any] | None) -> Value:
-    return len(told) if told is not None and _is_list(told) else value_of(told)
+def _count(told: list[Any] | None, graphics: int) -> Value:
+    """How many are on it. Without an answer for those that compute, the others are no count of all."""
+    return len(told) + graphics if told is not None and _is_list(told) else value_of(told)
 
 
 def _is_news(old: Holder, new: Holder) -> bool:

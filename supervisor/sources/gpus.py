@@ -18,11 +18,11 @@ from typing import Any
 
 import msgspec
 
-from supervisor.clock import Clock
+from supervisor.clock import Clock, current_boot
 from supervisor.core.events import Event, GpusSeen
 from supervisor.core.gpus.model import GpuFacts, Holder
 from supervisor.core.gpus.readings import LOST, UNKNOWN, Reading
-from supervisor.core.model import World
+from supervisor.core.model import Boot, World
 from supervisor.machine import bounded, pci
 from supervisor.machine.gpu_processes import Ours
 from supervisor.sources.gpu_book import ORIGIN, Book
@@ -36,6 +36,7 @@ log = logging.getLogger("yolo-supervisor")
 
 PATIENT_S = 1.0
 STOP_S = 5.0
+BOOT_KNOWN_S = 10.0
 BUS_S = 2.0  # a look at the bus asks devices, and one of them may not answer
 
 
@@ -116,6 +117,11 @@ class GpuSource:
         record = self._book.get(uuid)
         return record.processes if record is not None else ()
 
+    def graphics(self, uuid: str) -> Processes:
+        """The same of the processes that only draw."""
+        record = self._book.get(uuid)
+        return record.graphics if record is not None else ()
+
     def owner(self, pid: int) -> Ours | Holder | None:
         """Whose a process is or was that was seen on a GPU; None if it was seen on none."""
         return self._book.processes.remembered(pid)
@@ -173,6 +179,7 @@ class GpuSource:
 
     # ---- the thread
     def _work(self) -> None:
+        self._remember()
         while not self._stopping:
             self._turn_safely()
             self._wait()
@@ -190,13 +197,14 @@ class GpuSource:
     def _turn(self) -> None:
         now = time.monotonic()
         if not self._known:
-            self._remember()
+            self._known = {gpu.uuid for gpu in self._world().gpus.values() if gpu.present}
         while self._requests:
             self._requests.popleft()()
             with self._changed:
                 self._changed.notify_all()
         for line in self._life.lines():
             _HEARD[line["say"]](self, line)
+        self._book.tell_totals()
         if now >= self._bus_at:
             self._bus_at = now + self._watching.slow_s
             self._look_at_bus()
@@ -210,10 +218,14 @@ class GpuSource:
         self._life.turn(now)
 
     def _remember(self) -> None:
-        """Leave alone what an earlier life of the daemon left alone."""
-        self._known = {gpu.uuid for gpu in self._world().gpus.values() if gpu.present}
+        """Leave alone what an earlier life of the daemon left alone, in this boot."""
+        ends_at, boot = time.monotonic() + BOOT_KNOWN_S, current_boot()
+        while self._world().boot not in {boot, Boot()} and not self._stopping and time.monotonic() < ends_at:
+            time.sleep(0.02)  # until the loop has taken in that the daemon started, the world is of another boot
         for uuid in self._listing.silent_before():
             self._life.leave_alone(uuid)
+        for uuid in self._listing.hung_before():
+            self._life.hung_before(uuid)
 
     def _wait(self) -> None:
         poll = select.poll()

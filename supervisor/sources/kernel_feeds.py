@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from supervisor.machine.kernel_log import KERNEL, KernelLog, Record
+from supervisor.machine.kernel_log import KERNEL, READ_BYTES, KernelLog, Record
 
 CANARY_S = 10.0
 #: A child of ours that asks for nothing should end at once when it is told to.
@@ -44,6 +44,16 @@ class KernelFeed(KernelLog):
     """/dev/kmsg, or what stands in for it."""
 
     way = "kmsg"
+
+    def __init__(self, path: Path) -> None:
+        """Raises OSError where it may not be read, or is a device from which nothing will ever come."""
+        super().__init__(path)
+        if path.is_char_device():
+            try:
+                prove_device(self.fileno())
+            except OSError:
+                self.close()
+                raise
 
 
 class JournalFeed:
@@ -100,6 +110,18 @@ class JournalFeed:
             self._child.kill()
             self._child.wait()
         self._pipe.close()
+
+
+def prove_device(handle: int) -> None:
+    """Every boot has messages of the kernel. Raises OSError where there are none; reading begins anew afterwards."""
+    try:
+        if not os.read(handle, READ_BYTES):
+            raise OSError(errno.ENODATA, "it holds no messages of the kernel")
+    except BlockingIOError:
+        raise OSError(errno.ENODATA, "it holds no messages of the kernel") from None
+    except BrokenPipeError:
+        pass  # messages that were overwritten
+    os.lseek(handle, 0, os.SEEK_SET)
 
 
 def record_of(line: bytes) -> Record | None:

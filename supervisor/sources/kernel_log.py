@@ -76,7 +76,7 @@ class KernelLogSource:
         world: Callable[[], World],
         now: Callable[[], float],
         *,
-        whose: Callable[[int], tuple[str, int]],
+        whose: Callable[[int, float], tuple[str, int]],
         uuid_of: Callable[[str], str],
         look_now: Callable[[str], None],
         leave_alone: Callable[[str], None],
@@ -84,10 +84,11 @@ class KernelLogSource:
     ) -> None:
         """Follow `path`, else systemd's journal.
 
-        `whose` names run and attempt of a process, ("", 0) if it is none of ours; it must know processes for a while
-        after their end, for the line often comes later than that. `uuid_of` names the GPU with a bus id (0000:3b:00.0),
-        empty if there is none. `look_now` has a GPU read at once, for a second opinion; `leave_alone`: no call into the
-        driver for it any more, it may never return. None of these may block. `place_file` keeps how far was read.
+        `whose` names run and attempt of a process at a time (Unix seconds), ("", 0) if it is none of ours; it must know
+        processes for a while after their end, for the line often comes later than that. `uuid_of` names the GPU with a
+        bus id (0000:3b:00.0), empty if there is none. `look_now` has a GPU read at once, for a second opinion;
+        `leave_alone`: no call into the driver for it any more, it may never return. None of these may block.
+        `place_file` keeps how far was read.
         """
         self._path = path
         self._put = put
@@ -263,7 +264,7 @@ class KernelLogSource:
         if self._folder.again(group, details, at):
             return
         gpu = self._uuid_of(found.bus_id)
-        run, attempt = self._whose(found.pid) if found.pid and not old else ("", 0)
+        run, attempt = self._whose(found.pid, at) if found.pid and not old else ("", 0)
         event = events.XidSeen(
             at=at,
             origin="kernel-log",
@@ -306,7 +307,7 @@ class KernelLogSource:
             self._look_now(gpu)
 
     def _said(self, found: Said, seq: int, at: float) -> None:
-        run, _ = self._whose(found.pid) if found.pid else ("", 0)
+        run, _ = self._whose(found.pid, at) if found.pid else ("", 0)
         if not run and not self._is_news(found.what, found.device):
             return
         self._tell(

@@ -34,7 +34,7 @@ class GpuBench(Bench):
     """See the module."""
 
     def __init__(self, count=2, *, gpus=None, watch=True, gpu=None, first="ok", **policy):
-        super().__init__(max_running=99, gpu=GpuPolicy(watch=watch, **(gpu or {})), **policy)
+        super().__init__(**{"max_running": 99, **policy}, gpu=GpuPolicy(watch=watch, **(gpu or {})))
         self.facts = list(gpus) if gpus is not None else [facts(index) for index in range(count)]
         self.seen(state=first)
 

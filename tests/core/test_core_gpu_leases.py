@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from supervisor.core import events
 from supervisor.core.actions import Launch, Prepare
 from supervisor.core.gpus.model import GpuWish, Holder
+from supervisor.core.job import Watch
 from supervisor.core.model import Phase
 from tests.core.gpu_bench import GpuBench, facts, uuid
 
@@ -273,10 +274,16 @@ def test_no_gpu_is_given_to_two_that_do_not_share(wishes, broken):
 
 def test_names_that_nobody_can_match_are_told():
     """Without a watch a UUID says nothing: the run waits, and says for what."""
-    bench = GpuBench(2)
-    bench.seen(state="no-library", text="gone")
+    bench = GpuBench(gpus=(), gpu_count=2, first="no-library")
     bench.submit("a", gpus=1, gpu=GpuWish(named=(uuid(0),)))
     assert "by UUID" in bench.run().waiting_for
+
+
+def restarted(bench, **gpu):
+    """A new daemon, with another configuration of GPUs."""
+    bench.tell(events.DaemonStarted, pid=2, version="test", boot=bench.world.boot)
+    policy = bench.world.policy
+    bench.tell(events.Configured, policy=replace(policy, gpu_count=2, gpu=replace(policy.gpu, **gpu)))
 
 
 def test_who_runs_keeps_its_gpu_when_the_watch_begins_or_ends():
@@ -288,8 +295,10 @@ def test_who_runs_keeps_its_gpu_when_the_watch_begins_or_ends():
     assert bench.run("a").attempt.gpu_ids == (uuid(0),)
     bench.running("b")
     assert bench.on("b") == [1]
-    bench.seen(state="no-library", text="gone")
-    assert bench.run("b").attempt.gpu_ids == ("1",)
+    restarted(bench, watch=False)
+    assert (bench.run("a").attempt.gpu_ids, bench.run("b").attempt.gpu_ids) == (("0",), ("1",))
+    bench.submit("c", gpus=1)
+    assert bench.phase("c") is Phase.QUEUED
 
 
 def test_an_attempt_of_an_older_version_keeps_its_gpu():
@@ -301,3 +310,114 @@ def test_an_attempt_of_an_older_version_keeps_its_gpu():
     bench.seen()
     bench.running("b")
     assert (bench.run("a").attempt.gpu_ids, bench.on("b")) == ((uuid(0),), [1])
+
+
+def test_without_a_watch_an_older_attempt_keeps_its_gpu():
+    """Nobody tells of GPUs, and its index is all that is known: it is enough."""
+    bench = GpuBench(gpus=(), gpu_count=2, watch=False)
+    run = bench.running("a")
+    bench.world = bench.world.with_run(replace(run, attempt=replace(run.attempt, gpu_ids=())))
+    restarted(bench, watch=False)
+    bench.running("b")
+    assert bench.on("b") == [1]
+
+
+@pytest.mark.parametrize("how", ["drained", "held"])
+def test_what_cannot_be_had_is_no_reason_to_wait(how):
+    """A run that wants a GPU that is drained, or somebody else's, keeps nobody from the others."""
+    bench = GpuBench(3)
+    if how == "drained":
+        bench.tell(events.GpuOrdered, gpu=uuid(2), what="drain", by="ann")
+    else:
+        held(bench, 2, ALICE)
+    bench.submit("big", gpus=3)
+    bench.submit("small", gpus=1)
+    assert (bench.phase("big"), bench.phase("small")) == (Phase.QUEUED, Phase.PREPARING)
+
+
+def test_a_gpu_that_a_look_found_too_full_is_not_tried_at_once_again():
+    """Strangers are ignored there, but their memory is not free: the next try is on another GPU."""
+    bench = GpuBench(2, gpu={"foreign": "ignore"})
+    held(bench, 0, ALICE)
+    bench.submit("a", gpus=1)
+    reason = "GPU: GPU 0 has 8 GiB free, and the job wants 20 GiB"
+    bench.tell(events.PrepareFailed, "a", reason=reason, waiting_for=reason)
+    assert bench.on("a") == [1]
+
+
+def test_an_adopted_training_needs_no_gpu_of_ours():
+    """It has its own: the run watches it, although its process is a stranger on the GPU, and the other GPU is free."""
+    bench = GpuBench(2)
+    held(bench, 0, ALICE)
+    watch = Watch(pid=4242, start_time=1, boot_id="boot-1")
+    bench.submit("a", gpus=1, watch=watch)
+    bench.tell(events.Prepared, "a", start="watch")
+    assert bench.run("a").attempt.gpu_ids == ()
+    bench.running("b")
+    assert bench.on("b") == [1]
+
+
+def test_an_adopted_training_that_is_over_is_resumed_on_a_gpu():
+    """Nothing is left to watch: what follows is an attempt of ours, on a GPU that it is given."""
+    bench = GpuBench(1)
+    watch = Watch(pid=4242, start_time=1, boot_id="boot-1")
+    bench.submit("a", gpus=1, watch=watch)
+    bench.tell(events.Prepared, "a", start="resume", checkpoint="/last.pt", from_epoch=3)
+    assert (bench.phase("a"), bench.on("a")) == (Phase.PREPARING, [0])
+
+
+def test_what_is_held_against_a_gpu_counts_without_the_library():
+    """Drained or in quarantine: an update of some package gives nothing out that was not to be."""
+    bench = GpuBench(2)
+    bench.tell(events.GpuOrdered, gpu=uuid(0), what="drain", by="ann")
+    bench.xid(79, 1)
+    bench.seen(state="no-library", text="libnvidia-ml.so.1 is missing")
+    bench.submit("a", gpus=1)
+    assert bench.run("a").waiting_for == "GPU: libnvidia-ml.so.1 is missing"
+    restarted(bench, watch=False)
+    assert bench.run("a").waiting_for.startswith("GPU: GPU 0 is drained by ann; GPU 1 is in quarantine")
+
+
+def test_a_sharing_run_is_placed_behind_one_that_waits_for_a_slot():
+    """It needs none."""
+    bench = GpuBench(1, max_running=0)
+    bench.running("x", gpu=GpuWish(share=True))
+    bench.submit("cpu", gpus=0)
+    bench.submit("y", gpus=1, gpu=GpuWish(share=True))
+    assert (bench.phase("cpu"), bench.phase("y")) == (Phase.QUEUED, Phase.PREPARING)
+
+
+def test_nobody_fills_a_gap_whose_end_is_unknown():
+    """Where a neighbour does not tell when it ends, a run of three weeks may be in the way."""
+    bench = GpuBench(2)
+    bench.running("a")
+    bench.submit("b", gpus=2)
+    bench.submit("c", gpus=1, time_limit_s=21 * 86400.0)
+    assert bench.phase("c") is Phase.QUEUED
+
+
+@pytest.mark.parametrize(("batch", "goes_on"), [(64, True), (-1, False), (0.7, False), (63, False)])
+def test_a_batch_that_cannot_be_kept_is_no_batch_for_fewer(batch, goes_on):
+    """One that the trainer sizes by memory would be another one; one that does not divide is refused by it."""
+    bench = GpuBench(4)
+    train = {"model": "/m.yaml", "data": "/d.yaml", "epochs": 10, "batch": batch}
+    bench.running("a", gpus=4, train=train, gpu=GpuWish(min=2))
+    for index in (2, 3):
+        bench.lose(index)
+    bench.ended("a")
+    assert (bench.phase("a") is Phase.PREPARING) is goes_on
+
+
+def test_growing_does_not_wait_for_those_who_can_never_start():
+    """A job that wants more than there is keeps nobody small."""
+    bench = GpuBench(4)
+    bench.running("a", **four(min=1))
+    bench.lose(1)
+    bench.ended("a")
+    bench.launch("a", start="resume", from_epoch=1)
+    bench.submit("never", gpus=5)
+    bench.wait(700.0)
+    bench.tell(events.GpuOrdered, gpu=uuid(1), what="release", by="ann")
+    bench.found("lost", 1, open=False)
+    bench.tell(events.Progressed, "a", epoch=2, epochs=10, saved_epoch=2, epoch_s=600.0)
+    assert bench.phase("a") is Phase.STOPPING

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from supervisor.core import actions, events
 from supervisor.core.gpus import court, xids
-from supervisor.core.gpus.model import GpuWish, XidOverride
+from supervisor.core.gpus.model import GpuWish, Holder, XidOverride
 from supervisor.core.model import Phase
 from tests.core.bench import SECOND_BOOT
 from tests.core.gpu_bench import GpuBench, uuid
@@ -17,7 +18,8 @@ def quarantined(needs="test", **more):
     bench = GpuBench(2, **more)
     bench.running("earlier")
     bench.finish("earlier")
-    code = {"test": 31, "reset": 62, "reboot": 79, "person": 64}[needs]
+    rma = next(number for number, row in xids.TABLE.items() if row.gpu in {"quarantine", "rma"} and not row.by_severity)
+    code = {"test": 31, "reset": 62, "reboot": 79, "person": rma}[needs]
     if needs == "test":
         bench.found("unresponsive")
         bench.found("unresponsive", open=False)
@@ -296,3 +298,177 @@ def test_all_over_the_chip_is_the_program():
     for place in ("GPC 5 TPC 0", "GPC 2 TPC 1"):
         bench.xid(13, place=place)
     assert bench.gpu().quarantine is None
+
+
+# ---- what must not let it out, and what must not keep it in silence
+def under_test(bench):
+    """The self-test of GPU 0 has begun."""
+    bench.wait(20.0)
+    assert bench.gpu().quarantine.testing
+    return bench
+
+
+def test_a_test_that_began_before_a_failure_proves_nothing():
+    """The GPU needs a reset since: a passed test of before lets it not out."""
+    bench = under_test(quarantined())
+    bench.xid(48)
+    answer(bench, ok=True)
+    assert (bench.gpu().quarantine.needs, bench.gpu().quarantine.met) == ("reset", False)
+
+
+def test_what_happens_during_a_test_is_tested_again():
+    """The same need once more while the test runs: another test decides."""
+    bench = under_test(quarantined(gpu={"xids": (XidOverride(xid=31, gpu="test"),)}))
+    bench.xid(31)
+    answer(bench, ok=True)
+    assert bench.gpu().quarantine is not None
+    bench.wait(20.0)
+    assert len(bench.of(actions.TestGpu)) == 2
+    answer(bench, ok=True)
+    assert bench.gpu().quarantine is None
+
+
+def test_an_answer_of_another_test_is_none():
+    """Only the test that is under way tells of the GPU."""
+    bench = under_test(quarantined())
+    bench.tell(events.GpuTested, gpu=uuid(0), ok=True, text="late", answers="gpu/another")
+    assert bench.gpu().quarantine.testing
+
+
+@pytest.mark.parametrize("needs", ["reset", "reboot", "person"])
+def test_a_test_that_a_person_asks_for_is_no_release(needs):
+    """What it needs was not done: the result is noted, and it stays out."""
+    bench = quarantined(needs)
+    bench.tell(events.GpuOrdered, gpu=uuid(0), what="test", by="ann")
+    answer(bench, ok=True)
+    assert bench.gpu().quarantine.result == "2 s"
+
+
+def booted(bench, number, *, without=()):
+    """The machine is restarted, and the driver lists what is left."""
+    bench.tell(events.DaemonStarted, pid=number, version="t", boot=SECOND_BOOT.__class__(f"boot-{number}", 1))
+    bench.tell(events.Configured, policy=bench.world.policy)
+    bench.seen(without=without)
+    bench.wait(60.0)
+
+
+def pages(bench):
+    """How often somebody was woken for a quarantine."""
+    return [one for one in bench.of(actions.Announce) if one.what == "gpu-quarantine" and one.severity == "page"]
+
+
+def test_a_gpu_that_stays_lost_is_told_and_at_last_inspected():
+    """After each restart somebody hears that it did not help; after the second one the hardware is to be looked at."""
+    bench = GpuBench(2)
+    bench.lose(0)
+    booted(bench, 2, without=(0,))
+    assert (len(pages(bench)), bench.gpu().quarantine.needs) == (2, "reboot")
+    booted(bench, 3, without=(0,))
+    assert bench.gpu().quarantine.needs == "person"
+    assert len(pages(bench)) == 3
+
+
+def test_a_reset_that_did_not_help_is_told():
+    """It was reset, and still says that it must be."""
+    bench = GpuBench(1, gpu={"reset": True})
+    bench.found("reset-required")
+    (order,) = bench.of(actions.TreatGpu)
+    bench.tell(events.GpuTreated, gpu=uuid(0), what="reset", ok=True, answers=order.key)
+    bench.wait(60.0)
+    assert "the reset did not help" in bench.gpu().quarantine.reason
+
+
+def test_one_restart_is_one():
+    """Ordered by us and seen by the next daemon: the same restart."""
+    bench = GpuBench(1, gpu={"reboot": True})
+    bench.running("earlier")
+    bench.finish("earlier")
+    bench.xid(79)
+    (order,) = bench.of(actions.TreatGpu)
+    booted(bench, 2)
+    bench.tell(events.GpuTreated, gpu=uuid(0), what="reboot", ok=True, answers=order.key)
+    bench.wait(20.0)
+    answer(bench, ok=True)
+    bench.xid(48)
+    assert bench.gpu().quarantine.needs == "reset"
+    assert bench.gpu().passport.reboots == 1
+
+
+def test_a_test_that_is_allowed_later_is_made():
+    """`self_test` was off when the GPU went into quarantine, and is on now."""
+    bench = quarantined(gpu={"self_test": "never"})
+    policy = bench.world.policy
+    bench.tell(events.Configured, policy=replace(policy, gpu=replace(policy.gpu, self_test="quarantine")))
+    bench.wait(20.0)
+    assert len(bench.of(actions.TestGpu)) == 1
+
+
+def test_who_is_always_there_keeps_a_gpu_from_its_test_and_that_is_told():
+    """A desktop, say: the test is not made, and a person hears why."""
+    bench = quarantined()
+    bench.tell(events.GpuHeld, gpu=uuid(0), holders=(Holder(pid=7, user="root", used_bytes=1 << 30),))
+    bench.wait(86400.0)
+    assert bench.of(actions.TestGpu) == []
+    assert bench.said().count("gpu-untested") == 1
+
+
+def test_a_clock_that_was_ahead_delays_no_test_for_years():
+    """Bounded when the next daemon starts."""
+    bench = quarantined()
+    quarantine = replace(bench.gpu().quarantine, next_test_at=bench.now + 1e9)
+    bench.world = bench.world.with_gpu(replace(bench.gpu(), quarantine=quarantine, not_before=bench.now + 1e9))
+    booted(bench, 2)
+    bench.wait(7 * 3600.0)
+    assert len(bench.of(actions.TestGpu)) == 1
+
+
+def test_signs_of_a_clock_that_was_ahead_do_not_count():
+    """Set back by a day: what the kernel log said then does not meet what NVML says now."""
+    bench = GpuBench(2)
+    bench.running("a")
+    bench.xid(79)
+    bench.now -= 86400.0
+    bench.found("lost")
+    assert bench.phase("a") is Phase.RUNNING
+
+
+@pytest.mark.parametrize(("number", "gpu", "first"), [(44, "last", 1), (92, "none", 0)])
+def test_given_out_last_is_what_the_administrator_says(number, gpu, first):
+    """An override counts here as well."""
+    bench = GpuBench(2, gpu={"xids": (XidOverride(xid=number, gpu=gpu),)})
+    bench.xid(number, 0)
+    bench.running("a")
+    assert bench.on("a") == [first]
+
+
+def test_a_burst_of_one_error_does_not_hide_another():
+    """A program that fails thousands of times pushes no older error of the GPU out."""
+    bench = GpuBench(1)
+    bench.xid(48)
+    for number in range(100):
+        bench.wait(100.0)
+        bench.xid(31, place=f"unit {number}")
+    assert [note.xid for note in bench.gpu().xids].count(48) == 1
+
+
+def test_one_loss_wakes_a_person_once():
+    """The kernel log and NVML tell of the same thing, in whichever order."""
+    for first in ("xid", "lost"):
+        bench = GpuBench(1)
+        for what in (first, "lost" if first == "xid" else "xid"):
+            bench.xid(79) if what == "xid" else bench.found("lost")
+        assert [one.severity for one in bench.of(actions.Announce)].count("page") == 1
+
+
+def test_a_probe_that_comes_and_goes_is_told_once_an_hour():
+    """A flapping driver is one thing that is wrong."""
+    bench = GpuBench(1)
+    for _ in range(5):
+        bench.seen(state="crashed", text="three times within a minute")
+        bench.wait(60.0)
+        bench.seen()
+        bench.wait(60.0)
+    assert (bench.said().count("gpu-driver"), bench.said().count("gpus-back")) == (1, 1)
+    bench.wait(4000.0)
+    bench.seen(state="crashed", text="again")
+    assert bench.said().count("gpu-driver") == 2

@@ -132,12 +132,26 @@ def test_what_the_driver_wants_done_comes_first(server):
 def test_lost_memory_is_found_and_forgotten(server):
     """Memory in use without a process: after the limit a finding; free again: over, and the run is let in."""
     before = server.driver.boards[0]["memory_used"]
-    server.driver.set(0, memory_used=int(before) + 20 * GIB)
-    assert "of its memory in use, but no process is listed" in server.ask(0).reason
+    server.driver.set(0, memory_used=int(before) + 30 * GIB)
+    assert "of its memory is in use, but no process is listed" in server.ask(0).reason
     assert [finding.kind for finding in server.gpu(0).findings.values()] == [STUCK]
     server.driver.set(0, memory_used=before)
     assert server.ask(0).reason == ""
     assert not server.gpu(0).findings
+
+
+def test_a_gpu_with_a_desktop_is_given(server):
+    """What only draws is asked for apart: neither a stranger who holds the GPU nor memory that got lost."""
+    desktop = subprocess.Popen(["sleep", "600"])
+    try:
+        server.driver.process(0, desktop.pid, 3 * GIB, kind="graphics")
+        admission = server.ask(0)
+        assert (admission.reason, admission.notes, admission.events) == ("", (), ())
+        assert not server.gpu(0).holders
+        assert server.source.readings()[server.driver.uuid(0)].values["processes"] == 1
+    finally:
+        desktop.kill()
+        desktop.wait()
 
 
 def test_another_policy_holds_at_once(server):

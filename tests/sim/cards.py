@@ -9,7 +9,9 @@ from folders import WrongError
 from machine_room import MachineRoom
 
 from supervisor.core import actions, events
+from supervisor.core.gpus import xids
 from supervisor.core.gpus.model import GpuFacts, Holder
+from supervisor.core.model import Phase
 from supervisor.loop import Loop
 
 COUNT = 2
@@ -18,16 +20,23 @@ STRANGER = Holder(pid=7, user="alice", used_bytes=5 << 30)
 HARMLESS = ("throttled", "too-hot", "ecc-rate", "remap-pending", "pcie-narrow", "unknown-error")
 #: Xids that say that a GPU cannot go on; alone they end nothing.
 ALARMING = (79, 62, 95, 119)
+ENDING = tuple(number for number, row in xids.TABLE.items() if row.attempt == "end" and not row.by_severity)
 OF_APPLICATIONS = (13, 31, 45, 43)
 
 
 class Card(msgspec.Struct):
-    """One GPU. `dead`: it really cannot go on; `dead_until`: when it last could not. `source`: who says so although it can."""
+    """One GPU.
+
+    `dead`: it really cannot go on; `dead_until`: when it last could not; `xid`: what the kernel log says of that;
+    `released`: a person gave it out all the same. `source`: who says so although it can.
+    """
 
     uuid: str
     index: int
     dead: bool = False
     dead_until: float = 0.0
+    xid: int = 0
+    released: bool = False
     source: str = ""
     held: bool = False
     findings: set[str] = set()
@@ -63,6 +72,9 @@ class Cards:
             kinds = {one.kind for one in known.values()}
             found += [self._found(card, kind) for kind in sorted(card.findings - kinds)]
             found += [self._found(card, kind, is_open=False) for kind in sorted(kinds - card.findings)]
+            signs = loop.world.gpus[card.uuid].signs if card.uuid in loop.world.gpus else ()
+            if card.dead and not card.released and not signs:  # a line that was not read yet
+                found.append(events.XidSeen(at=self.now(), xid=card.xid, gpu=card.uuid, text="x"))
             found.append(events.GpuHeld(at=self.now(), gpu=card.uuid, holders=(STRANGER,) if card.held else ()))
         return found
 
@@ -79,8 +91,8 @@ class Cards:
         """Two sources say so, in either order."""
         if card.source:  # a second source would be true now: then it must be
             self._well_again(card, 0)
-        card.dead = True
-        xid = events.XidSeen(at=self.now(), xid=ALARMING[how % len(ALARMING)], gpu=card.uuid, text="x")
+        card.dead, card.xid, card.released = True, ENDING[how % len(ENDING)], False
+        xid = events.XidSeen(at=self.now(), xid=card.xid, gpu=card.uuid, text="x")
         lost = self._found(card, "lost")
         first, second = (xid, lost) if how % 2 else (lost, xid)
         self.loop.put(first)
@@ -122,6 +134,7 @@ class Cards:
 
     def _ordered(self, card: Card, how: int) -> None:
         what = ("drain", "undrain", "quarantine", "release", "test")[how % 5]
+        card.released = card.released or what == "release"
         self.loop.put(events.GpuOrdered(at=self.now(), gpu=card.uuid, what=what, by="ann"))
 
     def _driver(self, _card: Card, how: int) -> None:
@@ -143,6 +156,16 @@ class Cards:
             if not any(card.was_dead(since) for card in self.room.cards if card.uuid in attempt.gpu_ids):
                 raise WrongError(f"{run.id} is ended for a GPU that can go on: {order.reason}")
             self.room.excused.add(order.reason)
+
+    def check_the_dead(self) -> None:
+        """Whoever runs on a GPU that two sources call dead is being ended."""
+        for card in self.room.cards:
+            if not card.dead or card.released:
+                continue
+            for run in self.loop.world.live.values():
+                on_it = run.attempt is not None and card.uuid in run.attempt.gpu_ids
+                if on_it and run.phase is Phase.RUNNING and run.stop is None:
+                    raise WrongError(f"{run.id} runs on {card.uuid}, which is dead")
 
     def heal_cards(self) -> None:
         """Everything is mended, and a person gives all GPUs out again."""

@@ -251,6 +251,8 @@ class Simulation(People, Cards):
         self.room.moved = []
         self._check_hangs()
         self.check_cards()
+        if not self.record.broken and not self.loop.degraded:
+            self.check_the_dead()
         for run in world.live.values():
             check_changes(run)
             if run.job.time_limit_s is not None or (run.next_job or run.job).stages:

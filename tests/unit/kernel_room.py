@@ -47,7 +47,7 @@ class KernelRoom:
             self.events.append,
             lambda: self.world,
             lambda: self.time,
-            whose=lambda pid: OURS.get(pid, ("", 0)),
+            whose=lambda pid, _at: OURS.get(pid, ("", 0)),
             uuid_of=lambda bus_id: GPUS.get(bus_id, ""),
             look_now=self.looked.append,
             leave_alone=self.left_alone.append,

@@ -8,7 +8,9 @@ import msgspec
 import pytest
 from fake_proc import FakeProc
 
+from supervisor.attempt_files import boot_identity
 from supervisor.core.gpus.model import Holder
+from supervisor.core.job import Watch
 from supervisor.core.model import Attempt, Phase, World
 from supervisor.machine import pci
 from supervisor.machine.gpu_processes import GpuProcesses, Ours
@@ -149,6 +151,21 @@ def test_our_marker_makes_it_ours(proc, whose):
     proc.add(51, parent=1, environ="YOLO_SUPERVISOR_RUN=elsewhere\0")
     assert whose.whose(50) == Ours(run, 2)
     assert isinstance(whose.whose(51), Holder)
+
+
+def test_a_training_that_is_watched_is_ours(proc, tmp_path):
+    """A person started it: with all that it started, from its adoption on. A later process of that number is not."""
+    proc.add(91, parent=90)
+    run = Bench().bring_to(Phase.RUNNING)
+    live = {run.id: msgspec.structs.replace(run, attempt=None)}
+    whose = GpuProcesses(lambda: World(live=live), tmp_path / "proc")
+    assert isinstance(whose.whose(90), Holder)
+    boot_id = boot_identity()[0]  # FakeProc: a process began at its own number
+    for began, boot, found in ((91, boot_id, Holder), (90, "another boot", Holder), (90, boot_id, Ours)):
+        job = msgspec.structs.replace(run.job, watch=Watch(pid=90, start_time=began, boot_id=boot))
+        live[run.id] = msgspec.structs.replace(run, job=job, attempt=None)
+        assert isinstance(whose.whose(90), found)
+        assert isinstance(whose.whose(91), found)
 
 
 def test_a_stranger_has_a_name_and_a_command(whose, tmp_path):

@@ -112,13 +112,34 @@ def test_memory_that_is_being_given_back_is_waited_for():
 
 
 def test_memory_that_no_process_holds_becomes_a_finding():
-    """After the limit the run waits, and people are told of memory that got lost; the core knows that kind."""
+    """With less than half of it left the run waits, and people are told of lost memory; the core knows that kind."""
     admission = Door(FakeEyes(reading(used=30 * GIB)), world(run()), limit_s=0).ask()
-    assert admission.reason == "GPU 3 has 30GiB of its memory in use, but no process is listed"
+    words = "30GiB of its memory is in use, but no process is listed that has it"
+    assert admission.reason == f"GPU 3 has 18GiB of memory free, not 24GiB; {words}"
     (found,) = admission.events
     assert (found.gpu, found.finding, found.source, found.open) == (UUID, STUCK, "gate", True)
     assert found.values == {"bytes": 30.0 * GIB}
     assert not KINDS[STUCK].blocks, "one that blocks would never be looked at again, and never end"
+
+
+@pytest.mark.parametrize(("used", "memory"), [(20, 0), (30, 18)])
+def test_lost_memory_that_leaves_enough_is_a_note(used, memory):
+    """Half of the GPU is free, or what the job wants: it starts, and both it and the GPU tell of it."""
+    admission = Door(FakeEyes(reading(used=used * GIB)), world(run(memory=memory * GIB)), limit_s=0).ask()
+    assert admission.reason == ""
+    assert admission.notes == (f"GPU 3: {used}GiB of its memory is in use, but no process is listed that has it",)
+    assert [(one.finding, one.open, one.values) for one in admission.events] == [(STUCK, True, {"bytes": used * 2.0**30})]
+
+
+def test_a_desktop_keeps_nobody_out():
+    """What only draws is no stranger who holds a GPU: its memory is explained, and what is left of it decides."""
+    eyes = FakeEyes(reading(used=6 * GIB))
+    eyes.drawing[UUID] = ((900, 5 * GIB), (901, GIB // 2))
+    admission = Door(eyes, world(run()), limit_s=0).ask()
+    assert (admission.reason, admission.notes, admission.events) == ("", (), ())
+    assert Door(eyes, world(run(memory=43 * GIB)), limit_s=0).ask().reason == "GPU 3 has 42GiB of memory free, not 43GiB"
+    eyes.drawing[UUID] = ((900, None),)
+    assert not Door(eyes, world(run()), limit_s=0).ask().notes
 
 
 def test_memory_of_a_process_whose_size_is_not_told_is_not_lost():
@@ -158,7 +179,7 @@ def test_one_gpu_that_will_not_come_back_ends_the_wait_for_another():
     eyes = FakeEyes({UUID: reading(used=30 * GIB), OTHER: None})
     door = Door(eyes, world(run()))
     reason = door.ask(gpus=(UUID, OTHER)).reason
-    assert reason.startswith("GPU 3 has 30GiB of its memory in use")
+    assert reason.startswith("GPU 3 has 18GiB of memory free")
     assert reason.endswith("; GPU 11 does not answer")
     assert not door.pauses
 

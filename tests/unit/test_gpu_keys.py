@@ -276,22 +276,45 @@ def test_a_wish_about_gpus_means_nothing_on_the_cpu(machine):
 
 def test_before_the_driver_has_answered_a_job_waits(machine):
     """It is checked again then, not refused; a job for the CPU does not wait."""
-    waiting = checker(machine, None)
+    waiting = machine.checker(gpus=lambda: gpu_stock.of_world(World(policy=WATCHED), 0.0))
     for head in ("", "gpus = 1", "gpus = [0]"):
         with pytest.raises(RetryableError, match="driver has not answered"):
             waiting(action(machine.text(head=head)))
     assert accepted(waiting, machine.text(head="gpus = 0")).gpus == 0
 
 
+WATCHED = Policy(gpu=GpuPolicy(watch=True), gpu_count=9)
+
+
 def test_what_a_daemon_knows_of_its_gpus():
-    """Lost GPUs count; before the first answer nothing is known; without a watch the number is all."""
-    watched = Policy(gpu=GpuPolicy(watch=True), gpu_count=9)
+    """Lost GPUs count; without a watch the number is all; a driver that knows of none is believed."""
     gpus = {gpu.uuid: gpu for gpu in stock().gpus}
-    assert gpu_stock.of_world(World(policy=watched, gpus=gpus)) is None
     for state in (model.OK, "unresponsive", "no-driver"):
-        assert gpu_stock.of_world(World(policy=watched, gpus=gpus, driver=Driver(state=state))) == stock()
-    assert gpu_stock.of_world(World(policy=Policy(gpu_count=2))) == gpu_stock.numbered(2)
-    assert gpu_stock.of_world(World(policy=watched, driver=Driver(state="no-library"))) == gpu_stock.numbered(9)
+        assert gpu_stock.of_world(World(policy=WATCHED, gpus=gpus, driver=Driver(state=state)), 0.0) == stock()
+    assert gpu_stock.of_world(World(policy=Policy(gpu_count=2)), 0.0) == gpu_stock.numbered(2)
+    unwatched = World(policy=WATCHED, driver=Driver(state="no-library"))
+    assert gpu_stock.of_world(unwatched, 0.0) == gpu_stock.numbered(9)
+    assert gpu_stock.of_world(World(policy=WATCHED, driver=Driver(state="none")), 0.0).gpus == ()
+
+
+def broken_stock(now, count=2):
+    """What is known where a driver was in trouble from 100.0 on, before it told of a GPU."""
+    driver = Driver(state="version-mismatch", text="the driver was changed", since=100.0)
+    return gpu_stock.of_world(World(policy=msgspec.structs.replace(WATCHED, gpu_count=count), driver=driver), now)
+
+
+def test_a_driver_in_trouble_does_not_have_jobs_refused(machine):
+    """It is asked again, with the reason; after a minute the number of GPUs will do, and the job waits as a run."""
+    for now, count in ((159.0, 2), (1e6, 0)):
+        with pytest.raises(RetryableError, match="which GPUs there are: the driver was changed"):
+            broken_stock(now, count)
+    known = checker(machine, broken_stock(160.0))
+    whole = "GPU-01234567-89ab-cdef-0123-456789abcdef"
+    found = [accepted(known, machine.text(head=head)).gpus for head in ("", "gpus = 2", f'gpus = ["{whole}"]')]
+    assert found == [1, 2, 1]
+    assert accepted(known, machine.text(head="gpus = [1]")).gpu.named == ("1",)
+    assert "too many GPUs; expected at most 2" in refused(known, machine.text(head="gpus = 3"))
+    assert "does not tell now which GPU this is" in refused(known, machine.text(head='gpus = ["GPU-0123"]'))
 
 
 # ---- what is said before a job is submitted

@@ -647,6 +647,50 @@ def test_a_journal_that_does_not_answer_is_given_up(journal, monkeypatch):
         kernel_feeds.JournalFeed()
 
 
+@pytest.mark.parametrize("kind", ["null", "console", "file", "fifo", "folder"])
+def test_what_lies_in_the_place_of_the_kernels_device_is_not_followed(tmp_path, monkeypatch, kind):
+    """Containers have /dev/null or a console there, from which no word would ever come: a watch that sees nothing."""
+    kmsg = tmp_path / "kmsg"
+    if kind in {"null", "console"}:
+        kmsg.symlink_to(f"/dev/{'null' if kind == 'null' else 'tty'}")
+    else:
+        {"file": kmsg.touch, "fifo": lambda: os.mkfifo(kmsg), "folder": kmsg.mkdir}[kind]()
+    monkeypatch.setattr("supervisor.machine.kernel_log.KMSG", kmsg)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(OSError, match="it is not the device of the kernel log; journalctl: it is not installed"):
+        kernel_feeds.opened(kmsg)
+
+
+def test_a_stand_in_is_followed_where_the_configuration_names_one(tmp_path):
+    """A FIFO or a file elsewhere; but no other device."""
+    for make in (Path.touch, os.mkfifo):
+        make(tmp_path / make.__name__)
+        feed = kernel_feeds.opened(tmp_path / make.__name__)
+        assert feed.way == "kmsg"
+        feed.close()
+    with pytest.raises(OSError, match="not the device"):
+        KernelLog(Path("/dev/null"))
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.touch])
+def test_a_device_without_any_record_is_no_watch(tmp_path, make):
+    """Every boot has messages of the kernel: whether it would block or is at its end, nothing comes from it."""
+    make(tmp_path / "log")
+    handle = os.open(tmp_path / "log", os.O_RDWR | os.O_NONBLOCK)
+    with pytest.raises(OSError, match="holds no messages of the kernel"):
+        kernel_feeds.prove_device(handle)
+    os.close(handle)
+
+
+def test_a_device_that_has_records_is_read_from_the_first_on(tmp_path):
+    """The look whether there is any takes none away."""
+    (tmp_path / "log").write_bytes(b"3,1,1,-;first\n")
+    handle = os.open(tmp_path / "log", os.O_RDONLY)
+    kernel_feeds.prove_device(handle)
+    assert os.read(handle, 99) == b"3,1,1,-;first\n"
+    os.close(handle)
+
+
 def test_a_bug_while_following_is_said_and_it_goes_on(room, monkeypatch, caplog):
     """A watch that dies of an exception would be one that nobody misses."""
     quick(monkeypatch)

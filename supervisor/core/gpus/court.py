@@ -16,7 +16,7 @@ from supervisor.core.gpus.xids import ATTEMPT_ACTIONS, GPU_ACTIONS, Repeat, Row
 from supervisor.core.model import World
 
 WINDOW_S = 24 * 3600.0
-KEPT = 60  # notes of a GPU; the passport counts them all
+KEPT = 20  # notes of each Xid of a GPU; the passport counts them all
 
 
 class Judgement(msgspec.Struct, frozen=True):
@@ -100,5 +100,14 @@ def _occurrences(notes: Sequence[XidNote], burst_s: float) -> list[list[XidNote]
 
 def noted(gpu: Gpu, note: XidNote, row: Row) -> Gpu:
     """The GPU with one more note; what this Xid cancels is taken back."""
-    kept = (one for one in gpu.xids if note.at - one.at <= 30 * WINDOW_S and one.xid != (row.cancels or -1))
-    return replace(gpu, xids=(*kept, note)[-KEPT:])
+    kept = [one for one in gpu.xids if note.at - one.at <= 30 * WINDOW_S and one.xid != (row.cancels or -1)]
+    kept = [one for one in kept if not _is_the_same(one, note, row.burst_s)]
+    same = [one for one in kept if one.xid == note.xid]
+    spare = same[: max(0, len(same) - KEPT + 1)]
+    return replace(gpu, xids=(*(one for one in kept if one not in spare), note))
+
+
+def _is_the_same(one: XidNote, other: XidNote, burst_s: float) -> bool:
+    """True for two lines of one burst that differ in nothing that counts."""
+    alike = replace(one, at=other.at, last=other.last) == other
+    return alike and abs(one.at - other.at) <= burst_s

@@ -23,11 +23,14 @@ def pays(world: World, run: Run, now: float) -> bool:
     if not 0 < has < job.gpus or left < 2 or not attempt.started_at or now - attempt.started_at < SETTLED_S:
         return False
     gain_s = left * run.progress.epoch_s * (1 - has / job.gpus)
-    return gain_s > 2 * RESTART_S and not _somebody_waits(world) and _could_have(world, run, now)
+    return gain_s > 2 * RESTART_S and not _somebody_waits(world, now) and _could_have(world, run, now)
 
 
-def _somebody_waits(world: World) -> bool:
-    return world.draining or any(one.waiting_for.startswith("GPU") for one in queue.queued(world))
+def _somebody_waits(world: World, now: float) -> bool:
+    """True if a run waits for GPUs that it could get, were they free."""
+    room = queue.Room(world, now)
+    waiting = (queue.wanted(one) for one in queue.queued(world) if one.waiting_for.startswith("GPU"))
+    return world.draining or any(len(room.usable(job)) >= (job.gpu.min or job.gpus) for job in waiting)
 
 
 def _could_have(world: World, run: Run, now: float) -> bool:

@@ -52,13 +52,20 @@ def _open(turn: Turn, gpu: Gpu, key: str, event: events.GpuFound) -> None:
         gpu = passport.noted(gpu, turn.now, event.finding, event.text)
     turn.world = turn.world.with_gpu(gpu)
     known = before is not None or any(one.kind == event.finding for other, one in gpu.findings.items() if other != key)
-    if not known and not (kind.needs and gpu.quarantine is None):
+    covered = kind.needs and (gpu.quarantine is None or _is_fresh(gpu, turn.now))
+    if not known and not covered:  # a quarantine is told with its reason
         _tell(turn, gpu, kind, event)
     if kind.needs and not (known and gpu.quarantine is not None):
         gpu = quarantine.enter(turn, gpu, f"it {kind.title}: {event.text}", kind.needs)
     if event.finding in _HEAT:
         gpu = _limit_power(turn, gpu)
     confirm(turn, gpu)
+
+
+def _is_fresh(gpu: Gpu, now: float) -> bool:
+    """True if our own quarantine of the GPU was told a moment ago."""
+    quarantined = gpu.quarantine
+    return quarantined is not None and not quarantined.by and abs(now - quarantined.since) <= SIGN_S
 
 
 def _tell(turn: Turn, gpu: Gpu, kind: Kind, event: events.GpuFound) -> None:
@@ -126,13 +133,15 @@ def held(turn: Turn, event: events.GpuHeld) -> None:
 
 def busy(turn: Turn, run: Run, reason: str) -> None:
     """A look before the start found that GPUs of the run are not free: they are not tried again at once."""
-    gpu_ids = run.attempt.gpu_ids if run.attempt is not None else ()
-    for uuid in gpu_ids:
-        gpu = turn.world.gpus.get(uuid)
-        if gpu is not None and not gpu.holders and (f"{gpu.label} " in reason or len(gpu_ids) == 1):
-            why = reason.partition(f"{gpu.label} ")[2] or reason
-            later = replace(gpu, not_before=turn.now + BUSY_AGAIN_S, not_before_reason=why)
-            turn.world = turn.world.with_gpu(later)
+    ids = run.attempt.gpu_ids if run.attempt is not None else ()
+    gpus = [gpu for gpu in (turn.world.gpus.get(uuid) for uuid in ids) if gpu is not None]
+    named = [gpu for gpu in gpus if f"{gpu.label} " in reason or f"{gpu.label}:" in reason]
+    for gpu in named or gpus:
+        if gpu.holders and turn.world.policy.gpu.foreign == "respect":
+            continue  # until they are gone, and no longer
+        why = reason.partition(f"{gpu.label} ")[2] or reason
+        later = replace(gpu, not_before=turn.now + BUSY_AGAIN_S, not_before_reason=why)
+        turn.world = turn.world.with_gpu(later)
 
 
 # ---- Xids
@@ -170,7 +179,11 @@ def xid_seen(turn: Turn, event: events.XidSeen) -> None:
         gpu = passport.noted(gpu, turn.now, f"xid {event.xid}", f"{row.title}: {event.text}", note.name)
     gpu = court.noted(gpu, note, row)
     turn.world = turn.world.with_gpu(gpu)
-    _carry_out(turn, gpu, _case(row, court.judge(row, gpu, note, turn.world), run, event))
+    judgement = court.judge(row, gpu, note, turn.world)
+    if judgement.gpu == "last":
+        gpu = replace(gpu, xids=(*gpu.xids[:-1], replace(gpu.xids[-1], last=True)))
+        turn.world = turn.world.with_gpu(gpu)
+    _carry_out(turn, gpu, _case(row, judgement, run, event))
 
 
 def _remember_place(turn: Turn, event: events.XidSeen | events.KernelSaid) -> None:
@@ -250,7 +263,7 @@ def _sign(turn: Turn, gpu: Gpu, case: _Case) -> None:
     """Whatever the kernel log says, once or in two words, is one source; what the driver wants done is another."""
     source = "driver" if case.row.by_action else "kernel"
     sign = Sign(source=source, text=case.text, at=turn.now, cause=case.row.cause, xid=case.row.xid)
-    others = (one for one in gpu.signs if one.source != source and turn.now - one.at <= SIGN_S)
+    others = (one for one in gpu.signs if one.source != source and abs(turn.now - one.at) <= SIGN_S)
     gpu = replace(gpu, signs=(*others, sign))
     turn.world = turn.world.with_gpu(gpu)
     confirm(turn, gpu)
@@ -269,7 +282,7 @@ def _tell_xid(turn: Turn, gpu: Gpu, case: _Case, todo: str) -> None:
 def _said_before(turn: Turn, key: str, within_s: float = 86400.0) -> bool:
     """True if that was said within a day; else it counts as said from now on."""
     kept = ("driver/", "warned/")  # said until it is over, not for a day
-    told = {one: at for one, at in turn.world.told.items() if turn.now - at < within_s or one.startswith(kept)}
+    told = {one: at for one, at in turn.world.told.items() if abs(turn.now - at) < within_s or one.startswith(kept)}
     if key in told:
         return True
     turn.world = replace(turn.world, told={**told, key: turn.now})
@@ -282,6 +295,8 @@ def _blame(turn: Turn, gpu: Gpu, case: _Case) -> None:
         attempt = run.attempt
         if attempt is None or gpu.uuid not in attempt.gpu_ids or attempt.examined:
             continue
+        if attempt.gpu_fault and case.judgement.attempt == "resume":
+            continue  # what a program does on a broken GPU explains nothing more
         text = f"{gpu.label}: {case.text}"
         names = {"gpu_fault": case.row.cause} if case.judgement.attempt != "resume" else {"gpu_hint": case.row.cause}
         blamed = replace(attempt, **names, gpu_fault_at=turn.now, gpu_text=text)
@@ -291,7 +306,7 @@ def _blame(turn: Turn, gpu: Gpu, case: _Case) -> None:
 # ---- ending what cannot go on
 def signs(gpu: Gpu, now: float) -> dict[str, tuple[str, str]]:
     """What says that the GPU cannot go on: for each source the cause and the words."""
-    told = {sign.source: (sign.cause, sign.text) for sign in gpu.signs if now - sign.at <= SIGN_S}
+    told = {sign.source: (sign.cause, sign.text) for sign in gpu.signs if abs(now - sign.at) <= SIGN_S}
     for one in gpu.findings.values():
         if KINDS[one.kind].cause:
             source = "driver" if one.kind.startswith("recovery") else _SOURCES.get(one.source, one.source)

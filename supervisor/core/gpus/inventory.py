@@ -20,6 +20,7 @@ _TITLES = {
     "unresponsive": "The GPU driver does not answer",
 }
 _MISSING = "lost/inventory"
+FLAPS_S = 3600.0  # what comes and goes more often is told once in that time
 
 
 def seen(turn: Turn, event: events.GpusSeen) -> None:
@@ -32,7 +33,6 @@ def seen(turn: Turn, event: events.GpusSeen) -> None:
     if event.state in {model.OK, model.NONE}:
         _list(turn, event)
     count(turn)
-    _translate(turn)
     _tell(turn, event)
 
 
@@ -45,7 +45,7 @@ def _list(turn: Turn, event: events.GpusSeen) -> None:
             _gone(turn, gpu, quiet=not listed)
 
 
-def _translate(turn: Turn) -> None:
+def translate(turn: Turn) -> None:
     """Whoever runs keeps its GPUs when the watch begins or ends: by UUID from then on, or by index.
 
     So it is for attempts that an older version began as well.
@@ -66,6 +66,7 @@ def count(turn: Turn) -> None:
     told = turn.world.driver.state in {model.OK, model.NONE}
     if told and leases.watched(turn.world) and policy.gpu_count != number:
         turn.world = replace(turn.world, policy=replace(policy, gpu_count=number))
+    translate(turn)
 
 
 def _here(turn: Turn, facts: GpuFacts) -> None:
@@ -97,17 +98,19 @@ def _gone(turn: Turn, gpu: Gpu, *, quiet: bool) -> None:
 
 def _tell(turn: Turn, event: events.GpusSeen) -> None:
     """Say once what is wrong with the driver as a whole, and once that it is well again."""
-    key = f"driver/{event.state}"
     told = turn.world.told
-    others = {one: at for one, at in told.items() if not one.startswith("driver/") or one == key}
-    if event.state == model.OK and any(one.startswith("driver/") for one in told):
-        turn.announce(None, "gpus-back", "info", "GPUs are watched again", f"{len(event.gpus)} GPUs answer.")
-    if event.state == model.OK:
-        others.pop(key, None)
-        others = _warned(turn, event, others)
-    elif key not in told:
-        _say(turn, event)
-        others = {**others, key: turn.now}
+    said = {one for one in told if one.startswith("driver/")}
+    flaps = {one for one, at in told.items() if one.startswith("flap/") and abs(turn.now - at) < FLAPS_S}
+    others = {one: at for one, at in told.items() if not one.startswith(("driver/", "flap/")) or one in flaps}
+    state = event.state
+    if state == model.OK:
+        if said and not flaps:
+            turn.announce(None, "gpus-back", "info", "GPUs are watched again", f"{len(event.gpus)} GPUs answer.")
+        others = _warned(turn, event, {**others, **{f"flap/{one[7:]}": turn.now for one in said}})
+    else:
+        if f"driver/{state}" not in said and f"flap/{state}" not in flaps:
+            _say(turn, event)
+        others[f"driver/{state}"] = told.get(f"driver/{state}", turn.now)
     if others != told:
         turn.world = replace(turn.world, told=others)
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 import msgspec
 
 from supervisor.core import words
-from supervisor.core.gpus import model, xids
+from supervisor.core.gpus import model
 from supervisor.core.gpus.findings import KINDS
 from supervisor.core.gpus.model import Gpu, GpuFacts, Holder
 from supervisor.core.model import Job, Run, World
@@ -24,16 +24,27 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 def watched(world: World) -> bool:
-    """True if a probe tells about GPUs: they are given out by UUID then, else by index."""
-    return world.policy.gpu.watch and world.driver.state not in model.UNWATCHED
+    """True if GPUs are given out by UUID, as a probe tells of them; else by index.
+
+    Without the driver's library that is so only where no GPU was ever seen: what is held against one counts on.
+    """
+    return world.policy.gpu.watch and (bool(world.gpus) or world.driver.state not in model.UNWATCHED)
 
 
 def devices(world: World) -> tuple[Gpu, ...]:
     """All GPUs that this server is known to have, also lost ones, in PCI order."""
     if not watched(world):
-        anonymous = (GpuFacts(uuid=str(index), index=index) for index in range(world.policy.gpu_count))
-        return tuple(Gpu(uuid=facts.uuid, facts=facts) for facts in anonymous)
+        return tuple(_by_index(world, index) for index in range(world.policy.gpu_count))
     return tuple(sorted(world.gpus.values(), key=lambda gpu: (gpu.index, gpu.uuid)))
+
+
+def _by_index(world: World, index: int) -> Gpu:
+    """A GPU that nobody watches. What people and errors held against the one at that place counts on."""
+    facts = GpuFacts(uuid=str(index), index=index)
+    past = next((gpu for gpu in world.gpus.values() if gpu.index == index and gpu.present), None)
+    if past is None:
+        return Gpu(uuid=facts.uuid, facts=facts)
+    return Gpu(uuid=facts.uuid, facts=facts, quarantine=past.quarantine, drain=past.drain)
 
 
 def known(world: World) -> bool:
@@ -61,8 +72,8 @@ def broken(gpu: Gpu, world: World) -> str:
     return next(blocking, "")
 
 
-def unusable(gpu: Gpu, world: World, now: float) -> str:
-    """Why a GPU is not given out at this moment, apart from trainings of ours on it; empty if it may be."""
+def withheld(gpu: Gpu, world: World, now: float) -> str:
+    """Why a GPU is not given out for longer than a moment: it is broken, drained, or somebody else's; else empty."""
     why = broken(gpu, world)
     if why:
         return why
@@ -70,7 +81,13 @@ def unusable(gpu: Gpu, world: World, now: float) -> str:
         return f"is drained by {gpu.drain.by}"
     if gpu.holders and world.policy.gpu.foreign == "respect":
         return holder_words(gpu.holders)
-    return gpu.not_before_reason or "was busy a moment ago" if now < gpu.not_before else ""
+    return ""
+
+
+def unusable(gpu: Gpu, world: World, now: float) -> str:
+    """Why a GPU is not given out at this moment, apart from trainings of ours on it; empty if it may be."""
+    moment = gpu.not_before_reason or "was busy a moment ago" if now < gpu.not_before else ""
+    return withheld(gpu, world, now) or moment
 
 
 def on(world: World, uuid: str) -> list[Run]:
@@ -103,32 +120,42 @@ def choose(run: Run, job: Job, free: Collection[Gpu], world: World, now: float) 
     if not known(world):
         return Choice(reason="GPU: the driver has not answered yet")
     fitting = [gpu for gpu in free if eligible(job, gpu) and not unusable(gpu, world, now)]
-    count = _count(job, fitting, world)
+    count = _count(run, job, fitting, world, now)
     if not count:
         return Choice(reason=_why_not(job, world, now))
     return Choice(gpus=_best(fitting, count, run.avoided_gpus, job.gpu.prefer, now))
 
 
-def _count(job: Job, fitting: Sequence[Gpu], world: World) -> int:
+def _count(run: Run, job: Job, fitting: Sequence[Gpu], world: World, now: float) -> int:
     """How many GPUs the run gets now; 0 if it must wait."""
     if len(fitting) >= job.gpus:
         return job.gpus
-    healthy = [gpu for gpu in devices(world) if eligible(job, gpu) and not broken(gpu, world)]
-    if not job.gpu.min or len(healthy) >= job.gpus:
+    in_order = [gpu for gpu in devices(world) if eligible(job, gpu) and not broken(gpu, world)]
+    in_order = [gpu for gpu in in_order if now >= gpu.not_before]  # a look found it in use, and nobody says by whom
+    if not job.gpu.min or len(in_order) >= job.gpus:
         return 0  # the others are only busy: they come back
-    return next((n for n in range(len(fitting), job.gpu.min - 1, -1) if divides(job, n)), 0)
+    return next((n for n in range(len(fitting), job.gpu.min - 1, -1) if divides(run, job, n)), 0)
 
 
-def divides(job: Job, count: int) -> bool:
-    """True if the job's batch can be spread over so many GPUs; where nothing tells the batch, any number will do."""
-    batch = (job.train or {}).get("batch", 16 if job.train is not None else None)
-    return not (isinstance(batch, int) and batch > 0 and batch % count)
+def divides(run: Run, job: Job, count: int) -> bool:
+    """True if the next batch can be spread over so many GPUs; where nothing tells the batch, any number will do.
+
+    A batch that the trainer sizes by the GPU's memory (below 1) would be another one in total.
+    """
+    arguments = job.train_after(run.progress.saved_epoch)
+    if arguments is None:
+        return True
+    changed = {one.name: one.after for one in run.changes}
+    batch = changed.get("batch", arguments.get("batch", 16))
+    return isinstance(batch, int) and batch >= 1 and batch % count == 0
 
 
 def _why_not(job: Job, world: World, now: float) -> str:
     """What a run without GPUs waits for: `GPU`, and what stands in the way, if it is more than other trainings."""
     if not watched(world) and any(name.startswith("GPU-") for name in job.gpu.named):
         return "GPU: the job names GPUs by UUID, and nothing tells which is which while GPUs are not watched"
+    if watched(world) and world.driver.state not in {model.OK, model.STARTING}:
+        return f"GPU: {world.driver.text or world.driver.state}"
     mine = [gpu for gpu in devices(world) if eligible(job, gpu)]
     if len(mine) < job.gpus and not job.gpu.min:
         return f"GPU: it wants {job.gpus}, and {len(mine)} fit" if watched(world) else "GPU"
@@ -184,7 +211,7 @@ def _apart(group: Sequence[Gpu], prefer: str) -> tuple[int, int]:
 def is_last(gpu: Gpu, now: float) -> bool:
     """True for a GPU with a doubtful record: it is given out when no other is free."""
     doubtful = any(one.kind in {"ecc-rate", "remap-pending", "hot"} for one in gpu.findings.values())
-    return doubtful or any(now - note.at < LAST_S and xids.row(note.xid).gpu == "last" for note in gpu.xids)
+    return doubtful or any(note.last and now - note.at < LAST_S for note in gpu.xids)
 
 
 def waiting_words(waiting_for: str) -> str:

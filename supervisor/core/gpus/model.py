@@ -59,7 +59,10 @@ class Sign(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class XidNote(msgspec.Struct, frozen=True, kw_only=True):
-    """One Xid as it counts for repetition: when, whose work it was, and where on the chip."""
+    """One Xid as it counts for repetition: when, whose work it was, and where on the chip.
+
+    `last`: for a day the GPU is given out last for it.
+    """
 
     xid: int
     at: float
@@ -68,12 +71,14 @@ class XidNote(msgspec.Struct, frozen=True, kw_only=True):
     place: str = ""
     source: str = ""
     attempt: int = 0
+    last: bool = False
 
 
 class Quarantine(msgspec.Struct, frozen=True, kw_only=True):
     """A GPU that is not given out. `needs`, before it may be tested and come back: test, reset, reboot or person.
 
-    `met`: what it needs was done. `by` is empty if nobody but the supervisor wants it. `xid`: what led to it.
+    `met`: what it needs was done. `by` is empty if nobody but the supervisor wants it. `xid`: what led to it. `retest`:
+    something happened while it was being tested.
     """
 
     reason: str
@@ -88,6 +93,7 @@ class Quarantine(msgspec.Struct, frozen=True, kw_only=True):
     testing: bool = False
     result: str = ""
     treated: bool = False
+    retest: bool = False
 
 
 class Drain(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,7 +114,10 @@ class Noted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Passport(msgspec.Struct, frozen=True, kw_only=True):
-    """The record of a GPU for life; times in seconds. `notes`: the newest lines, the oldest first."""
+    """The record of a GPU for life; times in seconds. `notes`: the newest lines, the oldest first.
+
+    `treated_at`: when it was reset, or the machine restarted for it, the newest times.
+    """
 
     first_seen_at: float = 0.0
     attempts: int = 0
@@ -122,13 +131,14 @@ class Passport(msgspec.Struct, frozen=True, kw_only=True):
     reboots: int = 0
     python: str = ""
     notes: tuple[Noted, ...] = ()
+    treated_at: tuple[float, ...] = ()
 
 
 class Gpu(msgspec.Struct, frozen=True, kw_only=True):
     """A GPU, by its UUID. `present`: the driver lists it; `shown_index` is what a person calls it.
 
     `not_before`: found busy just before a start, so that it is not tried again at once. `reset_when_idle`: why it
-    should be reset at the next occasion.
+    should be reset at the next occasion. `test_key`: the self-test that is under way.
     """
 
     uuid: str
@@ -144,6 +154,7 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True):
     not_before: float = 0.0
     not_before_reason: str = ""
     reset_when_idle: str = ""
+    test_key: str = ""
     power_limited: bool = False
 
     @property

@@ -8,6 +8,7 @@ from supervisor.core.gpus.model import Gpu, Noted, Passport
 from supervisor.core.model import Run, World
 
 KEPT = 50
+TREATMENTS = 10
 
 
 def noted(gpu: Gpu, at: float, what: str, text: str = "", run: str = "") -> Gpu:
@@ -58,6 +59,12 @@ def ended(world: World, run: Run) -> World:
     return world
 
 
+def treated(gpu: Gpu, at: float, what: str, text: str) -> Gpu:
+    """The GPU after a reset, or after a restart of the machine that it needed."""
+    gpu = counted(noted(gpu, at, what, text), **{f"{what}s": 1})
+    return replace(gpu, passport=replace(gpu.passport, treated_at=(*gpu.passport.treated_at, at)[-TREATMENTS:]))
+
+
 def treatments(gpu: Gpu, since: float) -> int:
-    """How often the GPU was reset, or the machine rebooted for it, since a time."""
-    return sum(note.what in {"reset", "reboot"} and note.at >= since for note in gpu.passport.notes)
+    """How often the GPU was reset, or the machine restarted for it, since a time."""
+    return sum(at >= since for at in gpu.passport.treated_at)

@@ -12,7 +12,7 @@ from supervisor.core import events
 from supervisor.core.actions import TestGpu, TreatGpu
 from supervisor.core.gpus import leases, passport
 from supervisor.core.gpus.findings import KINDS
-from supervisor.core.gpus.model import Drain, Gpu, Quarantine
+from supervisor.core.gpus.model import OK, Drain, Gpu, Quarantine
 from supervisor.core.model import World
 from supervisor.core.turn import Turn
 
@@ -30,12 +30,14 @@ def enter(turn: Turn, gpu: Gpu, reason: str, needs: str, *, xid: int = 0, by: st
     now = gpu.quarantine
     if now is not None and NEEDS.index(needs) <= NEEDS.index(now.needs) and not (now.met and needs != "test"):
         return _said_better(turn, gpu, now, reason, xid)
+    testing = bool(gpu.test_key)
     if not by and passport.treatments(gpu, turn.now - ESCALATE_S) >= HELPLESS:
         needs, reason = "person", f"{reason}; {HELPLESS} resets or reboots in a week did not help: inspect the hardware"
+    since = now.since if now is not None else turn.now
     quarantine = Quarantine(
-        reason=reason, since=now.since if now is not None else turn.now, needs=needs, by=by, xid=xid
+        reason=reason, since=since, needs=needs, by=by, xid=xid, testing=testing, retest=testing and needs == "test"
     )
-    quarantine = _with_first_test(turn.world, quarantine, turn.now)
+    quarantine = _with_first_test(quarantine, turn.now)
     gpu = passport.noted(replace(gpu, quarantine=quarantine), turn.now, "quarantine", reason)
     gpu = passport.counted(gpu, quarantines=int(now is None))
     turn.world = turn.world.with_gpu(gpu)
@@ -44,18 +46,21 @@ def enter(turn: Turn, gpu: Gpu, reason: str, needs: str, *, xid: int = 0, by: st
 
 
 def _said_better(turn: Turn, gpu: Gpu, now: Quarantine, reason: str, xid: int) -> Gpu:
-    """The kernel's words for the Xid that led here, when NVML was faster with its number."""
-    if xid and xid == now.xid and reason != now.reason and not now.met and not now.by:
-        gpu = replace(gpu, quarantine=replace(now, reason=reason))
+    """It is out of use already. The kernel's words count for an Xid whose number NVML told before.
+
+    What happens during a test is not what that test is about: it is made once more.
+    """
+    better = bool(xid) and xid == now.xid and not now.met and not now.by
+    later = replace(now, reason=reason if better else now.reason, retest=now.retest or now.testing)
+    if later != now:
+        gpu = replace(gpu, quarantine=later)
         turn.world = turn.world.with_gpu(gpu)
     return gpu
 
 
-def _with_first_test(world: World, quarantine: Quarantine, now: float) -> Quarantine:
-    ready = quarantine.needs == "test" or quarantine.met
-    if not ready or quarantine.by or world.policy.gpu.self_test == "never":
-        return replace(quarantine, next_test_at=None)
-    return replace(quarantine, next_test_at=now + FIRST_TEST_S)
+def _with_first_test(quarantine: Quarantine, now: float) -> Quarantine:
+    ready = (quarantine.needs == "test" or quarantine.met) and not quarantine.by
+    return replace(quarantine, next_test_at=now + FIRST_TEST_S if ready else None)
 
 
 def _tell(turn: Turn, gpu: Gpu, quarantine: Quarantine) -> None:
@@ -101,7 +106,7 @@ def met(turn: Turn, gpu: Gpu, how: str) -> Gpu:
     quarantine = gpu.quarantine
     if quarantine is None or quarantine.met or quarantine.needs == "person" or quarantine.by:
         return gpu
-    quarantine = _with_first_test(turn.world, replace(quarantine, met=True), turn.now)
+    quarantine = _with_first_test(replace(quarantine, met=True), turn.now)
     gpu = passport.noted(replace(gpu, quarantine=quarantine), turn.now, "may be tested", how)
     turn.world = turn.world.with_gpu(gpu)
     return gpu
@@ -140,7 +145,25 @@ def _attend(turn: Turn, gpu: Gpu, quarantine: Quarantine) -> None:
         _treat(turn, gpu, quarantine, "reset")
     elif waits and quarantine.needs == "reboot" and _may_reboot(turn):
         _treat(turn, gpu, quarantine, "reboot")
-    elif _may_test(turn, gpu, quarantine):
+    elif _is_due(turn, gpu, quarantine):
+        _after_the_wait(turn, gpu, quarantine)
+
+
+def _is_due(turn: Turn, gpu: Gpu, quarantine: Quarantine) -> bool:
+    due = quarantine.next_test_at is not None and quarantine.next_test_at <= turn.now and not gpu.test_key
+    return due and leases.known(turn.world) and leases.is_idle(turn.world, gpu)
+
+
+def _after_the_wait(turn: Turn, gpu: Gpu, quarantine: Quarantine) -> None:
+    """Test it, or see that what was done did not help."""
+    why = leases.broken(replace(gpu, quarantine=None), turn.world)
+    if why and quarantine.met and turn.world.driver.state == OK:
+        enter(turn, gpu, f"the {quarantine.needs} did not help: it {why}", quarantine.needs)
+    elif why or turn.world.policy.gpu.self_test == "never":
+        return
+    elif gpu.holders:
+        _not_run(turn, gpu, quarantine, leases.holder_words(gpu.holders))
+    else:
         _test(turn, gpu, quarantine)
 
 
@@ -158,17 +181,10 @@ def _treat(turn: Turn, gpu: Gpu, quarantine: Quarantine, what: str) -> None:
     turn.act(TreatGpu(key=f"gpu/{gpu.uuid}/{what}-{turn.number()}", gpu=gpu.uuid, what=what))
 
 
-def _may_test(turn: Turn, gpu: Gpu, quarantine: Quarantine) -> bool:
-    due = quarantine.next_test_at is not None and quarantine.next_test_at <= turn.now and not quarantine.testing
-    if not due or not leases.is_idle(turn.world, gpu) or gpu.holders:
-        return False
-    return not leases.broken(replace(gpu, quarantine=None), turn.world)
-
-
 def next_at(world: World, now: float) -> float | None:
     """When a test is due, or None."""
-    quarantines = (gpu.quarantine for gpu in world.gpus.values() if gpu.quarantine is not None)
-    times = [one.next_test_at for one in quarantines if one.next_test_at is not None and not one.testing]
+    quarantines = (gpu.quarantine for gpu in world.gpus.values() if gpu.quarantine is not None and not gpu.test_key)
+    times = [one.next_test_at for one in quarantines if one.next_test_at is not None]
     return min((at for at in times if at > now), default=None)
 
 
@@ -177,8 +193,9 @@ def _test(turn: Turn, gpu: Gpu, quarantine: Quarantine) -> None:
     if not python:
         _not_run(turn, gpu, quarantine, "no job has told yet which interpreter has torch")
         return
-    turn.world = turn.world.with_gpu(replace(gpu, quarantine=replace(quarantine, testing=True)))
     key = f"gpu/{gpu.uuid}/test-{turn.number()}"
+    testing = replace(quarantine, testing=True, retest=False)
+    turn.world = turn.world.with_gpu(replace(gpu, test_key=key, quarantine=testing))
     turn.act(TestGpu(key=key, gpu=gpu.uuid, python=python, memory_bytes=gpu.facts.memory_bytes))
 
 
@@ -191,24 +208,34 @@ def _any_python(world: World) -> str:
 def tested(turn: Turn, event: events.GpuTested) -> None:
     """The self-test came to an end: passed, the GPU comes back; failed, it is tried later, or a person must look."""
     gpu = turn.world.gpus.get(event.gpu)
-    if gpu is None:
-        return
+    if gpu is None or (gpu.quarantine is not None and event.answers != gpu.test_key):
+        return  # of a test that was overtaken
+    gpu = replace(gpu, test_key="")
+    turn.world = turn.world.with_gpu(gpu)
     quarantine = gpu.quarantine
     if quarantine is None:
         if event.ran and not event.ok:
             enter(turn, gpu, f"it failed its self-test: {event.text}", "test")
     elif not event.ran:
         _not_run(turn, gpu, quarantine, event.text)
-    elif event.ok and not quarantine.by and quarantine.needs != "person":
+    elif event.ok and _may_leave(quarantine):
         release(turn, gpu, f"it passed its self-test ({event.text})")
     else:
         _after_test(turn, gpu, quarantine, event)
 
 
+def _may_leave(quarantine: Quarantine) -> bool:
+    """True if a passed test is all that was missing: nothing else is needed, and nothing happened meanwhile."""
+    ready = quarantine.needs == "test" or quarantine.met
+    return ready and not quarantine.by and quarantine.needs != "person" and not quarantine.retest
+
+
 def _after_test(turn: Turn, gpu: Gpu, quarantine: Quarantine, event: events.GpuTested) -> None:
     tests = quarantine.tests + 1
-    later = replace(quarantine, tests=tests, testing=False, result=event.text, next_test_at=None)
-    if not event.ok and tests <= len(TEST_AGAIN_S) and not quarantine.by:
+    later = replace(quarantine, tests=tests, testing=False, retest=False, result=event.text, next_test_at=None)
+    if event.ok and quarantine.retest:
+        later = replace(_with_first_test(later, turn.now), tests=quarantine.tests)
+    elif not event.ok and tests <= len(TEST_AGAIN_S) and not quarantine.by:
         later = replace(later, next_test_at=turn.now + TEST_AGAIN_S[tests - 1])
     what = "test passed" if event.ok else "test failed"
     gpu = passport.noted(replace(gpu, quarantine=later), turn.now, what, event.text)
@@ -233,10 +260,11 @@ def treated(turn: Turn, event: events.GpuTreated) -> None:
     gpu = turn.world.gpus.get(event.gpu)
     if gpu is None:
         return
-    outcome = event.what if event.ok else f"{event.what} failed"
-    gpu = passport.noted(gpu, turn.now, outcome, event.text)
     if event.what == "reset" and event.ok:
-        gpu = passport.counted(gpu, resets=1)
+        gpu = passport.treated(gpu, turn.now, "reset", event.text)
+    else:  # a restart counts when it is over: see rebooted
+        outcome = f"{event.what} ordered" if event.ok else f"{event.what} failed"
+        gpu = passport.noted(gpu, turn.now, outcome, event.text)
     turn.world = turn.world.with_gpu(gpu)
     if event.what == "reset" and event.ok:
         met(turn, replace(gpu, reset_when_idle=""), "it was reset")
@@ -251,10 +279,22 @@ def rebooted(turn: Turn) -> None:
         gpu = replace(gpu, power_limited=False)
         needed = gpu.quarantine is not None and gpu.quarantine.needs in {"reset", "reboot"} and not gpu.quarantine.met
         if needed:
-            gpu = passport.counted(passport.noted(gpu, turn.now, "reboot", "the machine was restarted"), reboots=1)
+            gpu = passport.treated(gpu, turn.now, "reboot", "the machine was restarted")
         turn.world = turn.world.with_gpu(gpu)
         if needed:
             met(turn, gpu, "the machine was restarted")
+
+
+def bound(turn: Turn) -> None:
+    """A clock that was wrong when a time was set must not keep a GPU out for years."""
+    for gpu in tuple(turn.world.gpus.values()):
+        later = replace(gpu, not_before=min(gpu.not_before, turn.now + TEST_AGAIN_S[0]))
+        due_at = gpu.quarantine.next_test_at if gpu.quarantine is not None else None
+        if gpu.quarantine is not None and due_at is not None:
+            at = min(due_at, turn.now + TEST_AGAIN_S[-1])
+            later = replace(later, quarantine=replace(gpu.quarantine, next_test_at=at))
+        if later != gpu:
+            turn.world = turn.world.with_gpu(later)
 
 
 def order(turn: Turn, event: events.GpuOrdered) -> None:
