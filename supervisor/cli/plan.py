@@ -132,9 +132,9 @@ def _gpu_notes(job: Job) -> list[str]:
     from supervisor.core.gpus.leases import divides
 
     least = job.gpu.min or job.gpus
-    odd = [str(count) for count in range(least, job.gpus) if not divides(job, count)]
+    odd = [str(count) for count in range(least, job.gpus) if not divides(job.train, count)]
     notes = [f"gpu.min: it never goes on with {' or '.join(odd)} GPUs, the batch has no such parts"] if odd else []
-    if job.gpus > 1 and not divides(job, job.gpus):
+    if job.gpus > 1 and not divides(job.train, job.gpus):
         notes.append(f"its batch has no {job.gpus} equal parts: each GPU gets a whole part, the rest is left out")
     words = (*job.command, *job.resume_command)
     if job.command and least < job.gpus and not any("gpu_count" in names_in(word) for word in words):

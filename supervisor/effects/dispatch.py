@@ -22,11 +22,14 @@ log = logging.getLogger("yolo-supervisor")
 Handler = Callable[[actions.Action], tuple[events.Event, ...]]
 Put = Callable[[events.Event], None]
 
-LANES = {"kill": 1, "process": 1, "check": 2, "disk": 2, "copies": 2, "files": 1, "network": 2, "autopsy": 2, "gpu": 2}
+LANES = {
+    "kill": 1, "process": 1, "prepare": 4, "check": 2, "disk": 2, "copies": 2, "files": 1, "network": 2, "autopsy": 2,
+    "gpu": 2,
+}  # fmt: skip
 LANE_OF: dict[type[actions.Action], str] = {
     actions.Terminate: "kill",
     actions.Launch: "process",
-    actions.Prepare: "disk",
+    actions.Prepare: "prepare",  # of its own: a look at GPUs and their test may take minutes
     actions.CheckJob: "check",
     actions.MarkFile: "files",
     actions.Examine: "disk",

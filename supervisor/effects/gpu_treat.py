@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -33,8 +35,8 @@ _TOLD = 500  # characters of what a command printed
 class GpuControl(GpuEyes, Protocol):
     """Who watches the GPUs, and can let go of them."""
 
-    def release(self, gpus: Sequence[str], /) -> None:
-        """Give those GPUs (UUIDs) up, so that nothing of ours has them open when this returns."""
+    def release(self, gpus: Sequence[str], /) -> bool:
+        """Give those GPUs (UUIDs) up; False if something of ours hangs and has them open still."""
         ...
 
     def resume(self) -> None:
@@ -68,6 +70,7 @@ class GpuTreater:
         environ: Mapping[str, str] = os.environ,
         limit_s: float = COMMAND_S,
         boot: Callable[[], Boot] = current_boot,
+        uptime_s: Callable[[], float] = partial(time.clock_gettime, time.CLOCK_BOOTTIME),
     ) -> None:
         """`command` gives the configured words for "reset" and "reboot", none if that may not be done.
 
@@ -81,6 +84,7 @@ class GpuTreater:
         self._environ = environ
         self._limit_s = limit_s
         self._boot = boot
+        self._uptime_s = uptime_s
         self._one_at_a_time = threading.Lock()
 
     def __call__(self, action: TreatGpu) -> tuple[events.Event, ...]:
@@ -101,11 +105,13 @@ class GpuTreater:
     def _told(self, action: TreatGpu, ok: bool, text: str) -> events.GpuTreated:
         return events.GpuTreated(at=self._now(), origin="gpu-treat", gpu=action.gpu, what=action.what, ok=ok, text=text)
 
+    def _nothing(self, action: TreatGpu, text: str) -> events.GpuTreated:
+        return msgspec.structs.replace(self._told(action, ok=True, text=text), what="nothing")
+
     # ---- reset
     def _reset(self, action: TreatGpu, gpu: Gpu) -> events.GpuTreated:
         if gpu.quarantine is None:  # it waited until the GPU was idle, and somebody released it meanwhile
-            text = "it was not reset: it is out of quarantine"
-            return msgspec.structs.replace(self._told(action, ok=True, text=text), what="nothing")
+            return self._nothing(action, "it was not reset: it is out of quarantine")
         words = self._command("reset", gpu)
         if not words:
             return self._told(action, ok=False, text="no reset_command is configured")
@@ -117,7 +123,8 @@ class GpuTreater:
         ):  # what is resumed after one reset may be given up for another
             raise RetryableError("another GPU is being reset", 5.0)
         try:
-            self._control.release((gpu.uuid,))
+            if not self._control.release((gpu.uuid,)):
+                raise RetryableError("the process that watches the GPUs hangs in the driver", AGAIN_S)
             ok, text = self._executed(words)
         finally:
             self._control.resume()
@@ -145,6 +152,11 @@ class GpuTreater:
         begun, boot = self._begun(), self._boot()
         if begun is not None and begun.key == action.key and begun.boot != boot:
             return self._told(action, ok=True, text="the machine was restarted")
+        quarantine = gpu.quarantine  # the order waited until nothing ran, and it may be met or lifted meanwhile
+        if quarantine is None or quarantine.needs != "reboot" or quarantine.met:
+            return self._nothing(action, "the machine was not restarted: the GPU does not need it any more")
+        if quarantine.since < self._now() - self._uptime_s():
+            return self._nothing(action, "the machine was restarted since that was ordered")
         words = self._command("reboot", gpu)
         if not words:
             return self._told(action, ok=False, text="no reboot_command is configured")

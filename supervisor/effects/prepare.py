@@ -8,7 +8,9 @@ import shutil
 import socket
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -21,6 +23,9 @@ from supervisor.effects import adoption, consistency, start_point
 from supervisor.effects.gpu_gate import Admission
 from supervisor.errors import PermanentError, RetryableError
 from supervisor.machine import conditions
+
+Done = TypeVar("Done")
+PATIENCE_S = 10.0  # for another run's directory, before a test of GPUs would be made again
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,27 +68,34 @@ class Preparer:
     def __call__(self, action: Prepare) -> tuple[events.Event, ...]:
         """See the module. Doing it twice does no harm: nothing runs before it is answered.
 
-        One at a time: a run that was stopped while it was prepared may be prepared again beside the late first one,
+        Its GPUs are looked at and tested beside other preparations, as that may take minutes. Directories are prepared
+        one at a time: a run that was stopped while it was prepared may be prepared again beside the late first one,
         which then finds a newer token and leaves.
         """
-        if not self._one_at_a_time.acquire(blocking=False):  # one that hangs must not block its lane
+        run_dir = layout.run_directory(self._runs_dir, action.job.project, action.job.name)
+        refused = self._alone(action, partial(self._refused, action, run_dir), 0.0)
+        if refused is not None:
+            return (refused,)
+        admission = self._gate(action) if action.check_gpus or action.test_gpus else Admission()
+        if admission.reason:
+            return (*admission.events, self._failed(action, admission.reason, f"GPU: {admission.reason}"))
+        event = self._alone(action, partial(self._prepared, action, run_dir, admission.notes), PATIENCE_S)
+        return (*admission.events, event)
+
+    def _alone(self, action: Prepare, what: Callable[[], Done], wait_s: float) -> Done:
+        """Do something while no other run is being prepared, if the run still waits for it."""
+        if not self._one_at_a_time.acquire(timeout=wait_s):  # one that hangs must not block its lane
             raise RetryableError("another run is being prepared", 0.5)
         try:
             if not self._wanted(action):
                 raise PermanentError("the run no longer waits for this preparation")
-            return self._prepare(action)
+            return what()
         finally:
             self._one_at_a_time.release()
 
-    def _prepare(self, action: Prepare) -> tuple[events.Event, ...]:
-        run_dir = layout.run_directory(self._runs_dir, action.job.project, action.job.name)
+    def _refused(self, action: Prepare, run_dir: layout.RunDirectory) -> events.Event | None:
         waiting_for, reason = self._hindrance(action, run_dir)
-        if reason:
-            return (self._failed(action, reason, waiting_for),)
-        admission = self._gate(action) if action.check_gpus or action.test_gpus else Admission()
-        if admission.reason:
-            return (*admission.events, self._failed(action, admission.reason, f"GPU: {admission.reason}"))
-        return (*admission.events, self._prepared(action, run_dir, admission.notes))
+        return self._failed(action, reason, waiting_for) if reason else None
 
     def _failed(self, action: Prepare, reason: str, waiting_for: str) -> events.PrepareFailed:
         return events.PrepareFailed(

@@ -28,6 +28,7 @@ import os
 import resource
 import threading
 import time
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
@@ -37,6 +38,8 @@ GIB = 1024**3
 BUDGET_S, QUICK_S = 24.0, 3.0
 MEMORY_SHARE = 0.7  # of the budget
 FREE_SHARE = 0.9
+UNKNOWN_SHARE = 8  # of all memory, where this torch does not tell how much is free, an eighth is tested
+BFLOAT16_SINCE = 8  # compute capability: what is older has no such products, though some versions of torch say so
 MEMORY_BYTES, QUICK_BYTES = 2 * GIB, 256 * 1024**2
 CHUNK_WORDS = 8 * 1024**2  # of four bytes: what is written and compared at a time
 COPY_WORDS = 16 * 1024**2
@@ -64,6 +67,8 @@ ELSEWHERE = (
     "no kernel image is available",
     "not compiled with CUDA",
     "busy or unavailable",
+    # no such product for this GPU, built for others, no memory for itself
+    *(f"CUBLAS_STATUS_{word}" for word in ("NOT_SUPPORTED", "ARCH_MISMATCH", "ALLOC_FAILED", "NOT_INITIALIZED")),
 )
 
 
@@ -99,7 +104,8 @@ class Bench:
 def main(words: Optional[List[str]] = None) -> int:
     """Test the GPU; see the module."""
     options = _options(words)
-    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))  # a core would be as large as the GPU's memory; 0 still pipes it
+    with suppress(ValueError, OSError):  # a core would be as large as the GPU's memory; 0 still pipes it
+        resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
     if options.tied:
         threading.Thread(target=_end_with_parent, daemon=True).start()
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -245,8 +251,7 @@ def _chunks(bench: Bench, most_bytes: int) -> List[Any]:
     """Take memory, all at once: what is given back would be the next one taken, and the rest never be touched."""
     most_bytes = most_bytes or (QUICK_BYTES if bench.quick else MEMORY_BYTES)
     if bench.cuda:
-        free_bytes, _ = bench.torch.cuda.mem_get_info()
-        most_bytes = min(most_bytes, int(free_bytes * FREE_SHARE) - 2 * CHUNK_WORDS * 4)
+        most_bytes = min(most_bytes, int(_free_bytes(bench.torch.cuda) * FREE_SHARE) - 2 * CHUNK_WORDS * 4)
     chunks: List[Any] = []
     try:
         for _ in range(max(1, most_bytes // (CHUNK_WORDS * 4))):
@@ -255,6 +260,12 @@ def _chunks(bench: Bench, most_bytes: int) -> List[Any]:
         if "out of memory" not in str(error) or not chunks:
             raise
     return chunks
+
+
+def _free_bytes(cuda: Any) -> int:
+    if hasattr(cuda, "mem_get_info"):  # torch 1.11 and later
+        return int(cuda.mem_get_info()[0])
+    return int(cuda.get_device_properties(0).total_memory) // UNKNOWN_SHARE
 
 
 def _tried(bench: Bench, chunks: List[Any], tensors: Tuple[Any, Any], value: int, name: str) -> List[str]:
@@ -350,14 +361,14 @@ def fingerprint(torch: Any, product: Any) -> Tuple[int, int]:
 def _test_half(bench: Bench, left: Any, right: Any, dtype: Any) -> None:
     """The same product twice must be the same in every bit, and near the exact one. In sixteenths: none overflows."""
     torch, name = bench.torch, str(dtype).replace("torch.", "")
-    if bench.cuda and dtype is torch.bfloat16 and not torch.cuda.is_bf16_supported():
+    if bench.cuda and dtype is torch.bfloat16 and torch.cuda.get_device_capability()[0] < BFLOAT16_SINCE:
         return
     exact = torch.mm(left, right).div_(256)
     left, right = (one.div(16).to(dtype) for one in (left, right))
     try:
         first, second = torch.mm(left, right), torch.mm(left, right)
     except RuntimeError as error:
-        if "not implemented" not in str(error):
+        if not any(words in str(error) for words in ("not implemented", "CUBLAS_STATUS_NOT_SUPPORTED")):
             raise
         return
     places = int(torch.count_nonzero(first.view(torch.int16) != second.view(torch.int16)).item())

@@ -11,6 +11,7 @@ The processes that a program starts inherit the true value, and guard it themsel
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 from types import ModuleType
 from typing import Any, ClassVar, List, Sequence, Tuple
@@ -19,6 +20,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 #: Our own variable: all GPUs of the attempt, by UUID, or by index in PCI order where nobody watches GPUs.
 LEASE = "YOLO_SUPERVISOR_GPUS"
 _SHORTEST_ID = len("GPU-") + 4
+_NOTHING = ("nodevfiles", "none")  # beside negative numbers: what is written to hide all GPUs
 
 _Environment: Any = type(os.environ)
 
@@ -57,7 +59,7 @@ def translated(wanted: str, own: Sequence[str], now: str | None = None) -> str:
     """Return what the variable shall hold where a program writes `wanted` and it holds `now`.
 
     Numbers are places among `own`. What names others than those gets as many of its own, from the first on: a program
-    that names a GPU of the machine shall train, but on its own. Hiding all GPUs stays as it is.
+    that names a GPU of the machine shall train, but on its own. Hiding all GPUs stays as it is ("-1", "NoDevFiles").
     """
     if wanted == now or _hides_all(wanted):
         return wanted
@@ -85,7 +87,7 @@ def tell_places(module: ModuleType) -> None:
 
 
 def _as_places(device: Any, own: Sequence[str]) -> Any:
-    if not isinstance(device, str) or not device or device != os.environ.get(VISIBLE):
+    if not isinstance(device, str) or _hides_all(device) or device != os.environ.get(VISIBLE):
         return device
     places = _by_id(_parts(device), own)
     return device if places is None else ",".join(map(str, places))
@@ -120,9 +122,10 @@ def _place(part: str, own: Sequence[str]) -> int | None:
 
 
 def _hides_all(value: str) -> bool:
-    parts = _parts(value)
-    return not parts or parts[0].startswith("-")
+    return not _parts(value)
 
 
 def _parts(value: str) -> List[str]:
-    return [part.strip() for part in value.split(",") if part.strip()]
+    """Return what is named, up to the first that names none: CUDA takes no more from there on."""
+    parts = [part.strip() for part in value.split(",") if part.strip()]
+    return list(itertools.takewhile(lambda part: not part.startswith("-") and part.lower() not in _NOTHING, parts))

@@ -99,11 +99,13 @@ class Book:
         bus_id = self._records[uuid].facts.bus_id if uuid in self._records else ""
         text = f"NVML tells of Xid {number}"
         at = self._clock.now()
-        if self._folder.again((uuid, number), (), at):
-            return
         event = XidSeen(at=at, origin=ORIGIN, xid=number, text=text, gpu=uuid, bus_id=bus_id, source="nvml")
         self._folder.told((uuid, number), (), event, at)
         self._put(event)
+
+    def is_counted_only(self, uuid: str, number: int) -> bool:
+        """Count an Xid that was told less than a minute ago; False if it must be told."""
+        return self._folder.again((uuid, number), (), self._clock.now())
 
     def tell_totals(self) -> None:
         """Tell how often Xids came again, of which only the first was told."""

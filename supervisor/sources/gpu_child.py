@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import subprocess
@@ -18,6 +19,14 @@ from supervisor.sources.gpu_board import BOARD_BYTES, Board
 END_S = 1.0  # how long its end is waited for: one that hangs in the driver cannot be ended at all
 _CHUNK = 65536
 _ROOT = str(Path(__file__).resolve().parents[2])
+#: What `python -m` does, but for the folder in which the daemon was started: whoever writes there must not be imported.
+#: (-P does the same, from Python 3.11 on.)
+_BEGIN = (
+    "import sys; sys.path = [one for one in sys.path if one]; "
+    "import runpy; runpy.run_module('supervisor.sources.gpu_probe', run_name='__main__')"
+)
+
+log = logging.getLogger("yolo-supervisor")
 
 
 class Child:
@@ -34,9 +43,10 @@ class Child:
         try:
             os.ftruncate(memory, BOARD_BYTES)
             self.board = Board(memory)
-            words = [python, "-m", "supervisor.sources.gpu_probe", _json({**options, "board": memory})]
+            words = [python, "-c", _BEGIN, _json({**options, "board": memory})]
             self.process = subprocess.Popen(
                 words,
+                cwd="/",
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 pass_fds=(memory,),
@@ -69,7 +79,7 @@ class Child:
         found: list[dict[str, Any]] = []
         while chunk := self._chunk():
             *whole, self._rest = (self._rest + chunk).split(b"\n")
-            found += [msgspec.json.decode(line) for line in whole]
+            found += [told for line in whole if (told := _told(line)) is not None]
         return found
 
     def ended(self) -> int | None:
@@ -100,11 +110,22 @@ class Child:
             return b""
 
 
+def _told(line: bytes) -> dict[str, Any] | None:
+    """One line of the probe; None for what it did not write: a library that is loaded there may print."""
+    try:
+        told: dict[str, Any] = msgspec.json.decode(line, type=dict[str, Any])
+    except msgspec.DecodeError:
+        log.warning("the probe of the GPUs printed %r", line[:200])
+        return None
+    return told if "say" in told else None
+
+
 def _json(facts: Mapping[str, Any]) -> str:
     return msgspec.json.encode(facts).decode()
 
 
 def _environment(given: Mapping[str, str]) -> dict[str, str]:
     """Its environment: where our package is, and one arena of memory, as its threads hardly use any."""
-    path = os.pathsep.join(filter(None, (given.get("PYTHONPATH", ""), _ROOT)))
+    given_path = given.get("PYTHONPATH", "").split(os.pathsep)
+    path = os.pathsep.join([*filter(os.path.isabs, given_path), _ROOT])
     return {**given, "PYTHONPATH": path, "MALLOC_ARENA_MAX": "1"}

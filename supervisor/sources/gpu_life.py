@@ -6,13 +6,15 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from supervisor.machine import bounded
 from supervisor.machine.pci import DEVICES, DRIVER, has_traces
-from supervisor.sources.gpu_board import EVENT_WAIT_S, EVENTS, FIRST_GPU
+from supervisor.sources.gpu_board import EVENT_WAIT_S, EVENTS, FIRST_GPU, MAIN
 from supervisor.sources.gpu_child import Child
 from supervisor.sources.gpu_listing import NAMELESS, Listing
 from supervisor.sources.gpu_silence import THE_DRIVER, Silences
@@ -21,6 +23,7 @@ log = logging.getLogger("yolo-supervisor")
 
 CRASHES, CRASHES_WITHIN_S = 3, 60.0
 BACKOFF_MAX_S = 60.0
+TRACES_S = 0.5
 DOUBTFUL_S = 10.0  # how long a probe must have lived after crashes before it is believed that it is over
 
 
@@ -170,18 +173,28 @@ class ProbeLife:
         self._silences.begin(uuid, None, time.monotonic())
 
     def release(self, uuids: tuple[str, ...]) -> bool:
-        """End the probe and start none until `resume`, or until the patience is over; False if it hangs.
+        """End the probe and start none until `resume`, or until the patience is over.
 
+        False if it hangs in the driver and cannot be ended: then the GPU in which it does is left alone, nothing else.
         `uuids` are to be treated: they are resumed with all others, even if they were left alone.
         """
+        child, self.child = self.child, None
+        gone = child is None or child.end()
+        if child is not None:
+            child.close()
+        if child is not None and not gone:
+            self._note_stuck(child)
+            return False
         self._released = uuids
         self._off_until = time.monotonic() + self._watching.off_s
-        child, self.child = self.child, None
-        if child is None:
-            return True
-        gone = child.end()
-        child.close()
-        return gone
+        return True
+
+    def _note_stuck(self, child: Child) -> None:
+        """A probe that should end hangs in a call: it is treated as if the call had taken too long."""
+        busy = [(slot, call) for slot, call, _, _ in child.board.busy() if slot != EVENTS]
+        slot, call = busy[0] if busy else (MAIN, "the end of the probe")
+        self._start_at = time.monotonic()
+        self._blame(slot, f"{call} hangs", child)
 
     def resume(self, uuids: tuple[str, ...]) -> None:
         """Watch again, also these GPUs if they were left alone."""
@@ -209,7 +222,7 @@ class ProbeLife:
             return
         watching = self._watching
         self._start_at = now + watching.again_s
-        if not has_traces(watching.pci, watching.driver, self._environment.get("LD_LIBRARY_PATH", "")):
+        if not self._has_traces():
             self._listing.begin(0, "none")
             self._on_state("none", "")
             return
@@ -217,6 +230,14 @@ class ProbeLife:
         options = {**tiers, "leave": sorted(self.left()), "events": self._wants_events}
         self._last_word = None
         self.child = Child(options, self._environment)
+
+    def _has_traces(self) -> bool:
+        """A look at folders of the kernel and of the linker: one that does not answer is of something that is there."""
+        watching, path = self._watching, self._environment.get("LD_LIBRARY_PATH", "")
+        try:
+            return bounded.ask(f"traces {path}", partial(has_traces, watching.pci, watching.driver, path), TRACES_S)
+        except OSError:
+            return True
 
     def _on_end(self, child: Child, code: int, last: Mapping[str, Any] | None) -> None:
         """The probe ended by itself."""

@@ -377,7 +377,7 @@ def _binding() -> Any:
     return pynvml
 
 
-_speaker = Speaker(1)
+_speaker = Speaker(os.dup(1))
 
 
 def _bug(trouble: threading.ExceptHookArgs) -> None:
@@ -388,6 +388,7 @@ def _bug(trouble: threading.ExceptHookArgs) -> None:
 
 def main(options: dict[str, Any]) -> int:
     """Watch until stdin ends."""
+    os.dup2(2, 1)  # what a library prints must not stand between our lines
     threading.stack_size(_STACK_BYTES)
     threading.excepthook = _bug
     nvml = _binding()

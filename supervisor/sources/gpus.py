@@ -314,6 +314,8 @@ class GpuSource:
     def _on_event(self, line: Mapping[str, Any]) -> None:
         uuid, number = line["gpu"], line["data"]
         if line["type"] & XID_EVENT and uuid:
+            if self._book.is_counted_only(uuid, number):
+                return  # one of a storm: to look anew each time would only burden the driver
             self._when_listed(uuid, partial(self._book.xid, uuid, number))
             if number in SILENT_XIDS:
                 self._life.leave_alone(uuid)
@@ -338,7 +340,7 @@ class GpuSource:
             return
         gpus = listing.gpus()
         uptime_s = time.clock_gettime(time.CLOCK_BOOTTIME)
-        is_open = pci.is_open_module(self._watching.driver)
+        is_open = self._is_open_module()
         warning = uptime_warning(listing.version, {facts.name for facts in gpus}, uptime_s, open_module=is_open)
         self._tell("ok", ". ".join(filter(None, (listing.trouble(), warning))), gpus)
         self._known = {facts.uuid for facts in gpus}
@@ -386,6 +388,13 @@ class GpuSource:
             self._book.open(uuid, "lost", "sysfs", f"the PCI bus has no device at {bus_id} any more")
         if bus_id in before and before[bus_id] != slot:
             self._life.changed(uuid)
+
+    def _is_open_module(self) -> bool:
+        driver = self._watching.driver
+        try:
+            return bounded.ask(f"{driver}/version", partial(pci.is_open_module, driver), BUS_S)
+        except OSError:
+            return False
 
     def _uuids_by_driver(self) -> dict[str, str]:
         try:

@@ -349,3 +349,52 @@ def test_an_error_of_its_own_explains_a_silent_death():
         bench.xid(31, pid=100, run=bench.run().id if of_ours else "", attempt=1)
         bench.die("a", signal=11)
         assert (bench.run().incidents[-1].cause == "cuda-illegal-access") is of_ours
+
+
+@pytest.mark.parametrize("first", ["xid", "lost"])
+def test_what_is_told_of_the_trainings_on_a_gpu_is_true(first):
+    """With one witness it goes on, with two it is ended: the message that comes with the second one says so."""
+    bench = GpuBench(2)
+    bench.running("a")
+    bench.xid(79) if first == "xid" else bench.found("lost")
+    told = [one for one in bench.of(actions.Announce) if one.severity == "page"]
+    assert "a runs there and goes on" in told[-1].text
+    bench = GpuBench(2)
+    bench.running("a")
+    bench.found("lost", source="sysfs")
+    bench.tell(events.GpuOrdered, gpu=uuid(0), what="release", by="ann")
+    bench.found("lost", source="sysfs")
+    bench.lose(0)
+    assert bench.run("a").stop.of_gpu
+
+
+def test_two_kinds_of_heat_are_one_message():
+    """Throttled and too hot are one thing for a person; it is over when both are."""
+    bench = GpuBench(1)
+    bench.found("throttled")
+    bench.found("too-hot")
+    bench.found("throttled", open=False)
+    assert [one.severity for one in bench.of(actions.Announce)].count("page") == 1
+    assert "gpu-over" not in bench.said()
+    bench.found("too-hot", open=False)
+    assert bench.said().count("gpu-over") == 1
+
+
+def test_only_the_gpu_that_failed_is_avoided():
+    """The other ones of a run are in order: it may have them again at once."""
+    bench = GpuBench(4)
+    bench.running("a", gpus=2)
+    bench.lose(0)
+    bench.ended("a")
+    assert bench.run("a").avoided_gpus == ()
+    assert bench.on("a") == [1, 2]
+
+
+def test_the_passport_names_the_attempts_that_died_there():
+    """For the bundle: which run, which attempt, of what."""
+    bench = GpuBench(2)
+    bench.running("a")
+    bench.lose(0)
+    bench.ended("a")
+    (note,) = [one for one in bench.gpu().passport.notes if one.what == "failed attempt"]
+    assert (note.run, note.attempt) == ("a@1", 1)

@@ -421,3 +421,13 @@ def test_growing_does_not_wait_for_those_who_can_never_start():
     bench.found("lost", 1, open=False)
     bench.tell(events.Progressed, "a", epoch=2, epochs=10, saved_epoch=2, epoch_s=600.0)
     assert bench.phase("a") is Phase.STOPPING
+
+
+def test_who_lost_a_gpu_goes_on_with_the_rest_at_once():
+    """Others are only busy, and would be waited for: but this run has GPUs of its own that are in order."""
+    bench = GpuBench(5)
+    bench.running("a", **four(min=1))
+    bench.running("b")
+    bench.lose(0)
+    bench.ended("a")
+    assert bench.on("a") == [1, 2]

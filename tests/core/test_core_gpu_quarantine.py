@@ -20,10 +20,11 @@ def quarantined(needs="test", **more):
     bench.finish("earlier")
     rma = next(number for number, row in xids.TABLE.items() if row.gpu in {"quarantine", "rma"} and not row.by_severity)
     code = {"test": 31, "reset": 62, "reboot": 79, "person": rma}[needs]
-    if needs == "test":
-        bench.found("unresponsive")
-        bench.found("unresponsive", open=False)
-        bench.tell(events.GpuTested, gpu=uuid(0), ok=False, text="wrong sum")
+    if needs == "test":  # as the court sends it there
+        for name in ("one", "two"):
+            bench.running(name, gpu=GpuWish(named=("0",)))
+            bench.xid(code)
+            bench.finish(name)
     else:
         bench.xid(code)
     assert bench.gpu().quarantine.needs == needs
@@ -50,18 +51,15 @@ def test_a_gpu_comes_back_by_passing_its_test():
     assert "gpu-released" in bench.said()
 
 
-def test_a_failed_test_is_repeated_later_and_then_a_person_is_asked():
-    """Ten minutes, an hour, six hours; after that it stays out."""
-    bench = quarantined()
-    tests = 0
-    for _ in range(10):
-        bench.wait(7 * 3600.0)
-        if len(bench.of(actions.TestGpu)) == tests:
-            break
-        tests = len(bench.of(actions.TestGpu))
-        answer(bench, ok=False)
-    assert tests == 4
+def test_a_failed_test_is_for_a_person():
+    """What computes or remembers wrongly once is not given out because it did not the next time; told at once."""
+    bench = under_test(quarantined("reset"), met=True)
+    answer(bench, ok=False)
     assert bench.gpu().quarantine.needs == "person"
+    page = [one for one in bench.of(actions.Announce) if one.what == "gpu-quarantine"][-1]
+    assert (page.severity, "2 s" in page.text, "gpu bundle 0" in page.todo) == ("page", True, True)
+    bench.wait(90_000.0)
+    assert len(bench.of(actions.TestGpu)) == 1
 
 
 def test_a_test_that_could_not_be_made_says_nothing_of_the_gpu():
@@ -301,8 +299,10 @@ def test_all_over_the_chip_is_the_program():
 
 
 # ---- what must not let it out, and what must not keep it in silence
-def under_test(bench):
+def under_test(bench, *, met=False):
     """The self-test of GPU 0 has begun."""
+    if met:
+        bench.tell(events.GpuOrdered, gpu=uuid(0), what="test", by="ann")
     bench.wait(20.0)
     assert bench.gpu().quarantine.testing
     return bench
@@ -318,8 +318,8 @@ def test_a_test_that_began_before_a_failure_proves_nothing():
 
 def test_what_happens_during_a_test_is_tested_again():
     """The same need once more while the test runs: another test decides."""
-    bench = under_test(quarantined(gpu={"xids": (XidOverride(xid=31, gpu="test"),)}))
-    bench.xid(31)
+    bench = under_test(quarantined(gpu={"xids": (XidOverride(xid=137, gpu="test"),)}))
+    bench.xid(137)
     answer(bench, ok=True)
     assert bench.gpu().quarantine is not None
     bench.wait(20.0)
@@ -335,7 +335,26 @@ def test_an_answer_of_another_test_is_none():
     assert bench.gpu().quarantine.testing
 
 
-@pytest.mark.parametrize("needs", ["reset", "reboot", "person"])
+def test_who_wants_a_gpu_tested_has_reset_it():
+    """Nothing else tells of a reset that a person made: the test decides."""
+    bench = under_test(quarantined("reset"), met=True)
+    answer(bench, ok=True)
+    assert bench.gpu().quarantine is None
+
+
+@pytest.mark.parametrize("first", ["healthy", "never"])
+def test_a_test_that_a_person_asks_for_is_made_and_wakes_nobody(first):
+    """Of a healthy GPU, and where tests are switched off as well."""
+    bench = GpuBench(1, gpu={"self_test": "never"} if first == "never" else {})
+    bench.running("earlier")
+    bench.finish("earlier")
+    bench.tell(events.GpuOrdered, gpu=uuid(0), what="test", by="ann")
+    answer(bench, ok=True)
+    assert bench.gpu().quarantine is None
+    assert pages(bench) == []
+
+
+@pytest.mark.parametrize("needs", ["reboot", "person"])
 def test_a_test_that_a_person_asks_for_is_no_release(needs):
     """What it needs was not done: the result is noted, and it stays out."""
     bench = quarantined(needs)

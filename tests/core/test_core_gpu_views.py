@@ -140,7 +140,7 @@ def test_others_are_only_told_where_they_are_respected():
     [
         ("test", False, "gpu release 3"),
         ("reset", False, "--gpu-reset -i GPU-3f2e3d4c-aaaa"),
-        ("reboot", False, "restart the machine"),
+        ("reboot", False, "sudo systemctl reboot"),
         ("person", False, "gpu bundle 3"),
     ],
 )

@@ -6,14 +6,16 @@ import os
 import subprocess
 import threading
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from supervisor.clock import WallClock
-from supervisor.core.events import GpuFound, GpuHeld, GpusSeen, XidSeen
+from supervisor.clock import WallClock, current_boot
+from supervisor.core.events import DaemonStarted, GpuFound, GpuHeld, GpusSeen, XidSeen
 from supervisor.core.gpus.readings import Absent, Failed, Stale
-from supervisor.core.model import World
+from supervisor.core.model import Boot, World
 from supervisor.core.step import step
 from supervisor.sources.gpus import GpuSource, Watching
 from tests.fake_nvml.room import (
@@ -52,11 +54,11 @@ class Watch:
         self._told = threading.Condition()
         environment = {**os.environ, **driver.environment, **settings.pop("environment", {})}
         self.source = GpuSource(
-            Watching(**{**known, **paths, **settings}), self._put, lambda: self.world, self.clock, environment
+            Watching(**{**known, **paths, **settings}), self.put, lambda: self.world, self.clock, environment
         )
         self.source.start()
 
-    def _put(self, event):
+    def put(self, event):
         with self._told:
             self.events.append(event)
             self.world = step(self.world, event, event.at)[0]
@@ -273,6 +275,70 @@ def test_a_gpu_that_hangs_is_left_alone(driver, watch):
     driver.heal(3)
     made.source.look_now(driver.uuid(3))  # what the kernel log does at a line about it
     made.wait(GpuFound, gpu=driver.uuid(3), finding="unresponsive", open=False)
+
+
+def test_a_gpu_that_hung_is_left_alone_by_the_next_daemon(driver, watch):
+    """What was found in this boot still holds: no call to it before its time; the others are watched."""
+    first = watch(retry_s=600.0).ready()
+    driver.hang(0)
+    first.wait(GpuFound, gpu=driver.uuid(0), finding="unresponsive")
+    first.source.stop()
+    hangs = driver.hangs(gpu=0)
+    second = watch(world=first.world, retry_s=600.0)
+    second.wait(GpusSeen, state="ok")
+    assert second.source.ask(driver.uuid(1), WAIT_S) is not None
+    assert driver.hangs(gpu=0) == hangs
+    driver.heal(0)
+    second.source.look_now(driver.uuid(0))
+    second.wait(GpuFound, gpu=driver.uuid(0), finding="unresponsive", open=False)
+
+
+def test_what_hung_before_a_restart_of_the_machine_is_tried(driver, watch):
+    """The daemon's loop has not yet taken in that this is another boot: it is waited for."""
+    first = watch(retry_s=600.0).ready()
+    driver.hang(0)
+    first.wait(GpuFound, gpu=driver.uuid(0), finding="unresponsive")
+    first.source.stop()
+    driver.heal(0)
+    second = watch(world=replace(first.world, boot=Boot("before", 1)), retry_s=600.0)
+    assert second.source.probe_pid == 0
+    second.put(DaemonStarted(at=second.clock.now(), pid=1, version="1", boot=current_boot()))
+    second.ready()
+
+
+def test_a_storm_of_xids_is_one_and_a_number(driver, watch):
+    """As from the kernel log: the first at once, the others counted, and the driver is not asked anew for each."""
+    made = watch(fast_s=30.0, slow_s=30.0, fast_deadline_s=30.0, slow_deadline_s=30.0).ready().hears()
+    before = driver.calls("nvmlDeviceGetPowerUsage")
+    for _ in range(30):
+        driver.xid(1, 31, kernel=False)
+    made.wait(XidSeen, gpu=driver.uuid(1), xid=31)
+    driver.xid(2, 13, kernel=False)
+    made.wait(XidSeen, gpu=driver.uuid(2), xid=13)
+    assert [(one.xid, one.gpu) for one in made.events if isinstance(one, XidSeen)] == [
+        (31, driver.uuid(1)),
+        (13, driver.uuid(2)),
+    ]
+    assert driver.calls("nvmlDeviceGetPowerUsage") - before <= 8
+
+
+def test_a_folder_that_the_daemon_was_started_in_is_not_imported_from(driver, watch, tmp_path, monkeypatch):
+    """Whoever may write there must not run in the probe, whatever PYTHONPATH says of the current folder."""
+    (tmp_path / "pynvml.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    (tmp_path / "json.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    watch(environment={"PYTHONPATH": ":."}).ready()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_what_a_library_prints_costs_nothing(driver, watch, tmp_path):
+    """Neither on standard output, which is not that of the probe's lines, nor among the lines themselves."""
+    noise = tmp_path / "noise"
+    noise.mkdir()
+    pynvml = Path(find_spec("pynvml").origin)
+    words = "import os; os.write(1, b'a library prints\\n')\n"
+    (noise / "pynvml.py").write_text(words + pynvml.read_text(encoding="utf-8"), encoding="utf-8")
+    watch(environment={"PYTHONPATH": str(noise)}).ready()
 
 
 def test_who_only_waits_for_the_one_that_hangs_is_not_blamed(driver, watch):

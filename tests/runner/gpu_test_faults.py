@@ -123,7 +123,23 @@ def broken_and_hindered():
     fail_with("CUDA out of memory.")
 
 
+def no_half():
+    """cuBLAS has no product of these numbers for this GPU."""
+
+    def product(left, right):
+        if left.dtype is torch.bfloat16:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasGemmEx( handle, opa, …)`")
+        return MM(left, right)
+
+    torch.mm = product
+
+
 CASES = {
+    "no half": no_half,
+    "cublas memory": lambda: fail_with("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    "cublas start": lambda: fail_with("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+    "cublas arch": lambda: fail_with("CUDA error: CUBLAS_STATUS_ARCH_MISMATCH when calling `cublasSgemm( handle, …)`"),
+    "cublas": lambda: fail_with("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm( handle, …)`"),
     "healthy": lambda: None,
     "one bit": flip_one_bit_once,
     "stuck bit": stick_a_bit,

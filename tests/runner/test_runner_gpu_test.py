@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -99,7 +100,48 @@ def test_an_error_of_the_driver_is_a_failure_with_its_words(cases):
     )
 
 
-@pytest.mark.parametrize("case", ["processor", "no memory", "bug"])
+def test_a_product_that_a_gpu_does_not_have_is_left_out(cases):
+    """An older GPU has none in bfloat16, whatever torch says: that is no fault of it, and the rest is tested."""
+    assert (cases["no half"]["code"], cases["cublas"]["code"]) == (0, 1)
+
+
+@pytest.mark.parametrize(("capability", "asked"), [((7, 5), False), ((8, 0), True)])
+def test_bfloat16_is_asked_of_gpus_that_have_it(capability, asked):
+    """From compute capability 8.0 on; torch itself says yes for older ones, which only imitate it."""
+    used = []
+    torch = SimpleNamespace(bfloat16="torch.bfloat16", cuda=SimpleNamespace(get_device_capability=lambda: capability))
+    torch.mm = lambda *_: used.append(1) or (_ for _ in ()).throw(KeyError)
+    bench = SimpleNamespace(torch=torch, cuda=True, wrong=[])
+    with pytest.raises(KeyError) if asked else nullcontext():
+        gpu_test._test_half(bench, None, None, torch.bfloat16)
+    assert bool(used) is asked
+
+
+def test_an_old_torch_tests_less_memory():
+    """Before 1.11 it does not tell what is free: an eighth of all."""
+    facts = SimpleNamespace(total_memory=8 * gpu_test.GIB)
+    old = SimpleNamespace(get_device_properties=lambda _: facts)
+    assert gpu_test._free_bytes(old) == gpu_test.GIB
+    assert gpu_test._free_bytes(SimpleNamespace(mem_get_info=lambda: (5, 9))) == 5
+
+
+def test_a_limit_of_no_cores_is_no_hindrance(monkeypatch, capfd):
+    """A service may forbid cores altogether, and only root may raise that again: the test is made all the same."""
+
+    def refuse(_which, _limits):
+        raise ValueError("not allowed to raise maximum limit")
+
+    monkeypatch.setattr(gpu_test.resource, "setrlimit", refuse)
+    monkeypatch.setattr(gpu_test, "_answer", lambda *_: 3)
+    kept = os.dup(1)
+    try:
+        assert gpu_test.main([]) == 3
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+@pytest.mark.parametrize("case", ["processor", "no memory", "bug", "cublas memory", "cublas start", "cublas arch"])
 def test_what_is_not_the_gpus_fault_is_no_failure(cases, case):
     """A processor that multiplies wrongly, memory that somebody else has, a mistake of ours: exit code 3, not run."""
     assert (cases[case]["code"], cases[case]["ok"], cases[case]["ran"]) == (3, False, False)

@@ -33,6 +33,12 @@ A, B, C = "GPU-aaaa1111-0000", "GPU-bbbb2222-0000", "GPU-cccc3333-0000"
         ("0,0", (B, C), B),
         ("", (B,), ""),
         ("-1", (B,), "-1"),
+        ("-1,0", (B,), "-1,0"),
+        ("0,-1", (B, C), B),  # CUDA takes no more from there on
+        ("1, -1, 0", (B, C), C),
+        ("NoDevFiles", (B,), "NoDevFiles"),
+        ("none", (B,), "none"),
+        ("0,none,1", (B, C), B),
         ("0", (), ""),
         ("cuda", (B,), B),
     ],
@@ -99,7 +105,15 @@ def test_a_rank_that_chooses_its_gpu_gets_its_own_of_ours():
 
 @pytest.mark.parametrize(
     ("lease", "visible", "begins"),
-    [(f"{A},{B}", "", ""), (f"{A},{B}", "7", A), ("1,2", "1,2", "1,2"), ("", "0", ""), (None, "5", "5")],
+    [
+        (f"{A},{B}", "", ""),
+        (f"{A},{B}", "NoDevFiles", "NoDevFiles"),
+        (f"{A},{B}", "1,-1,0", B),
+        (f"{A},{B}", "7", A),
+        ("1,2", "1,2", "1,2"),
+        ("", "0", ""),
+        (None, "5", "5"),
+    ],
 )
 def test_a_process_begins_on_its_own_gpus(lease, visible, begins):
     """What a parent chose within the lease stays, what lies outside is put right; without a lease nothing is done."""

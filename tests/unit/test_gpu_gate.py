@@ -13,8 +13,9 @@ from supervisor.core.events import GpuFound, GpuHeld, GpuTested, Prepared, Prepa
 from supervisor.core.gpus.findings import KINDS
 from supervisor.core.gpus.model import Finding
 from supervisor.core.gpus.readings import ABSENT, LOST, RESET_REQUIRED, Failed
-from supervisor.effects.gpu_gate import STUCK, GpuGate
+from supervisor.effects.gpu_gate import STUCK, Admission, GpuGate
 from supervisor.effects.prepare import Preparer
+from supervisor.errors import PermanentError
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from gpu_eyes import ALICE, GIB, OTHER, UUID, FakeEyes, gpu, reading, run, world
@@ -251,6 +252,38 @@ def test_a_run_whose_gpu_is_taken_waits_for_it_by_name(tmp_path):
     assert failed.waiting_for == "GPU: GPU 3: pid 4242 of alice holds 18 GiB"
     assert (failed.run, failed.attempt, failed.cause) == ("truck@1", 1, "")
     assert not folder.exists()
+
+
+def test_a_slow_test_of_gpus_holds_up_no_other_run(tmp_path):
+    """While one run's GPUs are looked at another one is prepared, also one with GPUs of its own."""
+    there = world(run(), run("car"))
+    others = []
+
+    def gate(action):
+        if action.run == "truck@1":
+            others.extend(preparer(order("car")))
+        return Admission(notes=(action.run,))
+
+    def order(name):
+        job = msgspec.structs.replace(there.live[f"{name}@1"].job, train={"epochs": 8})
+        return Prepare(key=name, run=f"{name}@1", attempt=1, token=7, job=job, scratch_allowed=True, gpu_ids=(UUID,), check_gpus=True)  # fmt: skip
+
+    preparer = Preparer(tmp_path / "runs", 0, lambda _revision: b"# job\n", lambda: 9.0, gate=gate)
+    (mine,) = preparer(order("truck"))
+    (other,) = others
+    assert (mine.run, mine.notes, other.run, other.notes) == ("truck@1", ("truck@1",), "car@1", ("car@1",))
+
+
+def test_a_run_that_was_stopped_at_the_gate_is_not_prepared(tmp_path):
+    """Minutes may pass there: its directory is not touched when nobody waits any more."""
+    there, asked = world(run()), []
+    preparer = Preparer(
+        tmp_path / "runs", 0, lambda _revision: b"", lambda: 9.0, lambda _: not asked, gate=lambda one: asked.append(one) or Admission()
+    )  # fmt: skip
+    action = Prepare(key="k", run="truck@1", attempt=1, token=7, job=there.live["truck@1"].job, scratch_allowed=True, check_gpus=True)  # fmt: skip
+    with pytest.raises(PermanentError, match="no longer waits"):
+        preparer(action)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_what_the_gate_notes_stands_with_the_start(tmp_path):

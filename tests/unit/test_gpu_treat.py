@@ -7,6 +7,7 @@ import select
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from supervisor.core.actions import TreatGpu
@@ -20,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from gpu_eyes import ALICE, UUID, FakeEyes, gpu, quarantined, reading, run, world
 
 IDLE = world(gpus=(quarantined(),))
+WAITS = world(gpus=(quarantined("reboot"),))  # for a restart of the machine
 
 
 class Surgery:
@@ -28,6 +30,7 @@ class Surgery:
     def __init__(self, folder, *, words=("true",), eyes=None, there=IDLE, limit_s=30.0):
         self.eyes = eyes or FakeEyes()
         self.boot = Boot("first", 1)
+        self.up_s = 100.0
         self.treater = GpuTreater(
             self.eyes,
             lambda: there,
@@ -37,6 +40,7 @@ class Surgery:
             environ={"HOME": "/h", "SECRET": "x"},
             limit_s=limit_s,
             boot=lambda: self.boot,
+            uptime_s=lambda: self.up_s,
         )
 
     def __call__(self, what, share=1.0, key="gpu/1"):
@@ -65,6 +69,12 @@ def is_gone(pid):
     ended = bool(poll.poll(10_000))
     os.close(handle)
     return ended
+
+
+def replace_quarantine(**changes):
+    """A GPU that waits for a restart, with something else in its quarantine."""
+    one = quarantined("reboot")
+    return msgspec.structs.replace(one, quarantine=msgspec.structs.replace(one.quarantine, **changes))
 
 
 # ---- reset
@@ -100,6 +110,17 @@ def test_a_reset_that_hangs_is_ended_and_the_gpu_is_watched_again(tmp_path):
     assert surgery.eyes.log[-1] == ("resume",)
 
 
+def test_nothing_is_reset_while_our_own_probe_hangs_in_the_driver(tmp_path):
+    """It has the GPU open and cannot be ended: tried again later, and the GPUs are watched meanwhile."""
+    eyes = FakeEyes()
+    eyes.hangs = True
+    surgery = Surgery(tmp_path, words=(script(tmp_path, f"echo reset >> {tmp_path / 'log'}"),), eyes=eyes)
+    with pytest.raises(RetryableError, match="hangs in the driver"):
+        surgery("reset")
+    assert not (tmp_path / "log").exists()
+    assert eyes.log == [("release", UUID), ("resume",)]
+
+
 def test_a_gpu_that_is_used_is_not_reset(tmp_path):
     """Looked at again just before: a stranger, a process of ours, or a run that has it. It is tried again later."""
     stranger, ours = FakeEyes(), FakeEyes()
@@ -131,8 +152,8 @@ def test_a_gpu_that_was_released_meanwhile_is_not_reset(tmp_path):
 
 def test_nothing_is_executed_that_is_not_configured(tmp_path):
     """No words: not done. An order that nobody knows: never."""
-    surgery = Surgery(tmp_path, words=())
-    for what in ("reset", "reboot"):
+    for what, there in (("reset", IDLE), ("reboot", WAITS)):
+        surgery = Surgery(tmp_path, words=(), there=there)
         event = surgery(what)
         assert (event.ok, event.text) == (False, f"no {what}_command is configured")
     with pytest.raises(PermanentError):
@@ -144,7 +165,7 @@ def test_nothing_is_executed_that_is_not_configured(tmp_path):
 def test_a_restart_is_ordered_once(tmp_path):
     """The order is in the journal until it is answered: the next boot answers it and restarts nothing again."""
     log = tmp_path / "log"
-    surgery = Surgery(tmp_path, words=(script(tmp_path, f"echo reboot >> {log}"),))
+    surgery = Surgery(tmp_path, words=(script(tmp_path, f"echo reboot >> {log}"),), there=WAITS)
     assert surgery("reboot").ok
     assert surgery("reboot").ok, "the machine did not go down: asked again"
     assert log.read_text().splitlines() == ["reboot"] * 2
@@ -158,12 +179,28 @@ def test_a_restart_is_ordered_once(tmp_path):
 
 def test_no_machine_is_restarted_under_a_training(tmp_path):
     """Of whatever GPU it is; and not where it is not known whether it was restarted already."""
-    surgery = Surgery(tmp_path, there=world(run("car", phase=Phase.RUNNING, gpus=())))
+    surgery = Surgery(tmp_path, there=world(run("car", phase=Phase.RUNNING, gpus=()), gpus=(quarantined("reboot"),)))
     with pytest.raises(RetryableError, match="car runs"):
         surgery("reboot")
     (tmp_path / "reboot.json").write_bytes(b"{")
     with pytest.raises(PermanentError):
         Surgery(tmp_path)("reboot")
+
+
+@pytest.mark.parametrize("one", [gpu(), quarantined("person"), replace_quarantine(met=True)])
+def test_a_restart_that_nobody_needs_any_more_is_not_made(tmp_path, one):
+    """The order waited until nothing ran; meanwhile the GPU was released, tested, or is for a person."""
+    surgery = Surgery(tmp_path, words=(script(tmp_path, f"echo reboot >> {tmp_path / 'log'}"),), there=world(gpus=(one,)))
+    event = surgery("reboot")
+    assert (event.what, event.ok, (tmp_path / "log").exists()) == ("nothing", True, False)
+
+
+def test_an_order_from_before_this_boot_restarts_nothing(tmp_path):
+    """Somebody else restarted the machine, before the order was begun: what it was for is over."""
+    surgery = Surgery(tmp_path, words=(script(tmp_path, f"echo reboot >> {tmp_path / 'log'}"),), there=WAITS)
+    surgery.up_s = 3.0  # it is second 5, the quarantine is of second 1
+    event = surgery("reboot")
+    assert (event.what, event.ok, (tmp_path / "log").exists()) == ("nothing", True, False)
 
 
 # ---- power

@@ -230,6 +230,38 @@ def test_the_process_is_named_where_the_line_names_it(told, pid, process):
 
 
 @pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("154, pid=1733, name=a, to 0x7, GPU recovery action changed from 0x0 (None) to 0x1 (GPU Reset Required)", ("", "", "reset")),
+        ("154, pid=1733, name=a, to 0x7,, GPU recovery action changed", ("", "", "")),
+        ("145, pid=1733, name=a,Fatal, RLW_RSPCOL Nonfatal XC0 i0 Link 04 (0x85)", ("link 04", "nonfatal", "")),
+        ("145, pid=1733, name=a,Nonfatal, RLW_RSPCOL Fatal XC0 i0 Link 04 (0x85)", ("link 04", "fatal", "")),
+        ("145, pid=1733, name=Fatal, RLW_RSPCOL", ("", "", "")),
+        ("145, pid=1733, name='Fatal), (', RLW_RSPCOL Nonfatal", ("", "nonfatal", "")),
+        ("145, pid=1733, name=a\nFatal, link 7, RLW_RSPCOL", ("", "", "")),
+        ("13, pid=1733, name=,GPC 1, TPC 1, Graphics SM Warp Exception on (GPC 2, TPC 1, SM 0)", ("GPC 2 TPC 1", "", "")),
+        ("13, pid=1733, name=,GPC 1, TPC 1, Graphics Exception", ("", "", "")),
+        ("145, pid='<unknown>', name=<unknown>, RLW_RSPCOL Fatal XC0 i0 Link 04", ("link 04", "fatal", "")),
+        ("145, pid=1733, name=Fatal", ("", "", "")),
+    ],
+)  # fmt: skip
+def test_what_a_process_is_called_is_not_taken_for_the_drivers_words(line, expected):
+    """Whoever names a process "a,Fatal" cannot have a GPU reset, nor keep a bad one in use."""
+    found = xids.parse(f"NVRM: Xid (PCI:0000:3b:00): {line}")
+    assert (found.place, found.severity, found.action) == expected
+
+
+@given(st.text(alphabet="aFtl 0x,')(:GPC1to\n", max_size=15))
+def test_no_name_changes_the_verdict(name):
+    """Names have up to 15 bytes, of whatever kind."""
+    for xid, words in ((154, "changed from 0x0 (None) to 0x2 (x)"), (145, "RLW Nonfatal Link 04"), (13, "no place")):
+        plain, named = (
+            xids.parse(f"NVRM: Xid (PCI:0000:3b:00): {xid}, pid=7, name={one}, {words}") for one in ("python", name)
+        )
+        assert (named.pid, named.severity, named.action, named.place) == (7, plain.severity, plain.action, plain.place)
+
+
+@pytest.mark.parametrize(
     ("xid", "place"),
     [(13, "GPC 2 TPC 1"), (31, "GPC 1 client 3"), (48, "partition 6.0"), (74, "link 3"), (147, "link 04"), (79, "")],
 )

@@ -23,6 +23,9 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _RESET = "nvidia-smi --gpu-reset -i {uuid}"
+_POWER = (
+    "if it is a power brake: check power supply and power cables; if it is heat: fans, air flow and room temperature"
+)
 _COOLING = "look at fans, air flow and room temperature; `nvidia-smi -q -d TEMPERATURE,PERFORMANCE -i {uuid}`"
 
 KINDS: dict[str, Kind] = {
@@ -97,7 +100,7 @@ KINDS: dict[str, Kind] = {
     ),
     "hot": Kind(title="is hot", todo=_COOLING),
     "too-hot": Kind(title="is at its thermal limit", severity="page", blocks=True, todo=_COOLING),
-    "throttled": Kind(title="is slowed down by heat or power", severity="page", blocks=True, todo=_COOLING),
+    "throttled": Kind(title="is slowed down by heat or power", severity="page", blocks=True, todo=_POWER),
     "slowed": Kind(title="is slowed down by its hardware", todo=_COOLING),
     "slow-by-heat": Kind(title="lost speed to heat", severity="info", todo=_COOLING),
     "pcie-narrow": Kind(title="uses fewer PCIe lanes than it has", todo="reseat the card; check riser and slot"),

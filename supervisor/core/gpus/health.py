@@ -52,14 +52,15 @@ def _open(turn: Turn, gpu: Gpu, key: str, event: events.GpuFound) -> None:
         gpu = passport.noted(gpu, turn.now, event.finding, event.text)
     turn.world = turn.world.with_gpu(gpu)
     known = before is not None or any(one.kind == event.finding for other, one in gpu.findings.items() if other != key)
+    confirm(turn, gpu)  # first, so that what is told of its trainings is true
     covered = kind.needs and (gpu.quarantine is None or _is_fresh(gpu, turn.now))
-    if not known and not covered:  # a quarantine is told with its reason
+    hot_already = event.finding in _HEAT and any(one.kind in _HEAT for key_, one in gpu.findings.items() if key_ != key)
+    if not known and not covered and not hot_already:  # a quarantine is told with its reason
         _tell(turn, gpu, kind, event)
     if kind.needs and not (known and gpu.quarantine is not None):
         gpu = quarantine.enter(turn, gpu, f"it {kind.title}: {event.text}", kind.needs)
     if event.finding in _HEAT:
-        gpu = _limit_power(turn, gpu)
-    confirm(turn, gpu)
+        _limit_power(turn, gpu)
 
 
 def _is_fresh(gpu: Gpu, now: float) -> bool:
@@ -70,13 +71,12 @@ def _is_fresh(gpu: Gpu, now: float) -> bool:
 
 def _tell(turn: Turn, gpu: Gpu, kind: Kind, event: events.GpuFound) -> None:
     """Say once that something is wrong; who runs there is named."""
-    runs = ", ".join(run.name for run in leases.on(turn.world, gpu.uuid))
     text = ". ".join(
         filter(
             None,
             (
                 f"{quarantine.described(gpu)} {kind.title}: {event.text}",
-                f"{runs} runs there and goes on" if runs else "",
+                quarantine.on_it(turn.world, gpu),
                 "No new training starts there while that lasts" if kind.blocks else "",
             ),
         )
@@ -93,7 +93,8 @@ def _close(turn: Turn, gpu: Gpu, key: str, event: events.GpuFound) -> None:
     gpu = passport.counted(gpu, throttled_s=event.values.get("throttled_s", 0.0))
     gpu = passport.noted(gpu, turn.now, f"{event.finding} is over", event.text)
     turn.world = turn.world.with_gpu(gpu)
-    if kind.severity != "info" and gpu.quarantine is None and not _has(gpu, event.finding):
+    others = any(KINDS[one.kind].blocks for one in gpu.findings.values())
+    if kind.severity != "info" and gpu.quarantine is None and not _has(gpu, event.finding) and not others:
         text = f"{quarantine.described(gpu)}: it {kind.title} no more. {event.text}".rstrip()
         turn.announce(None, "gpu-over", "info", f"{gpu.label} is well again", text, facts={"uuid": gpu.uuid})
     if kind.needs and not any(KINDS[one.kind].needs for one in gpu.findings.values()):
@@ -245,6 +246,8 @@ def _case(row: xids.Row, judgement: court.Judgement, run: Run | None, event: eve
 def _carry_out(turn: Turn, gpu: Gpu, case: _Case) -> None:
     """Tell, put in quarantine, and end what cannot go on."""
     row, judgement = case.row, case.judgement
+    if judgement.attempt == "end":  # first, so that what is told of its trainings is true
+        gpu = _sign(turn, gpu, case)
     if row.cause and (judgement.attempt in {"elsewhere", "end"} or case.owned):
         _blame(turn, gpu, case)
     needs = _NEEDS.get(judgement.gpu)
@@ -255,11 +258,9 @@ def _carry_out(turn: Turn, gpu: Gpu, case: _Case) -> None:
         _tell_xid(turn, gpu, case, todo=f"when it is idle: sudo nvidia-smi --gpu-reset -i {gpu.uuid}")
     elif judgement.gpu in {"note", "last"} or judgement.blamed == "job":
         _tell_xid(turn, gpu, case, todo=row.todo.format(index=gpu.index, uuid=gpu.uuid))
-    if judgement.attempt == "end":
-        _sign(turn, turn.world.gpus[gpu.uuid], case)
 
 
-def _sign(turn: Turn, gpu: Gpu, case: _Case) -> None:
+def _sign(turn: Turn, gpu: Gpu, case: _Case) -> Gpu:
     """Whatever the kernel log says, once or in two words, is one source; what the driver wants done is another."""
     source = "driver" if case.row.by_action else "kernel"
     sign = Sign(source=source, text=case.text, at=turn.now, cause=case.row.cause, xid=case.row.xid)
@@ -267,6 +268,7 @@ def _sign(turn: Turn, gpu: Gpu, case: _Case) -> None:
     gpu = replace(gpu, signs=(*others, sign))
     turn.world = turn.world.with_gpu(gpu)
     confirm(turn, gpu)
+    return gpu
 
 
 def _tell_xid(turn: Turn, gpu: Gpu, case: _Case, todo: str) -> None:

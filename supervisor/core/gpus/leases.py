@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -132,21 +133,33 @@ def _count(run: Run, job: Job, fitting: Sequence[Gpu], world: World, now: float)
         return job.gpus
     in_order = [gpu for gpu in devices(world) if eligible(job, gpu) and not broken(gpu, world)]
     in_order = [gpu for gpu in in_order if now >= gpu.not_before]  # a look found it in use, and nobody says by whom
-    if not job.gpu.min or len(in_order) >= job.gpus:
+    if not job.gpu.min or (len(in_order) >= job.gpus and not lost_one(run)):
         return 0  # the others are only busy: they come back
-    return next((n for n in range(len(fitting), job.gpu.min - 1, -1) if divides(run, job, n)), 0)
+    return next((n for n in range(len(fitting), job.gpu.min - 1, -1) if _divides(run, job, n)), 0)
 
 
-def divides(run: Run, job: Job, count: int) -> bool:
-    """True if the next batch can be spread over so many GPUs; where nothing tells the batch, any number will do.
+def lost_one(run: Run) -> bool:
+    """True if a GPU failed under the last attempt, which had several: the run goes on with the rest at once."""
+    attempt = run.attempt
+    return attempt is not None and bool(attempt.gpu_fault) and len(attempt.gpu_ids) > 1
 
-    A batch that the trainer sizes by the GPU's memory (below 1) would be another one in total.
-    """
+
+def _divides(run: Run, job: Job, count: int) -> bool:
+    """True if the next batch of the run can be spread over so many GPUs."""
     arguments = job.train_after(run.progress.saved_epoch)
     if arguments is None:
         return True
-    changed = {one.name: one.after for one in run.changes}
-    batch = changed.get("batch", arguments.get("batch", 16))
+    return divides({**arguments, **{one.name: one.after for one in run.changes}}, count)
+
+
+def divides(arguments: Mapping[str, Any] | None, count: int) -> bool:
+    """True if the batch of train arguments can be spread over so many GPUs. Nobody knows that of a command.
+
+    A batch that the trainer sizes by the GPU's memory (below 1) would be another one in total.
+    """
+    if arguments is None:
+        return True
+    batch = arguments.get("batch", 16)
     return isinstance(batch, int) and batch >= 1 and batch % count == 0
 
 

@@ -78,7 +78,7 @@ class Quarantine(msgspec.Struct, frozen=True, kw_only=True):
     """A GPU that is not given out. `needs`, before it may be tested and come back: test, reset, reboot or person.
 
     `met`: what it needs was done. `by` is empty if nobody but the supervisor wants it. `xid`: what led to it. `retest`:
-    something happened while it was being tested.
+    something happened while it was being tested. `asked`: who wants it tested now.
     """
 
     reason: str
@@ -94,6 +94,7 @@ class Quarantine(msgspec.Struct, frozen=True, kw_only=True):
     result: str = ""
     treated: bool = False
     retest: bool = False
+    asked: str = ""
 
 
 class Drain(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,6 +112,7 @@ class Noted(msgspec.Struct, frozen=True, kw_only=True):
     what: str
     text: str = ""
     run: str = ""
+    attempt: int = 0
 
 
 class Passport(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,10 +11,10 @@ KEPT = 50
 TREATMENTS = 10
 
 
-def noted(gpu: Gpu, at: float, what: str, text: str = "", run: str = "") -> Gpu:
+def noted(gpu: Gpu, at: float, what: str, text: str = "", run: str = "", *, attempt: int = 0) -> Gpu:
     """The GPU with one more line in its passport."""
     passport = gpu.passport
-    notes = (*passport.notes, Noted(at=at, what=what, text=text, run=run))[-KEPT:]
+    notes = (*passport.notes, Noted(at=at, what=what, text=text, run=run, attempt=attempt))[-KEPT:]
     return replace(gpu, passport=replace(passport, notes=notes))
 
 
@@ -55,7 +55,11 @@ def ended(world: World, run: Run) -> World:
         gpu = world.gpus.get(uuid)
         if gpu is not None:
             busy_s = max(0.0, attempt.ended_at - attempt.started_at)
-            world = world.with_gpu(counted(gpu, busy_s=busy_s, failures=int(bool(attempt.gpu_fault))))
+            gpu = counted(gpu, busy_s=busy_s, failures=int(bool(attempt.gpu_fault)))
+            if attempt.gpu_fault:
+                told = f"{run.name}, attempt {attempt.number}: {attempt.gpu_text}"
+                gpu = noted(gpu, attempt.ended_at, "failed attempt", told, run.id, attempt=attempt.number)
+            world = world.with_gpu(gpu)
     return world
 
 

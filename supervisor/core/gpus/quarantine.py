@@ -18,15 +18,18 @@ from supervisor.core.turn import Turn
 
 NEEDS = ("test", "reset", "reboot", "person")  # each one is more than those before it
 FIRST_TEST_S = 10.0
-TEST_AGAIN_S = (600.0, 3600.0, 6 * 3600.0)  # after a failed test; after the last one a person must look
+LONGEST_S = 3600.0  # no time that we set ourselves lies further away
 NOT_RUN_AGAIN_S = 600.0
 NOT_RUN_LIMIT = 6
 ESCALATE_S = 7 * 86400.0
 HELPLESS = 2  # so many resets or reboots in that time that did not help: somebody must look at the hardware
 
 
-def enter(turn: Turn, gpu: Gpu, reason: str, needs: str, *, xid: int = 0, by: str = "") -> Gpu:
-    """Give the GPU out no more; what is stronger replaces what is there. Told once."""
+def enter(turn: Turn, gpu: Gpu, reason: str, needs: str, *, xid: int = 0, by: str = "", asked: str = "") -> Gpu:
+    """Give the GPU out no more; what is stronger replaces what is there. Told once.
+
+    `by`: a person wants it out. `asked`: a person only wants it tested.
+    """
     now = gpu.quarantine
     if now is not None and NEEDS.index(needs) <= NEEDS.index(now.needs) and not (now.met and needs != "test"):
         return _said_better(turn, gpu, now, reason, xid)
@@ -35,7 +38,14 @@ def enter(turn: Turn, gpu: Gpu, reason: str, needs: str, *, xid: int = 0, by: st
         needs, reason = "person", f"{reason}; {HELPLESS} resets or reboots in a week did not help: inspect the hardware"
     since = now.since if now is not None else turn.now
     quarantine = Quarantine(
-        reason=reason, since=since, needs=needs, by=by, xid=xid, testing=testing, retest=testing and needs == "test"
+        reason=reason,
+        since=since,
+        needs=needs,
+        by=by,
+        xid=xid,
+        testing=testing,
+        retest=testing and needs == "test",
+        asked=asked,
     )
     quarantine = _with_first_test(quarantine, turn.now)
     gpu = passport.noted(replace(gpu, quarantine=quarantine), turn.now, "quarantine", reason)
@@ -64,10 +74,26 @@ def _with_first_test(quarantine: Quarantine, now: float) -> Quarantine:
 
 
 def _tell(turn: Turn, gpu: Gpu, quarantine: Quarantine) -> None:
-    severity = "info" if quarantine.by else "page"
-    text = f"{described(gpu)}: {quarantine.reason}. No new training starts on it. {after(turn.world, quarantine)}"
+    severity = "info" if quarantine.by or quarantine.asked else "page"
+    here = on_it(turn.world, gpu)
+    told = (f"{described(gpu)}: {quarantine.reason}", here, "No new training starts on it")
+    text = f"{'. '.join(filter(None, told))}. {after(turn.world, quarantine)}"
     title = f"{gpu.label} is in quarantine"
-    turn.announce(None, "gpu-quarantine", severity, title, text, todo=todo(gpu, quarantine), facts={"uuid": gpu.uuid})
+    turn.announce(None, "gpu-quarantine", severity, title, text, todo=todo(turn.world, gpu), facts={"uuid": gpu.uuid})
+
+
+def on_it(world: World, gpu: Gpu) -> str:
+    """What becomes of the trainings that have the GPU, in words; empty if there are none."""
+    runs = leases.on(world, gpu.uuid)
+    ended = [run.name for run in runs if run.stop is not None and run.stop.of_gpu]
+    stay = [run.name for run in runs if run.name not in ended]
+    told = (
+        f"{', '.join(ended)} cannot go on there: ended, and resumed elsewhere" if ended else "",
+        f"{', '.join(stay)} {'runs' if len(stay) == 1 else 'run'} there and {'goes' if len(stay) == 1 else 'go'} on"
+        if stay
+        else "",
+    )
+    return "; ".join(filter(None, told))
 
 
 def described(gpu: Gpu) -> str:
@@ -80,22 +106,34 @@ def after(world: World, quarantine: Quarantine) -> str:
     """How the GPU comes back."""
     if quarantine.by or quarantine.needs == "person":
         return "It stays out until a person releases it."
+    if quarantine.asked:
+        return "It comes back when it has passed."
     if world.policy.gpu.self_test == "never":
         return "The self-test is switched off, so it stays out until a person releases it."
     if quarantine.needs == "test" or quarantine.met:
         return "It comes back by itself when it has passed its self-test."
+    if quarantine.needs == "reset" and not world.policy.gpu.reset:
+        return "After a reset it must pass its self-test."
     return f"After a {quarantine.needs} it is tested, and comes back by itself if it passes."
 
 
-def todo(gpu: Gpu, quarantine: Quarantine) -> str:
-    """The one thing that a person does."""
+def todo(world: World, gpu: Gpu) -> str:
+    """The one thing that a person does, as a command."""
+    quarantine = gpu.quarantine
+    if quarantine is None:
+        return ""
     release = f"yolo-supervisor gpu release {gpu.index}"
+    never = world.policy.gpu.self_test == "never"
     if quarantine.by:
         return release
     if quarantine.needs == "reset" and not quarantine.met:
-        return f"sudo nvidia-smi --gpu-reset -i {gpu.uuid}; then {release}"
+        runs = ", ".join(run.name for run in leases.on(world, gpu.uuid))
+        first = f"when {runs} no longer runs there (yolo-supervisor ls): " if runs else ""
+        then = release if never else f"yolo-supervisor gpu test {gpu.index}"
+        return f"{first}sudo nvidia-smi --gpu-reset -i {gpu.uuid}; then {then}"
     if quarantine.needs == "reboot" and not quarantine.met:
-        return "when the trainings here may be stopped: yolo-supervisor drain; when none runs, restart the machine"
+        then = f"; then {release}" if never else ""
+        return f"yolo-supervisor drain; when nothing runs any more: sudo systemctl reboot{then}"
     if quarantine.needs == "person":
         return f"yolo-supervisor gpu bundle {gpu.index} collects the evidence; inspect the hardware; then {release}"
     return f"nothing; or without the test: {release}"
@@ -159,7 +197,7 @@ def _after_the_wait(turn: Turn, gpu: Gpu, quarantine: Quarantine) -> None:
     why = leases.broken(replace(gpu, quarantine=None), turn.world)
     if why and quarantine.met and turn.world.driver.state == OK:
         enter(turn, gpu, f"the {quarantine.needs} did not help: it {why}", quarantine.needs)
-    elif why or turn.world.policy.gpu.self_test == "never":
+    elif why or (turn.world.policy.gpu.self_test == "never" and not quarantine.asked):
         return
     elif gpu.holders:
         _not_run(turn, gpu, quarantine, leases.holder_words(gpu.holders))
@@ -231,17 +269,14 @@ def _may_leave(quarantine: Quarantine) -> bool:
 
 
 def _after_test(turn: Turn, gpu: Gpu, quarantine: Quarantine, event: events.GpuTested) -> None:
-    tests = quarantine.tests + 1
-    later = replace(quarantine, tests=tests, testing=False, retest=False, result=event.text, next_test_at=None)
-    if event.ok and quarantine.retest:
-        later = replace(_with_first_test(later, turn.now), tests=quarantine.tests)
-    elif not event.ok and tests <= len(TEST_AGAIN_S) and not quarantine.by:
-        later = replace(later, next_test_at=turn.now + TEST_AGAIN_S[tests - 1])
+    """What computes or remembers wrongly is for a person, however the next test ends; a pass may not be enough."""
     what = "test passed" if event.ok else "test failed"
+    later = replace(quarantine, tests=quarantine.tests + 1, testing=False, retest=False, asked="", result=event.text)
+    later = _with_first_test(later, turn.now) if quarantine.retest else replace(later, next_test_at=None)
     gpu = passport.noted(replace(gpu, quarantine=later), turn.now, what, event.text)
     turn.world = turn.world.with_gpu(gpu)
-    if not event.ok and later.next_test_at is None and not quarantine.by:
-        enter(turn, gpu, f"it failed its self-test {tests} times: {event.text}", "person")
+    if not event.ok and not quarantine.by:
+        enter(turn, replace(gpu, quarantine=None), f"it failed its self-test: {event.text}", "person")
 
 
 def _not_run(turn: Turn, gpu: Gpu, quarantine: Quarantine, why: str) -> None:
@@ -249,10 +284,11 @@ def _not_run(turn: Turn, gpu: Gpu, quarantine: Quarantine, why: str) -> None:
     tries = quarantine.not_run + 1
     at = turn.now + NOT_RUN_AGAIN_S
     later = replace(quarantine, testing=False, not_run=tries, next_test_at=at, result=f"not tested: {why}")
-    turn.world = turn.world.with_gpu(replace(gpu, quarantine=later))
+    gpu = replace(gpu, quarantine=later)
+    turn.world = turn.world.with_gpu(gpu)
     if tries == NOT_RUN_LIMIT:
         text = f"{described(gpu)} cannot be tested: {why}."
-        turn.announce(None, "gpu-untested", "page", f"{gpu.label} cannot be tested", text, todo=todo(gpu, later))
+        turn.announce(None, "gpu-untested", "page", f"{gpu.label} cannot be tested", text, todo=todo(turn.world, gpu))
 
 
 def treated(turn: Turn, event: events.GpuTreated) -> None:
@@ -288,10 +324,10 @@ def rebooted(turn: Turn) -> None:
 def bound(turn: Turn) -> None:
     """A clock that was wrong when a time was set must not keep a GPU out for years."""
     for gpu in tuple(turn.world.gpus.values()):
-        later = replace(gpu, not_before=min(gpu.not_before, turn.now + TEST_AGAIN_S[0]))
+        later = replace(gpu, not_before=min(gpu.not_before, turn.now + NOT_RUN_AGAIN_S))
         due_at = gpu.quarantine.next_test_at if gpu.quarantine is not None else None
         if gpu.quarantine is not None and due_at is not None:
-            at = min(due_at, turn.now + TEST_AGAIN_S[-1])
+            at = min(due_at, turn.now + LONGEST_S)
             later = replace(later, quarantine=replace(gpu.quarantine, next_test_at=at))
         if later != gpu:
             turn.world = turn.world.with_gpu(later)
@@ -336,12 +372,17 @@ def _undrain(turn: Turn, gpu: Gpu, event: events.GpuOrdered) -> None:
 
 
 def _test_now(turn: Turn, gpu: Gpu, event: events.GpuOrdered) -> None:
-    """A test of a GPU, in quarantine or idle: it is out of use meanwhile."""
+    """A test of a GPU, in quarantine or idle: it is out of use meanwhile.
+
+    Whoever wants one that needs a reset tested has made the reset: nothing else would tell us of it.
+    """
     if gpu.quarantine is None:
-        gpu = enter(turn, gpu, f"{event.by} wants it tested", "test")
+        gpu = enter(turn, gpu, f"{event.by} wants it tested", "test", asked=event.by)
+    elif gpu.quarantine.needs == "reset":
+        gpu = met(turn, gpu, f"{event.by} wants it tested")
     quarantine = gpu.quarantine
     if quarantine is not None and not quarantine.testing:
-        soon = replace(quarantine, next_test_at=turn.now)
+        soon = replace(quarantine, next_test_at=turn.now, asked=event.by)
         turn.world = turn.world.with_gpu(replace(gpu, quarantine=soon))
 
 

@@ -114,10 +114,10 @@ def _in_quarantine(gpu: Gpu, held: Quarantine, world: World, now: float) -> Stan
         told.append(f"test {held.tests}: {held.result}" if held.tests > 1 else held.result)
     if held.testing:
         return Standing("testing", "; ".join(told))
-    if held.next_test_at is not None:
+    if held.next_test_at is not None and (world.policy.gpu.self_test != "never" or held.asked):
         soon = f"in {words.duration(held.next_test_at - now)}" if held.next_test_at > now else "when it is idle"
         told.append(f"it is tested {soon}")
-    return Standing("quarantined", f"{'; '.join(told)}. {quarantine.after(world, held)}", quarantine.todo(gpu, held))
+    return Standing("quarantined", f"{'; '.join(told)}. {quarantine.after(world, held)}", quarantine.todo(world, gpu))
 
 
 def _missing(gpu: Gpu) -> Standing:

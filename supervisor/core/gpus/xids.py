@@ -188,6 +188,9 @@ _XID = re.compile(
 )
 _PID = re.compile(r"[, ]*pid='?(?P<pid>\d+|<unknown>)'?,?")
 _NAME = re.compile(r"[, ]*name='?(?P<name>[^,']*)'?,?")
+# Linux (TASK_COMM_LEN): a process is called what it likes, in up to 15 bytes. Its name ends at a comma within those and
+# may have others: what stands before the last of them is not taken for the driver's words.
+_NAMED = re.compile(r"[, ]*name=(.{0,15}(?:,|\Z)|.{0,15})", re.DOTALL)
 _BUS = re.compile(
     r"(?:(?P<domain>[0-9a-f]{1,8}):)?(?P<bus>[0-9a-f]{1,2}):(?P<slot>[0-9a-f]{1,2})(?:\.(?P<function>[0-7]))?"
 )
@@ -210,7 +213,8 @@ def parse(line: str) -> ParsedXid | None:
         return None
     xid, rest = int(match["xid"]), match["rest"] or ""
     pid, told = _taken(_PID, rest)
-    name, told = _taken(_NAME, told)
+    name, _ = _taken(_NAME, told)
+    _, told = _taken(_NAMED, told)
     return ParsedXid(
         xid=xid,
         bus_id=bus_id,
@@ -245,19 +249,24 @@ def _taken(pattern: re.Pattern[str], text: str) -> tuple[str, str]:
     return (match[1], text[match.end() :]) if match is not None else ("", text)
 
 
+def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    """The driver's own words come last."""
+    return max(pattern.finditer(text), key=re.Match.start, default=None)
+
+
 def _place(text: str) -> str:
     for pattern, words in _PLACES:
-        if match := pattern.search(text):
+        if match := _last(pattern, text):
             return words.format(*match.groups())
     return ""
 
 
 def _severity(text: str) -> str:
-    match = _SEVERITY.search(text)
+    match = _last(_SEVERITY, text)
     return "" if match is None else "nonfatal" if match[1] else "fatal"
 
 
 def _action(text: str) -> str:
     """By its number: the words for it differ between versions of the driver."""
-    match = _ASKS.search(text)
+    match = _last(_ASKS, text)
     return RECOVERY.get(int(match[1], 16), "") if match is not None else ""
