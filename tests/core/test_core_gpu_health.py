@@ -398,3 +398,13 @@ def test_the_passport_names_the_attempts_that_died_there():
     bench.ended("a")
     (note,) = [one for one in bench.gpu().passport.notes if one.what == "failed attempt"]
     assert (note.run, note.attempt) == ("a@1", 1)
+
+
+@pytest.mark.parametrize("xid_first", [True, False])
+def test_the_order_of_the_witnesses_does_not_matter(xid_first):
+    """Whoever comes second ends the attempt, and the order stands."""
+    bench = GpuBench(2)
+    bench.running("a")
+    for what in ("xid", "lost") if xid_first else ("lost", "xid"):
+        bench.xid(79) if what == "xid" else bench.found("lost")
+    assert (bench.phase("a"), bench.run("a").stop.cause) == (Phase.STOPPING, "gpu-lost")

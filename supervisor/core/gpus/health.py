@@ -293,16 +293,17 @@ def _said_before(turn: Turn, key: str, within_s: float = 86400.0) -> bool:
 
 def _blame(turn: Turn, gpu: Gpu, case: _Case) -> None:
     """If an attempt on that GPU dies now, that is why: the one whose process it was, else all that are there."""
-    for run in [case.run] if case.run is not None else leases.on(turn.world, gpu.uuid):
+    hint = case.judgement.attempt == "resume"
+    names = {"gpu_hint" if hint else "gpu_fault": case.row.cause}
+    for run in leases.on(turn.world, gpu.uuid):
         attempt = run.attempt
-        if attempt is None or gpu.uuid not in attempt.gpu_ids or attempt.examined:
+        ended = run.stop is not None and run.stop.of_gpu  # it is known why
+        if attempt is None or ended or (case.run is not None and case.run.id != run.id) or attempt.examined:
             continue
-        if attempt.gpu_fault and case.judgement.attempt == "resume":
+        if attempt.gpu_fault and hint:
             continue  # what a program does on a broken GPU explains nothing more
         text = f"{gpu.label}: {case.text}"
-        names = {"gpu_fault": case.row.cause} if case.judgement.attempt != "resume" else {"gpu_hint": case.row.cause}
-        blamed = replace(attempt, **names, gpu_fault_at=turn.now, gpu_text=text)
-        turn.put(replace(run, attempt=blamed))
+        turn.put(replace(run, attempt=replace(attempt, **names, gpu_fault_at=turn.now, gpu_text=text)))
 
 
 # ---- ending what cannot go on
