@@ -166,9 +166,7 @@ class GpuGate:
         )
 
     def _let_in(self, seen: list[Seen]) -> Admission:
-        notes = [
-            f"{one.gpu.label}: {_stuck_words(one.loose_bytes)}" for one in seen if one.loose_bytes > LOOSE_BYTES
-        ]
+        notes = [f"{one.gpu.label}: {_stuck_words(one.loose_bytes)}" for one in seen if one.loose_bytes > LOOSE_BYTES]
         for one in seen:
             if one.bytes("persistence") == 0 and one.gpu.uuid not in self._told_persistence:
                 self._told_persistence.add(one.gpu.uuid)

@@ -129,7 +129,9 @@ def test_lost_memory_that_leaves_enough_is_a_note(used, memory):
     admission = Door(FakeEyes(reading(used=used * GIB)), world(run(memory=memory * GIB)), limit_s=0).ask()
     assert admission.reason == ""
     assert admission.notes == (f"GPU 3: {used}GiB of its memory is in use, but no process is listed that has it",)
-    assert [(one.finding, one.open, one.values) for one in admission.events] == [(STUCK, True, {"bytes": used * 2.0**30})]
+    assert [(one.finding, one.open, one.values) for one in admission.events] == [
+        (STUCK, True, {"bytes": used * 2.0**30})
+    ]
 
 
 def test_a_desktop_keeps_nobody_out():
@@ -138,7 +140,9 @@ def test_a_desktop_keeps_nobody_out():
     eyes.drawing[UUID] = ((900, 5 * GIB), (901, GIB // 2))
     admission = Door(eyes, world(run()), limit_s=0).ask()
     assert (admission.reason, admission.notes, admission.events) == ("", (), ())
-    assert Door(eyes, world(run(memory=43 * GIB)), limit_s=0).ask().reason == "GPU 3 has 42GiB of memory free, not 43GiB"
+    assert (
+        Door(eyes, world(run(memory=43 * GIB)), limit_s=0).ask().reason == "GPU 3 has 42GiB of memory free, not 43GiB"
+    )
     eyes.drawing[UUID] = ((900, None),)
     assert not Door(eyes, world(run()), limit_s=0).ask().notes
 

@@ -190,7 +190,9 @@ def test_no_machine_is_restarted_under_a_training(tmp_path):
 @pytest.mark.parametrize("one", [gpu(), quarantined("person"), replace_quarantine(met=True)])
 def test_a_restart_that_nobody_needs_any_more_is_not_made(tmp_path, one):
     """The order waited until nothing ran; meanwhile the GPU was released, tested, or is for a person."""
-    surgery = Surgery(tmp_path, words=(script(tmp_path, f"echo reboot >> {tmp_path / 'log'}"),), there=world(gpus=(one,)))
+    surgery = Surgery(
+        tmp_path, words=(script(tmp_path, f"echo reboot >> {tmp_path / 'log'}"),), there=world(gpus=(one,))
+    )
     event = surgery("reboot")
     assert (event.what, event.ok, (tmp_path / "log").exists()) == ("nothing", True, False)
 
