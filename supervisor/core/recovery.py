@@ -91,8 +91,8 @@ def _carry_out(turn: Turn, run: Run, remedy: Remedy, reason: str, tail: tuple[st
 def _with_change(run: Run, remedy: Remedy) -> Run:
     """The run with the rung that was taken; of one argument only the newest change counts."""
     if remedy.step in {"gpus", "elsewhere"} and run.attempt is not None:
-        known = bool(run.attempt.gpu_fault)  # that one is given out no more, and the others are in order
-        return replace(run, avoided_gpus=() if known else run.attempt.gpu_ids)
+        blamed = run.attempt.gpu_blamed  # the others of a run are in order
+        return replace(run, avoided_gpus=(blamed,) if blamed and run.attempt.gpu_fault else run.attempt.gpu_ids)
     if remedy.change is None:
         return run
     changes = (*(one for one in run.changes if one.name != remedy.change.name), remedy.change)

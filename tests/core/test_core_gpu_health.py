@@ -386,7 +386,7 @@ def test_only_the_gpu_that_failed_is_avoided():
     bench.running("a", gpus=2)
     bench.lose(0)
     bench.ended("a")
-    assert bench.run("a").avoided_gpus == ()
+    assert bench.run("a").avoided_gpus == (uuid(0),)
     assert bench.on("a") == [1, 2]
 
 
@@ -408,3 +408,23 @@ def test_the_order_of_the_witnesses_does_not_matter(xid_first):
     for what in ("xid", "lost") if xid_first else ("lost", "xid"):
         bench.xid(79) if what == "xid" else bench.found("lost")
     assert (bench.phase("a"), bench.run("a").stop.cause) == (Phase.STOPPING, "gpu-lost")
+
+
+def test_a_gpu_that_is_doubted_but_not_taken_out_is_avoided():
+    """Xid 44 keeps the GPU in use: whoever died of it goes on elsewhere all the same."""
+    bench = GpuBench(2)
+    bench.running("a")
+    bench.xid(44)
+    bench.die("a", signal=9)
+    bench.wait(30.0)
+    assert (bench.gpu().quarantine, bench.on("a")) == (None, [1])
+
+
+def test_a_contained_error_is_no_reason_to_move():
+    """Xid 94: the same GPU, as its row says."""
+    bench = GpuBench(2)
+    bench.running("a")
+    bench.xid(94, pid=100, run=bench.run().id, attempt=1)
+    bench.die("a", signal=9)
+    bench.wait(30.0)
+    assert bench.on("a") == [0]

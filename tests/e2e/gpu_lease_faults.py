@@ -348,8 +348,8 @@ LEASE_FAULTS = (
     GpuFault("released", ordered("quarantine", "release", reason="coil whine"), (), gpu="usable", job="starts", gpus=1, quick=True),
     # ---- tests
     GpuFault("self-test-passes", test_of_idle(), ("test passed",), **KEEPS, tables={"gpu": {"self_test": "quarantine"}}),
-    GpuFault("self-test-fails", test_of_idle(0, 1), ("test failed",), gpu="quarantine: test", job="goes on", tables={"gpu": {"self_test": "quarantine"}}),
-    GpuFault("self-test-fails-at-start", fails_at_start, ("test failed",), gpu="quarantine: test", job="starts", tables={"gpu": {"self_test": "start"}}, check=on(1)),
+    GpuFault("self-test-fails", test_of_idle(0, 1), ("test failed",), gpu="quarantine: person", job="goes on", tables={"gpu": {"self_test": "quarantine"}}),
+    GpuFault("self-test-fails-at-start", fails_at_start, ("test failed",), gpu="quarantine: person", job="starts", tables={"gpu": {"self_test": "start"}}, check=on(1)),
     # ---- resets
     GpuFault("reset-of-an-idle-gpu", fault_seen, ("xid 46", "recovery-reset", "reset done"), **RESET_ENDS, tables=MAY_RESET),
     GpuFault("reset-that-fails", fault_seen, ("xid 46", "recovery-reset", "reset failed"), **{**RESET_ENDS, "gpu": "quarantine: person"}, tables={"gpu": {"reset_command": ["/bin/sh", "-c", "echo in use by another client; exit 3"]}}),

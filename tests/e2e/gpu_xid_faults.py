@@ -251,9 +251,9 @@ XID_FAULTS = (
     GpuFault("xid-154-by-nvml-first", nvml_first(154, ASKED.format(REBOOT, "Node Reboot Required")), ("xid 154",), gpu="quarantine: reboot", **OUT),
     GpuFault("xid-145-fatal-by-nvml-first", nvml_first(145, NVLINK.format("Fatal")), ("xid 145",), gpu="quarantine: reset", **OUT),
     # ---- of the program: it goes on, or resumes where it was
-    GpuFault("xid-13-dies", dies_of(13, WARP.format(2, 1)), ("xid 13",), gpu="usable", job="same GPU", cause="killed", attempts=2),
+    GpuFault("xid-13-dies", dies_of(13, WARP.format(2, 1)), ("xid 13",), gpu="usable", job="same GPU", cause="cuda-illegal-access", attempts=2),
     GpuFault("xid-31-survives", xid(31, MMU), ("xid 31",), **KEEPS),
-    GpuFault("xid-13-one-job-two-gpus", one_job_two_gpus, ("xid 13",), gpu="usable", job="elsewhere", cause="killed", attempts=3),
+    GpuFault("xid-13-one-job-two-gpus", one_job_two_gpus, ("xid 13",), gpu="usable", job="elsewhere", cause="cuda-illegal-access", attempts=3),
     GpuFault("xid-13-one-place-two-jobs", one_place_two_jobs, ("xid 13",), gpu="quarantine: test", **OUT),
     GpuFault("xid-94-dies", dies_of(94, CONTAINED), ("xid 94",), gpu="usable", job="same GPU", cause="killed", attempts=2),
     GpuFault("xid-94-three-times", thrice, ("xid 94",), gpu="quarantine: reset", job="elsewhere", cause="gpu-memory-error", attempts=4),

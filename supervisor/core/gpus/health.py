@@ -82,7 +82,7 @@ def _tell(turn: Turn, gpu: Gpu, kind: Kind, event: events.GpuFound) -> None:
         )
     )
     todo = kind.todo.format(index=gpu.index, uuid=gpu.uuid)
-    facts = {"uuid": gpu.uuid, **{name: f"{value:g}" for name, value in event.values.items()}}
+    facts = {"uuid": gpu.uuid, **{name: passport.short(value) for name, value in event.values.items()}}
     title = f"{gpu.label} {kind.title}"
     turn.announce(None, f"gpu-{event.finding}", kind.severity, title, f"{text}.", todo=todo, facts=facts)
 
@@ -154,7 +154,9 @@ def xid_seen(turn: Turn, event: events.XidSeen) -> None:
         _unknown_gpu(turn, event)
         return
     if event.old:
-        turn.world = turn.world.with_gpu(passport.noted(gpu, event.at, f"xid {event.xid}", f"{event.text} (old)"))
+        turn.world = turn.world.with_gpu(
+            passport.noted(gpu, event.at, f"xid {event.xid}", f"{_without_number(event)} (old)")
+        )
         return
     policy = turn.world.policy.gpu
     row = xids.said(xids.row(event.xid, policy.xids), event.severity, event.action)
@@ -177,7 +179,7 @@ def xid_seen(turn: Turn, event: events.XidSeen) -> None:
         gpu = replace(gpu, xids=tuple(one for one in gpu.xids if one is not told))
     else:
         gpu = passport.xid_counted(gpu, event.xid)
-        gpu = passport.noted(gpu, turn.now, f"xid {event.xid}", f"{row.title}: {event.text}", note.name)
+        gpu = passport.noted(gpu, turn.now, f"xid {event.xid}", f"{row.title}: {_without_number(event)}", note.name)
     gpu = court.noted(gpu, note, row)
     turn.world = turn.world.with_gpu(gpu)
     judgement = court.judge(row, gpu, note, turn.world)
@@ -239,8 +241,12 @@ class _Case(msgspec.Struct, frozen=True):
 
 def _case(row: xids.Row, judgement: court.Judgement, run: Run | None, event: events.XidSeen) -> _Case:
     why = f"; {judgement.why}" if judgement.why else ""
-    told = event.text.removeprefix(f"{event.xid}, ").removeprefix(f"{event.xid}: ")
-    return _Case(row, judgement, run, f"Xid {event.xid} ({row.title}){why}: {told}", owned=bool(event.run))
+    text = f"Xid {event.xid} ({row.title}){why}: {_without_number(event)}"
+    return _Case(row, judgement, run, text, owned=bool(event.run))
+
+
+def _without_number(event: events.XidSeen) -> str:
+    return event.text.removeprefix(f"{event.xid}, ").removeprefix(f"{event.xid}: ")
 
 
 def _carry_out(turn: Turn, gpu: Gpu, case: _Case) -> None:
@@ -248,7 +254,7 @@ def _carry_out(turn: Turn, gpu: Gpu, case: _Case) -> None:
     row, judgement = case.row, case.judgement
     if judgement.attempt == "end":  # first, so that what is told of its trainings is true
         gpu = _sign(turn, gpu, case)
-    if row.cause and (judgement.attempt in {"elsewhere", "end"} or case.owned):
+    if row.cause and (judgement.attempt in {"elsewhere", "end"} or (case.owned and row.fault == "app")):
         _blame(turn, gpu, case)
     needs = _NEEDS.get(judgement.gpu)
     if needs is not None:
@@ -303,7 +309,8 @@ def _blame(turn: Turn, gpu: Gpu, case: _Case) -> None:
         if attempt.gpu_fault and hint:
             continue  # what a program does on a broken GPU explains nothing more
         text = f"{gpu.label}: {case.text}"
-        turn.put(replace(run, attempt=replace(attempt, **names, gpu_fault_at=turn.now, gpu_text=text)))
+        blamed = replace(attempt, **names, gpu_fault_at=turn.now, gpu_text=text, gpu_blamed=gpu.uuid)
+        turn.put(replace(run, attempt=blamed))
 
 
 # ---- ending what cannot go on
@@ -326,16 +333,17 @@ def confirm(turn: Turn, gpu: Gpu) -> None:
     cause = "gpu-lost" if "gpu-lost" in causes else next(iter(causes), "gpu-fault")
     text = f"{gpu.label} failed: " + "; ".join(f"{words} ({source})" for source, (_, words) in said.items())
     for run in leases.on(turn.world, gpu.uuid):
-        _end(turn, run, cause, text)
+        _end(turn, run, gpu, cause, text)
 
 
-def _end(turn: Turn, run: Run, cause: str, text: str) -> None:
+def _end(turn: Turn, run: Run, gpu: Gpu, cause: str, text: str) -> None:
     """End an attempt whose GPU failed; its newest verified checkpoint goes on elsewhere."""
     attempt, order = run.attempt, run.stop
     over = attempt is None or attempt.watched or attempt.ended_at is not None or run.phase is Phase.HELD
     if attempt is None or over or (order is not None and order.of_gpu):
         return
-    run = turn.put(replace(run, attempt=replace(attempt, gpu_fault=cause, gpu_fault_at=turn.now, gpu_text=text)))
+    attempt = replace(attempt, gpu_fault=cause, gpu_fault_at=turn.now, gpu_text=text, gpu_blamed=gpu.uuid)
+    run = turn.put(replace(run, attempt=attempt))
     goes_on = order is None or order.then is Phase.QUEUED
     stop = StopOrder(
         how="term",
