@@ -33,6 +33,11 @@ class WallClock:
         return time.clock_gettime(time.CLOCK_BOOTTIME) + self._offset_s
 
 
+def uptime_s() -> float:
+    """Seconds since this machine was started, also those in which it slept."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 def current_boot() -> Boot:
     """This life of the machine. A restarted container keeps the boot id, but not the start time of its pid 1."""
     boot_id, pid1_start_time = boot_identity()

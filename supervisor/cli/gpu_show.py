@@ -76,7 +76,8 @@ def _use(view: View) -> Iterator[tuple[str, str]]:
         yield "quarantine", f"since {time_text(held['since_at'], view['at'])}: {held['reason']}"
     if drain is not None:
         until = f" until {time_text(drain['until_at'], view['at'])}" if drain["until_at"] else ""
-        yield "drain", f"by {drain['by']} since {time_text(drain['since_at'], view['at'])}{until}"
+        why = f": {drain['reason']}" if drain["reason"] else ""
+        yield "drain", f"by {drain['by']} since {time_text(drain['since_at'], view['at'])}{until}{why}"
     if view["power_limited"]:
         yield "power limit", "lowered by the supervisor, because it is too hot"
     if view["reset_when_idle"]:

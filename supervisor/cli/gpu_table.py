@@ -59,7 +59,8 @@ def show_gpus(view: View) -> None:
     elif any("stale_s" in cell for gpu in view["gpus"] for cell in gpu["values"].values()):
         screen.note("a value with ? is old: the GPU or its driver has not answered since")
     for gpu in view["gpus"]:
-        _show_trouble(gpu)
+        if gpu["state"] != "unreachable":  # that is said of the driver, once for all
+            _show_trouble(gpu)
     for waiting in view["queue"]:
         show_waiting(waiting, view["at"])
     if view["kernel_log"] and not view["kernel_log"].startswith("followed"):
@@ -129,13 +130,19 @@ def _cells(gpu: View, now: float) -> dict[str, Cell]:
     return {
         "GPU": (str(gpu["index"]), "bold"),
         "NAME": (gpu["name"] or "-", ""),
-        "STATE": (gpu["state"], COLOURS.get(gpu["state"], "")),
+        "STATE": (state_text(gpu), COLOURS.get(gpu["state"], "")),
         "TEMP": (text(values["temperature_c"], whole(" °C")), _heat(gpu)),
         "POWER": (_pair(values["power_w"], values["power_limit_w"], whole(), " W"), ""),
         "MEMORY": (_memory(values), ""),
         "LOAD": (text(values["gpu_utilization"], percent), ""),
         "RUN": (_run_text(gpu, now), ""),
     }
+
+
+def state_text(gpu: View) -> str:
+    """`lost, in quarantine`: what is worse than quarantine does not hide it."""
+    held = gpu["quarantine"] is not None and gpu["state"] not in {"quarantined", "testing"}
+    return f"{gpu['state']}, in quarantine" if held else str(gpu["state"])
 
 
 def _heat(gpu: View) -> str:
@@ -166,7 +173,7 @@ def _memory(values: View) -> str:
 def _run_text(gpu: View, now: float) -> str:
     """Who has it, or why nobody gets it."""
     runs = [f"{lease['name']} for {duration_text(now - lease['since_at'])}" for lease in gpu["leases"]]
-    why = screen.flat(gpu["why"]) if gpu["state"] not in {"free", "busy"} else ""
+    why = screen.flat(gpu["why"]) if gpu["state"] not in {"free", "busy", "unreachable"} else ""
     return "; ".join([*runs, *([why] if why else ())])
 
 

@@ -22,6 +22,7 @@ gpu_argument = click.argument("gpu", metavar="GPU", shell_complete=complete_gpu)
 _EVENTS = 50
 _BUNDLED_EVENTS = 2000
 WATCH_EVERY_S = 2.0
+LONGEST_DRAIN_S = 366 * 86400.0  # as the daemon takes it
 
 
 @click.command(
@@ -135,6 +136,8 @@ def _seconds(duration: str | None) -> float | None:
         raise BadInput(f"--for: {error}") from None
     if seconds <= 0:
         raise BadInput("--for: a drain of no time drains nothing")
+    if seconds > LONGEST_DRAIN_S:
+        raise BadInput("--for: at most a year; without --for it lasts until `gpu undrain`")
     return seconds
 
 

@@ -340,6 +340,9 @@ def _status_lines(view: View) -> list[str]:
     lines.append(f"{view['busy']} of {view['max_running']} places, {view['gpus_given']} of {view['gpus']} GPUs taken")
     if view.get("gpu_summary"):
         lines.append(f"GPUs: {view['gpu_summary']}")
+    kernel = view.get("kernel_log") or ""
+    if kernel and not kernel.startswith(("followed", "starting")):
+        lines.append(f"kernel log: {kernel}")
     if "free_bytes" in daemon and "memory_available_bytes" in daemon:
         free, memory = format_size(daemon["free_bytes"]), format_size(daemon["memory_available_bytes"])
         lines.append(f"{free} free for runs, {memory} of memory available")

@@ -16,6 +16,7 @@ import msgspec
 from supervisor.core import ancestry, incidents_view, outlook, secrets, stages, words
 from supervisor.core.diagnosis import rungs
 from supervisor.core.gpus import views as gpu_views
+from supervisor.core.gpus import waits
 from supervisor.core.model import Job, Phase, Run, World
 from supervisor.core.story import Row, attempts_view, steps
 
@@ -82,11 +83,14 @@ def runs_view(world: World, board: Board, now: float, *, every: bool = False) ->
         run for run in world.ended.values() if every or (now - run.phase_since < RECENT_S and is_newest(world, run))
     ]
     runs = sorted([*world.live.values(), *ended], key=_place)
+    who = waits.taken(world)
+    shown = [(run, waits.as_seen(run, world, who)) for run in runs]
+    rows = [{**row(seen, board.get(run.id), now), "newest": is_newest(world, run)} for run, seen in shown]
     return {
         "version": VERSION,
         "at": now,
         "draining": world.draining,
-        "runs": [{**row(run, board.get(run.id), now), "newest": is_newest(world, run)} for run in runs],
+        "runs": rows,
         "not_shown": len(world.ended) - len(ended),
     }
 
@@ -152,6 +156,7 @@ def run_view(
     run: Run, world: World, live: outlook.Live | None, rows: Sequence[Row], *, now: float, directory: str = ""
 ) -> View:
     """Everything about one run. `rows` is its history, `directory` where it lies on disk."""
+    run = waits.as_seen(run, world)
     return {
         "version": VERSION,
         "at": now,

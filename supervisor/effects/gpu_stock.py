@@ -121,7 +121,9 @@ def _unknown(name: str, stock: GpuStock) -> Problem:
     if name.startswith("GPU-") and stock.gpus and not stock.watched:
         return Problem("GPUs have no UUIDs here, because nobody watches them", key="gpus", expected=expected, got=name)
     wrong = lookup.no_such_gpu(stock.gpus, name)
-    return Problem(wrong, key="gpus", expected=expected, got=shown(int(name) if name.isdigit() else name))
+    if name.isdigit():  # which indices there are is said already
+        return Problem(wrong, key="gpus", expected="" if stock.gpus else expected)
+    return Problem(wrong, key="gpus", expected=expected, got=shown(name))
 
 
 def _listed(gpus: Sequence[Gpu]) -> str:

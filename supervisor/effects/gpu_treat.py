@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
 from supervisor import durable
-from supervisor.clock import current_boot
+from supervisor.clock import current_boot, uptime_s
 from supervisor.core import events
 from supervisor.core.actions import TreatGpu
 from supervisor.core.gpus.model import Gpu
@@ -70,7 +68,7 @@ class GpuTreater:
         environ: Mapping[str, str] = os.environ,
         limit_s: float = COMMAND_S,
         boot: Callable[[], Boot] = current_boot,
-        uptime_s: Callable[[], float] = partial(time.clock_gettime, time.CLOCK_BOOTTIME),
+        uptime_s: Callable[[], float] = uptime_s,
     ) -> None:
         """`command` gives the configured words for "reset" and "reboot", none if that may not be done.
 

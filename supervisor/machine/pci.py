@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
+
+from supervisor.machine import bounded
 
 DEVICES = Path("/sys/bus/pci/devices")
 DRIVER = Path("/proc/driver/nvidia")
 LINKER_CACHE = Path("/etc/ld.so.cache")
+DRIVER_S = 2.0
 LIBRARY = "libnvidia-ml.so.1"
 _VENDOR = "0x10de"
 _DISPLAY_CLASS = "0x03"  # 0x0300 with a display, 0x0302 without one
 _DEAD = b"\xff\xff\xff\xff"  # what a read of a device that fell off the bus gives
+
+Answer = TypeVar("Answer")
 
 
 class Slot(msgspec.Struct, frozen=True):
@@ -59,14 +67,14 @@ def has_library(library_path: str = "", cache: Path = LINKER_CACHE) -> bool:
 
 
 def is_open_module(driver: Path = DRIVER) -> bool:
-    """Tell whether the loaded driver is the one with open kernel modules."""
+    """Tell whether the loaded driver is the one with open kernel modules; it answers that read itself (of_driver)."""
     return "Open Kernel Module" in _read(driver / "version")
 
 
 def uuids_by_driver(driver: Path = DRIVER) -> dict[str, str]:
     """Return the UUID of each GPU by its bus id, as the driver's folder in /proc tells; empty where it does not.
 
-    The driver answers that read itself: ask in a way that may be left behind (machine.bounded).
+    The driver answers that read itself: ask through `of_driver`.
     """
     found = {}
     for folder in _folders(driver / "gpus"):
@@ -75,6 +83,14 @@ def uuids_by_driver(driver: Path = DRIVER) -> dict[str, str]:
             if name.strip() == "GPU UUID" and "?" not in words:  # question marks: it was never initialised
                 found[folder.name.lower()] = words.strip()
     return found
+
+
+def of_driver(what: Callable[[Path], Answer], driver: Path, otherwise: Answer) -> Answer:
+    """Return what one of these functions finds in the driver's folder; `otherwise` where the driver does not answer."""
+    try:
+        return bounded.ask(f"{what.__name__} {driver}", partial(what, driver), DRIVER_S)
+    except OSError:
+        return otherwise
 
 
 def _folders(path: Path) -> list[Path]:

@@ -37,8 +37,7 @@ GIB = 1024**3
 #: How long memory and products may take together; a copy and the opening come on top. Half a minute in all.
 BUDGET_S, QUICK_S = 24.0, 3.0
 MEMORY_SHARE = 0.7  # of the budget
-FREE_SHARE = 0.9
-UNKNOWN_SHARE = 8  # of all memory, where this torch does not tell how much is free, an eighth is tested
+FREE_SHARE, UNKNOWN_SHARE = 0.9, 0.1  # of what is free; of all, where this torch does not tell what is free
 BFLOAT16_SINCE = 8  # compute capability: what is older has no such products, though some versions of torch say so
 MEMORY_BYTES, QUICK_BYTES = 2 * GIB, 256 * 1024**2
 CHUNK_WORDS = 8 * 1024**2  # of four bytes: what is written and compared at a time
@@ -67,7 +66,6 @@ ELSEWHERE = (
     "no kernel image is available",
     "not compiled with CUDA",
     "busy or unavailable",
-    # no such product for this GPU, built for others, no memory for itself
     *(f"CUBLAS_STATUS_{word}" for word in ("NOT_SUPPORTED", "ARCH_MISMATCH", "ALLOC_FAILED", "NOT_INITIALIZED")),
 )
 
@@ -113,8 +111,7 @@ def main(words: Optional[List[str]] = None) -> int:
     found: Dict[str, Any] = {"version": 1, "ok": False, "ran": False, "text": "", "device": "", "scores": {}}
     code = _answer(found, options)
     with out:
-        json.dump(found, out)
-        out.write("\n")
+        print(json.dumps(found), file=out)
     return code
 
 
@@ -165,8 +162,7 @@ def _answer(found: Dict[str, Any], options: argparse.Namespace) -> int:
 
 
 def _one_line(error: BaseException) -> str:
-    first = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first}"[:300]
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"[:300]
 
 
 def _bench(options: argparse.Namespace, wrong: List[str]) -> Bench:
@@ -198,7 +194,6 @@ def _test(found: Dict[str, Any], bench: Bench, options: argparse.Namespace) -> N
         found["scores"] = bench.scores
 
 
-# ---- who it is
 def _open(bench: Bench, uuid: str) -> str:
     began = time.monotonic()
     name = _identified(bench.torch, uuid) if bench.cuda else "cpu"
@@ -222,7 +217,6 @@ def _identified(torch: Any, uuid: str) -> str:
     return str(facts.name)
 
 
-# ---- memory
 def _addresses(torch: Any) -> Any:
     """A number for each place of a chunk, all different: the factor is odd, and 2**32 divided by the golden ratio."""
     places = torch.arange(CHUNK_WORDS, dtype=torch.int64).mul_(2654435761).bitwise_and_(0xFFFFFFFF)
@@ -265,7 +259,7 @@ def _chunks(bench: Bench, most_bytes: int) -> List[Any]:
 def _free_bytes(cuda: Any) -> int:
     if hasattr(cuda, "mem_get_info"):  # torch 1.11 and later
         return int(cuda.mem_get_info()[0])
-    return int(cuda.get_device_properties(0).total_memory) // UNKNOWN_SHARE
+    return int(cuda.get_device_properties(0).total_memory * UNKNOWN_SHARE)
 
 
 def _tried(bench: Bench, chunks: List[Any], tensors: Tuple[Any, Any], value: int, name: str) -> List[str]:
@@ -305,7 +299,6 @@ def _salted(value: int, number: int) -> int:
     return salt - 2**32 if salt >= 2**31 else salt
 
 
-# ---- products
 def _test_products(bench: Bench) -> None:
     torch = bench.torch
     if bench.cuda:
@@ -381,7 +374,6 @@ def _test_half(bench: Bench, left: Any, right: Any, dtype: Any) -> None:
         bench.wrong.append(f"the product in {name} is off by {off:.3g}, of {largest:.3g} at the most")
 
 
-# ---- copies
 def _test_copies(bench: Bench) -> None:
     torch = bench.torch
     host = bench.host.repeat(1 if bench.quick else COPY_WORDS // CHUNK_WORDS)

@@ -180,15 +180,14 @@ class Card(threading.Thread):
         mark = self._mark(slow="slow" in due or "static" in due)
         reader._mark = mark  # noqa: SLF001 - the two are one; a new object per tier would cost more than it tells
         values: dict[str, Any] = {}
-        processes: Any = None
-        graphics: Any = None
+        lists: dict[str, Any] = {"processes": None, "graphics": None}
         error: list[Any] | None = None
         try:
             if "static" in due:
                 reader.forget()
             if "fast" in due:
                 values.update(reader.ask(FAST))
-                processes, graphics = reader.processes(), reader.graphics()
+                lists = {"processes": reader.processes(), "graphics": reader.graphics()}
             if "slow" in due:
                 values.update(reader.ask(SLOW))
                 values.update(reader.fields())
@@ -199,8 +198,7 @@ class Card(threading.Thread):
             error = [trouble.code, self._probe.names.get(trouble.code, "")]
         finally:
             mark("")
-        told = {"values": values, "processes": processes, "graphics": graphics, "error": error}
-        self._probe.say("reading", gpu=self.uuid, tiers=sorted(due), **told)
+        self._probe.say("reading", gpu=self.uuid, tiers=sorted(due), values=values, error=error, **lists)
         self._probe.heard(self.index, _refusal(values))
         if error is not None and error[0] == LOST:
             self._lose()

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from supervisor.clock import Clock, current_boot
+from supervisor.clock import Clock, current_boot, uptime_s
 from supervisor.core.events import Event, GpusSeen
 from supervisor.core.gpus.model import GpuFacts, Holder
 from supervisor.core.gpus.readings import LOST, UNKNOWN, Reading
@@ -269,7 +269,8 @@ class GpuSource:
         if facts is not None:
             self._listing.answered(index, facts, self._bus)
         else:
-            self._listing.refused(index, line["error"][0], self._bus, self._uuids_by_driver)
+            uuids_by_driver = partial(pci.of_driver, pci.uuids_by_driver, self._watching.driver, dict[str, str]())
+            self._listing.refused(index, line["error"][0], self._bus, uuids_by_driver)
             self._early.append(partial(self._take_refusal, index, *line["error"]))
         self._list()
 
@@ -339,9 +340,11 @@ class GpuSource:
             self._tell("no-permission", "no GPU may be opened")
             return
         gpus = listing.gpus()
-        uptime_s = time.clock_gettime(time.CLOCK_BOOTTIME)
-        is_open = self._is_open_module()
-        warning = uptime_warning(listing.version, {facts.name for facts in gpus}, uptime_s, open_module=is_open)
+        names, is_open = (
+            {facts.name for facts in gpus},
+            pci.of_driver(pci.is_open_module, self._watching.driver, otherwise=False),
+        )
+        warning = uptime_warning(listing.version, names, uptime_s(), open_module=is_open)
         self._tell("ok", ". ".join(filter(None, (listing.trouble(), warning))), gpus)
         self._known = {facts.uuid for facts in gpus}
         for facts in gpus:
@@ -388,19 +391,6 @@ class GpuSource:
             self._book.open(uuid, "lost", "sysfs", f"the PCI bus has no device at {bus_id} any more")
         if bus_id in before and before[bus_id] != slot:
             self._life.changed(uuid)
-
-    def _is_open_module(self) -> bool:
-        driver = self._watching.driver
-        try:
-            return bounded.ask(f"{driver}/version", partial(pci.is_open_module, driver), BUS_S)
-        except OSError:
-            return False
-
-    def _uuids_by_driver(self) -> dict[str, str]:
-        try:
-            return bounded.ask("/proc/driver/nvidia", partial(pci.uuids_by_driver, self._watching.driver), BUS_S)
-        except OSError:
-            return {}
 
 
 _HEARD: dict[str, Callable[[GpuSource, Mapping[str, Any]], None]] = {

@@ -67,7 +67,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KernelLogSource:
-    """Reports XidSeen, GpuFound (lost) and KernelSaid."""
+    """Reports XidSeen, GpuFound (lost) and KernelSaid; `unreadable` of the latter is about the log itself."""
 
     def __init__(
         self,
@@ -356,6 +356,8 @@ class KernelLogSource:
 
     def _not_readable(self, text: str) -> None:
         self._way, self._text = "none", text
+        if "none" not in self._warned:
+            self._tell(events.KernelSaid(at=self._now(), origin="kernel-log", what="unreadable", text=text))
         self._warn("none", text)
 
     def _warn(self, about: str, text: str) -> None:

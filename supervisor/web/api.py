@@ -132,7 +132,8 @@ class Api:
     async def status(self, _request: Request) -> Response:
         """GET /v1/status."""
         parts = self._parts
-        return JsonResponse({**views.status_view(parts.world(), parts.clock.now()), "daemon": parts.server()})
+        view = views.status_view(parts.world(), parts.clock.now())
+        return JsonResponse({**view, "kernel_log": parts.kernel_state() or None, "daemon": parts.server()})
 
     async def runs(self, request: Request) -> Response:
         """GET /v1/runs, with ?all=1 also the runs that ended long ago."""

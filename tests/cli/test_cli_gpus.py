@@ -45,7 +45,7 @@ def test_gpus_for_people(server, cli):
     found = table(done.stdout)
     assert set(found) == set(range(8))
     assert re.search(r"busy +41 °C +35/350 W +36.1/48 GiB +98 % +truck for", found[0])
-    assert re.search(r"lost +error +it answers", found[3])
+    assert re.search(r"lost, in quarantine +error +it answers", found[3])
     assert "pid 4242 of alice holds 18 GiB" in found[4]
     assert "restart the machine; if it comes again" in " ".join(done.stdout.split())
     assert "\x1b" not in done.stdout
@@ -126,10 +126,29 @@ def test_a_driver_in_trouble_is_told_with_what_to_do(daemon, cli, state, told):
     assert "in its own words" in text
 
 
+def test_a_driver_in_trouble_is_told_once_for_all_gpus(server, cli):
+    """Not again in each row, and what helps once."""
+    told = "the driver was upgraded, but the old one is still loaded; restart the machine soon"
+    server.put(events.GpusSeen(at=server.clock.now(), state="version-mismatch", text=told))
+    text = " ".join(cli("gpus").stdout.split())
+    assert text.count("is still loaded") == 2  # headline and driver
+    assert text.count("restart the machine soon") == 1
+    assert text.count("unreachable") == 8
+
+
+def test_a_drain_has_a_reason_and_lasts_a_year_at_most(server, cli):
+    """Whoever comes next reads why."""
+    assert "--for: at most a year" in cli("gpu", "drain", "0", "--for", "900d").stderr
+    cli("gpu", "drain", "0", "--reason", "a fan is changed")
+    assert "a fan is changed" in cli("gpu", "show", "0").stdout
+    assert json.loads(cli("gpu", "show", "0", "--json").stdout)["drain"]["reason"] == "a fan is changed"
+
+
 def test_a_kernel_log_that_is_not_followed_is_told(server, cli):
     """It is where errors of GPUs stand first."""
     server.kernel = "not followed: /dev/kmsg may not be read"
     assert "kernel log: not followed: /dev/kmsg may not be read" in cli("gpus").stderr
+    assert "kernel log: not followed: /dev/kmsg may not be read" in cli("status").stdout
 
 
 # ---- without a daemon

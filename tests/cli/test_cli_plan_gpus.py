@@ -46,7 +46,9 @@ def test_what_the_daemon_has_not_is_refused(check):
     """With what it has."""
     done = check("gpus = [2]")
     assert done.exit_code == 2
-    assert f"expected one of 0, NVIDIA L40S, {UUIDS[0]}; 1, NVIDIA L40S, {UUIDS[1]}; got 2" in done.stderr
+    assert "gpus: there is no GPU 2; there are GPUs 0 to 1" in done.stderr
+    named = check('gpus = ["GPU-ffff0000"]').stderr
+    assert f"expected one of 0, NVIDIA L40S, {UUIDS[0]}; 1, NVIDIA L40S, {UUIDS[1]}; got" in named
     assert "expected at most 48GiB" in check("gpus = 1", 'gpu.memory = "80GiB"').stderr
 
 

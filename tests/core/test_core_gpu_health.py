@@ -428,3 +428,12 @@ def test_a_contained_error_is_no_reason_to_move():
     bench.die("a", signal=9)
     bench.wait(30.0)
     assert bench.on("a") == [0]
+
+
+def test_a_kernel_log_that_cannot_be_read_is_told():
+    """One of the witnesses is missing: somebody hears that, once a day, and how to mend it."""
+    bench = GpuBench(1)
+    for _ in range(2):
+        bench.tell(events.KernelSaid, what="unreadable", text="permission denied")
+    (told,) = [one for one in bench.of(actions.Announce) if one.what == "unreadable"]
+    assert "CAP_SYSLOG" in told.todo

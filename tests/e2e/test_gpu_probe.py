@@ -17,6 +17,7 @@ from supervisor.core.events import DaemonStarted, GpuFound, GpuHeld, GpusSeen, X
 from supervisor.core.gpus.readings import Absent, Failed, Stale
 from supervisor.core.model import Boot, World
 from supervisor.core.step import step
+from supervisor.sources.gpu_child import Child
 from supervisor.sources.gpus import GpuSource, Watching
 from tests.fake_nvml.room import (
     DRIVER_NOT_LOADED,
@@ -59,6 +60,7 @@ class Watch:
         self.source.start()
 
     def put(self, event):
+        """Let it happen."""
         with self._told:
             self.events.append(event)
             self.world = step(self.world, event, event.at)[0]
@@ -331,14 +333,29 @@ def test_a_folder_that_the_daemon_was_started_in_is_not_imported_from(driver, wa
     assert not (tmp_path / "ran").exists()
 
 
-def test_what_a_library_prints_costs_nothing(driver, watch, tmp_path):
-    """Neither on standard output, which is not that of the probe's lines, nor among the lines themselves."""
+def test_what_a_library_prints_does_not_come_between_the_lines(driver, watch, tmp_path, caplog):
+    """Standard output is another one for it than for the probe."""
     noise = tmp_path / "noise"
     noise.mkdir()
     pynvml = Path(find_spec("pynvml").origin)
     words = "import os; os.write(1, b'a library prints\\n')\n"
     (noise / "pynvml.py").write_text(words + pynvml.read_text(encoding="utf-8"), encoding="utf-8")
     watch(environment={"PYTHONPATH": str(noise)}).ready()
+    assert "printed" not in caplog.text
+
+
+def test_a_line_that_is_none_costs_only_itself(tmp_path):
+    """What comes before and after it in the same breath is read."""
+    program, said = tmp_path / "python", tmp_path / "said"
+    said.write_text('{"say":"driver"}\nNVRM: noise\n[1]\n{}\n{"say":"driver"}\n')
+    program.write_text(f"#!/bin/sh\ncat {said}\n")
+    program.chmod(0o755)
+    child = Child({"leave": []}, os.environ, str(program))
+    child.process.wait(WAIT_S)
+    try:
+        assert child.lines() == [{"say": "driver"}] * 2
+    finally:
+        child.close()
 
 
 def test_who_only_waits_for_the_one_that_hangs_is_not_blamed(driver, watch):

@@ -124,7 +124,7 @@ def broken_and_hindered():
 
 
 def no_half():
-    """cuBLAS has no product of these numbers for this GPU."""
+    """There is no product of these numbers for this GPU."""
 
     def product(left, right):
         if left.dtype is torch.bfloat16:

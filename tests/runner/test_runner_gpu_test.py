@@ -118,8 +118,8 @@ def test_bfloat16_is_asked_of_gpus_that_have_it(capability, asked):
 
 
 def test_an_old_torch_tests_less_memory():
-    """Before 1.11 it does not tell what is free: an eighth of all."""
-    facts = SimpleNamespace(total_memory=8 * gpu_test.GIB)
+    """Before 1.11 it does not tell what is free: a tenth of all."""
+    facts = SimpleNamespace(total_memory=10 * gpu_test.GIB)
     old = SimpleNamespace(get_device_properties=lambda _: facts)
     assert gpu_test._free_bytes(old) == gpu_test.GIB
     assert gpu_test._free_bytes(SimpleNamespace(mem_get_info=lambda: (5, 9))) == 5

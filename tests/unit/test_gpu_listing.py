@@ -142,6 +142,29 @@ def test_each_value_ages_by_its_own_tier():
     assert isinstance(one.reading(300.0).values["ecc_corrected"], Stale)
 
 
+def test_a_reading_may_be_asked_for_while_another_one_comes_in():
+    """By another thread: it gets the values of one moment."""
+    one = record()
+    one.take(reading(power_w=30.0), EVERY_S, Limits(), 100.0)
+
+    class Meanwhile(float):
+        def __sub__(self, other):
+            one.take(reading(tiers=("slow",), ecc_corrected=4), EVERY_S, Limits(), 100.0)
+            return float(self) - other
+
+    assert one.reading(Meanwhile(101.0)).values == {"power_w": 30.0, "processes": 0}
+    assert one.reading(101.0).values["ecc_corrected"] == 4
+
+
+def test_who_draws_is_on_it_and_holds_nothing():
+    """A desktop counts among the processes, apart from those that compute; who does both computes."""
+    one = record()
+    line = reading(processes=[[7, GIB]]) | {"graphics": [[7, GIB], [900, None]]}
+    one.take(line, EVERY_S, Limits(), 1.0)
+    assert (one.processes, one.graphics) == (((7, GIB),), ((900, None),))
+    assert one.reading(1.0).values["processes"] == 2
+
+
 def test_a_record_without_a_reading_has_none():
     """Nobody read it yet: not even an empty reading."""
     assert record().reading(1.0) is None

@@ -166,6 +166,13 @@ def test_each_field_has_its_own_code():
     assert reader(nvml).fields() == {"recovery_action": [10, "TIMEOUT"], "nvlink_errors": None}
 
 
+def test_rows_that_were_remapped_for_errors_that_were_corrected_are_no_wear():
+    """Corrected, not corrected, pending, failed: only the second is counted."""
+    nvml = FakeNvml(nvmlDeviceGetRemappedRows=(3, 4, 1, 0))
+    found = reader(nvml).ask((question("remapped_rows"),))
+    assert found == {"remapped_rows": 4, "remap_pending": 1, "remap_failed": 0}
+
+
 def test_a_lost_gpu_in_a_field_is_lost():
     """The return code of a field may say that the GPU is gone."""
     nvml = FakeNvml()

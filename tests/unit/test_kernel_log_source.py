@@ -619,8 +619,13 @@ def test_no_way_to_read_is_said_once_with_what_to_do(room, monkeypatch, caplog, 
     source.start()
     room.until(lambda: source.state.way == "none")
     text = source.state.text
-    room.until(lambda: (later.write_text(f"3,1,1,-;{XID_79}\n"), room.events)[1])
+    room.until(lambda: (later.write_text(f"3,1,1,-;{XID_79}\n"), len(room.events) > 1)[1])
     source.stop()
+    assert [(type(event), getattr(event, "what", "")) for event in room.events] == [
+        (KernelSaid, "unreadable"),
+        (XidSeen, ""),
+    ]
+    assert room.events[0].text == text
     assert f"{later}: No such file or directory" in text
     assert "journalctl: it is not installed" in text
     assert "CAP_SYSLOG" in text

@@ -67,7 +67,7 @@ class XidSeen(Event, frozen=True, kw_only=True, tag=True):
 
 
 class KernelSaid(Event, frozen=True, kw_only=True, tag=True):
-    """The kernel log tells of the machine itself. `what`: oom, io-error, read-only.
+    """The kernel log tells of the machine itself. `what`: oom, io-error, read-only; unreadable: nobody can read it.
 
     `device` is what it is about. `run`: whose process the out-of-memory killer took, if it was one of ours.
     """

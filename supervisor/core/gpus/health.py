@@ -369,11 +369,16 @@ def kernel_said(turn: Turn, event: events.KernelSaid) -> None:
     if said is None or _said_before(turn, f"kernel/{event.what}/{event.device}"):
         return
     severity, title, todo = said
-    text = f"The kernel says: {event.text}"
+    text = event.text if event.what == "unreadable" else f"The kernel says: {event.text}"
     turn.announce(None, event.what, severity, title.format(event.device or "a disk"), text, todo=todo)
 
 
 _KERNEL = {
+    "unreadable": (
+        "notice",
+        "The kernel log cannot be read",
+        "AmbientCapabilities=CAP_SYSLOG in the daemon's unit, or its user in the group systemd-journal",
+    ),
     "io-error": ("notice", "{} has I/O errors", "look at `dmesg -T | tail` and `smartctl -a` of the disk"),
     "read-only": (
         "page",

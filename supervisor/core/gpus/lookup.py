@@ -48,6 +48,8 @@ def no_such_gpu(gpus: Sequence[Gpu], name: str) -> str:
         return f"{name} may mean {' or '.join(names)}; give more of the UUID"
     if not gpus:
         return f"there is no GPU {name}: this server has no GPUs"
+    if name.isdigit():
+        return f"there is no GPU {name}; there are {_indices(gpus)}"
     known = {key: gpu for gpu in gpus for key in (gpu.uuid, short_bus_id(gpu.facts.bus_id)) if key}
     near = [key for key in difflib.get_close_matches(name, known, n=2, cutoff=0.7) if key != name]
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {_indices(gpus)}"

@@ -103,6 +103,7 @@ class Drain(msgspec.Struct, frozen=True, kw_only=True):
     by: str
     since: float
     until_at: float | None = None
+    reason: str = ""
 
 
 class Noted(msgspec.Struct, frozen=True, kw_only=True):

@@ -72,3 +72,8 @@ def treated(gpu: Gpu, at: float, what: str, text: str) -> Gpu:
 def treatments(gpu: Gpu, since: float) -> int:
     """How often the GPU was reset, or the machine restarted for it, since a time."""
     return sum(at >= since for at in gpu.passport.treated_at)
+
+
+def short(value: float) -> str:
+    """A number with three significant digits, but never fewer than it has before the point."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"

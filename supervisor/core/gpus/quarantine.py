@@ -253,7 +253,7 @@ def tested(turn: Turn, event: events.GpuTested) -> None:
     quarantine = gpu.quarantine
     if quarantine is None:
         if event.ran and not event.ok:
-            enter(turn, gpu, f"it failed its self-test: {event.text}", "test")
+            enter(turn, gpu, f"it failed its self-test: {event.text}", "person")
     elif not event.ran:
         _not_run(turn, gpu, quarantine, event.text)
     elif event.ok and _may_leave(quarantine):
@@ -363,8 +363,9 @@ def _release(turn: Turn, gpu: Gpu, event: events.GpuOrdered) -> None:
 
 
 def _drain(turn: Turn, gpu: Gpu, event: events.GpuOrdered) -> None:
-    drained = replace(gpu, drain=Drain(by=event.by, since=turn.now, until_at=event.until_at))
-    turn.world = turn.world.with_gpu(passport.noted(drained, turn.now, "drain", event.by))
+    drain = Drain(by=event.by, since=turn.now, until_at=event.until_at, reason=event.reason)
+    told = f"{event.by}: {event.reason}" if event.reason else event.by
+    turn.world = turn.world.with_gpu(passport.noted(replace(gpu, drain=drain), turn.now, "drain", told))
 
 
 def _undrain(turn: Turn, gpu: Gpu, event: events.GpuOrdered) -> None:

@@ -35,7 +35,7 @@ SLOW_NAMES = frozenset(
         "ecc_corrected",  # volatile
         "remap_pending",  # 0 or 1
         "remap_failed",  # 0 or 1
-        "remapped_rows",
+        "remapped_rows",  # for errors that could not be corrected
         "retired_pages",
         "recovery_action",  # field 230: what the driver wants done, 0 nothing
         "pcie_replays",

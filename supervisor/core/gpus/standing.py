@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import msgspec
+from msgspec.structs import replace
 
 from supervisor.core import words
 from supervisor.core.gpus import leases, quarantine
 from supervisor.core.gpus.findings import KINDS
 from supervisor.core.gpus.model import Drain, Finding, Gpu, Quarantine
+from supervisor.core.gpus.readings import Reading
 from supervisor.core.model import World
 
 #: What a GPU is called that stands so, after its name. Every state is here.
@@ -46,6 +48,11 @@ _BAD = {
 }
 
 
+#: The states of a GPU that does not answer, of which a reading knows sooner that they are over.
+_SILENT = frozenset({"lost", "unresponsive", "unreadable"})
+FRESH_S = 30.0
+
+
 class Standing(msgspec.Struct, frozen=True):
     """`state` is one of STATES; `why` is empty where there is nothing to say; `todo` is what a person can do."""
 
@@ -59,8 +66,23 @@ class Standing(msgspec.Struct, frozen=True):
         return STATES[self.state]
 
 
-def standing(gpu: Gpu, world: World, now: float) -> Standing:
-    """How the GPU stands. Of several things that are wrong with it the worst one counts."""
+def standing(gpu: Gpu, world: World, now: float, reading: Reading | None = None) -> Standing:
+    """How the GPU stands. Of several things that are wrong with it the worst one counts.
+
+    `reading` is the newest one: a GPU that answers again is still held back for a while.
+    """
+    stands = _standing(gpu, world, now)
+    if stands.state not in _SILENT or not gpu.present or reading is None or reading.error is not None:
+        return stands
+    if now - reading.at > FRESH_S or any(reading.at < one.since for one in gpu.findings.values()):
+        return stands
+    again = f"{stands.why}; but it answers again"
+    if gpu.quarantine is not None:
+        return replace(stands, why=again, todo=quarantine.todo(world, gpu))
+    return replace(stands, why=f"{again}, and is given out when it has been well for a while", todo="")
+
+
+def _standing(gpu: Gpu, world: World, now: float) -> Standing:
     worst = _found(gpu, _WORST)
     if not gpu.present:
         return Standing("lost", *_told(gpu, worst)) if worst is not None else _missing(gpu)
@@ -99,7 +121,8 @@ def is_drained(gpu: Gpu, now: float) -> bool:
 
 def _drain_words(drain: Drain, now: float) -> str:
     left = f", for another {words.duration(drain.until_at - now)}" if drain.until_at is not None else ""
-    return f"by {person(drain.by)}, {words.duration(now - drain.since)} ago{left}"
+    why = f": {drain.reason}" if drain.reason else ""
+    return f"by {person(drain.by)}, {words.duration(now - drain.since)} ago{left}{why}"
 
 
 def person(by: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from supervisor.core import story, words
-from supervisor.core.gpus import leases, lookup, model, xids
+from supervisor.core.gpus import leases, lookup, model, waits, xids
 from supervisor.core.gpus.findings import KINDS
 from supervisor.core.gpus.model import Finding, Gpu, Passport
 from supervisor.core.gpus.readings import NAMES, Absent, Failed, Reading, Stale, Value
@@ -131,13 +131,14 @@ def shown(world: World) -> list[Gpu]:
 def summary(world: World, now: float) -> str:
     """`7 of 8 usable (GPU 3 is lost)`; empty for a server that never had a GPU and has none."""
     gpus = shown(world)
+    in_trouble = leases.watched(world) and world.driver.state not in {model.OK, model.STARTING, model.NONE}
     if not gpus:
-        return ""
+        return f"not known ({driver_view(world)['words']})" if in_trouble else ""
     if not leases.watched(world):
         why = driver_view(world)["words"]
         return f"{len(gpus)}, given out by index{': ' if why else ''}{why}"
-    if world.driver.state not in {model.OK, model.STARTING, model.NONE}:
-        return f"0 of {len(gpus)} usable: {leases.broken(gpus[0], world) or driver_view(world)['words']}"
+    if in_trouble:
+        return f"0 of {len(gpus)} usable: {driver_view(world)['words']}"
     told = [f"{gpu.label} {standing(gpu, world, now).words}" for gpu in gpus if not _is_usable(gpu, world, now)]
     return f"{len(gpus) - len(told)} of {len(gpus)} usable" + (f" ({', '.join(told)})" if told else "")
 
@@ -151,12 +152,16 @@ def driver_view(world: World) -> View:
     """How the driver as a whole is, in words too."""
     driver = world.driver
     known = driver if world.policy.gpu.watch else model.Driver(state="off")
-    text, todo = _DRIVER.get(known.state, (f"the driver is not usable ({known.state})", ""))
+    told, todo = _DRIVER.get(known.state, (f"the driver is not usable ({known.state})", ""))
+    text = known.text
+    if told and "; " in text:  # the probe's own words, and what helps
+        told, _, todo = text.partition("; ")
+        text = ""
     return {
         "state": known.state,
         "version": known.version or None,
-        "text": known.text,
-        "words": text,
+        "text": text,
+        "words": told,
         "todo": todo,
         "since_at": known.since or None,
     }
@@ -172,7 +177,7 @@ def queue_view(world: World) -> list[View]:
             "name": run.name,
             "gpus": run.job.gpus,
             "priority": run.priority,
-            "text": words.waiting(run.waiting_for),
+            "text": words.waiting(waits.as_seen(run, world).waiting_for),
             "since_at": run.phase_since,
         }
         for run in waiting
@@ -186,7 +191,7 @@ def _wants_gpu(run: Run) -> bool:
 # ---- one GPU
 def row(gpu: Gpu, world: World, reading: Reading | None, now: float) -> View:
     """One GPU as the list shows it."""
-    stands, facts = standing(gpu, world, now), gpu.facts
+    stands, facts = standing(gpu, world, now, reading), gpu.facts
     return {
         "index": gpu.index,
         "uuid": gpu.uuid if leases.watched(world) else None,
@@ -263,7 +268,8 @@ def _quarantine(gpu: Gpu) -> View | None:
 def _drain(gpu: Gpu, now: float) -> View | None:
     if gpu.drain is None or not is_drained(gpu, now):
         return None
-    return {"by": gpu.drain.by, "since_at": gpu.drain.since, "until_at": gpu.drain.until_at}
+    drain = gpu.drain
+    return {"by": drain.by, "since_at": drain.since, "until_at": drain.until_at, "reason": drain.reason or None}
 
 
 # ---- values
@@ -335,11 +341,16 @@ def _xid_view(note: model.XidNote, world: World) -> View:
 
 
 def attempts_view(world: World, uuid: str) -> list[View]:
-    """The attempts known to have had this GPU, the newest first: of each run the last one, and those with Xids."""
+    """The attempts known to have had this GPU, the newest first.
+
+    Of each run the last one, and those that failed there or had Xids.
+    """
     runs = sorted((*world.live.values(), *world.ended.values()), key=lambda run: -run.created_at)
     had = [(run, run.attempt.number) for run in runs if run.attempt is not None and uuid in run.attempt.gpu_ids]
-    notes = world.gpus[uuid].xids if uuid in world.gpus else ()
-    had += [(run, note.attempt) for note in notes if note.attempt and (run := world.run(note.run)) is not None]
+    gpu = world.gpus.get(uuid)
+    noted = [(note.run, note.attempt) for note in reversed(gpu.passport.notes)] if gpu is not None else []
+    noted += [(note.run, note.attempt) for note in gpu.xids] if gpu is not None else []
+    had += [(run, number) for name, number in noted if number and (run := world.run(name)) is not None]
     return list(_once(had))[:ATTEMPTS_SHOWN]
 
 

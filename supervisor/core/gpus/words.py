@@ -29,6 +29,7 @@ _KERNEL = {
     "oom": "the kernel ended a process for want of memory",
     "io-error": "a disk cannot be read or written",
     "read-only": "a file system was made read-only",
+    "unreadable": "what the kernel says is not seen",
 }
 
 
@@ -54,6 +55,8 @@ def _seen(body: Body) -> str:
         what = ", ".join(f"{count} x {name or 'GPU'}" for name, count in counts.items())
         return f"GPUs were found{version}: {what or 'none'}"
     text = one_line(str(body.get("text") or ""))
+    if "; " in text:  # the probe's own words, with what helps
+        return text
     return f"{_DRIVER.get(state, f'the driver is {state}')}{version}" + (f": {text}" if text else "")
 
 
