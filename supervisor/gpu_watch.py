@@ -145,6 +145,11 @@ def _watching(config: gpu_config.Gpu) -> Watching:
     )
 
 
+def _is_ours(found: Ours | Holder | None) -> bool:
+    """True for a process of an attempt of ours; a training that is only watched is none."""
+    return isinstance(found, Ours) and not found.watched
+
+
 class Eyes:
     """The source as the effects see it: see effects.gpu_treat.GpuControl."""
 
@@ -164,7 +169,7 @@ class Eyes:
     def holders(self, gpu: str, /) -> tuple[tuple[int, ...], tuple[Holder, ...]]:
         """Who is on a GPU: pids of our trainings, and everybody else."""
         whose, on_it = self._processes(), self._source.processes(gpu)
-        ours = tuple(pid for pid, _ in on_it if isinstance(whose.whose(pid), Ours))
+        ours = tuple(pid for pid, _ in on_it if _is_ours(whose.whose(pid)))
         return ours, whose.holders(on_it)
 
     def graphics(self, gpu: str, /) -> tuple[tuple[int, int | None], ...]:

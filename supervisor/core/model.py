@@ -72,7 +72,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
     `gpu_ids` are the UUIDs of its GPUs (their indices where nobody watches GPUs), `gpus` their indices in PCI order.
     `gpu_fault`: the cause that an error of one of them is (at `gpu_fault_at`), `gpu_text` the words of the driver,
-    `gpu_blamed` its UUID. `gpu_hint`: the same of an error that a program causes itself. `oom_text`: the kernel's words when it killed it.
+    `gpu_blamed` its UUID. `gpu_hint`: the same of an error that a program causes itself. `oom_text`: the kernel's words
+    when it killed it.
     """
 
     number: int

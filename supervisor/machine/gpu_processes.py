@@ -24,10 +24,14 @@ DEAD_ROUNDS = 5  # the kernel log may tell of a process minutes after its end
 
 
 class Ours(msgspec.Struct, frozen=True):
-    """A process of one of our runs; `attempt` is 0 where it does not tell which."""
+    """A process of one of our runs; `attempt` is 0 where it does not tell which.
+
+    `watched`: of a training that a person started: its run has no lease, so that it holds its GPU as a stranger does.
+    """
 
     run: str
     attempt: int = 0
+    watched: bool = False
 
 
 class GpuProcesses:
@@ -62,10 +66,12 @@ class GpuProcesses:
         return known
 
     def holders(self, processes: Iterable[tuple[int, int | None]]) -> tuple[Holder, ...]:
-        """Return the strangers among processes, given as pid and bytes in use (None: the driver does not tell)."""
+        """Return who holds a GPU besides our own attempts: processes by pid and bytes in use (None: not told)."""
         found = []
         for pid, used_bytes in processes:
             one = self.whose(pid)
+            if isinstance(one, Ours) and one.watched:
+                one = self._stranger(pid)
             if isinstance(one, Holder):
                 found.append(msgspec.structs.replace(one, used_bytes=used_bytes))
         return tuple(sorted(found, key=lambda holder: holder.pid))
@@ -108,7 +114,7 @@ class GpuProcesses:
         """The trainings that people started and we watch, by the pid that their job names, if it is still that one."""
         watches = ((run, run.job.watch) for run in world.live.values())
         return {
-            watch.pid: Ours(run.id, run.attempt.number if run.attempt is not None else 0)
+            watch.pid: Ours(run.id, run.attempt.number if run.attempt is not None else 0, watched=True)
             for run, watch in watches
             if watch is not None and watch.boot_id == boot_identity()[0] and self._began(watch.pid) == watch.start_time
         }

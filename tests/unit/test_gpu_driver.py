@@ -166,6 +166,7 @@ def test_a_training_that_is_watched_is_ours(proc, tmp_path):
         live[run.id] = msgspec.structs.replace(run, job=job, attempt=None)
         assert isinstance(whose.whose(90), found)
         assert isinstance(whose.whose(91), found)
+        assert [one.pid for one in whose.holders([(90, 5)])] == [90], "its run has no lease: it holds its GPU itself"
 
 
 def test_a_stranger_has_a_name_and_a_command(whose, tmp_path):
