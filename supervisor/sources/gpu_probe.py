@@ -26,11 +26,8 @@ from supervisor.sources.gpu_events import Watcher
 from supervisor.sources.gpu_probe_calls import (
     FAST,
     LOST,
-    NO_PERMISSION,
-    OPERATING_SYSTEM,
     SLOW,
     STATIC,
-    VERSION_MISMATCH,
     Mark,
     MissingError,
     Reader,
@@ -40,21 +37,13 @@ from supervisor.sources.gpu_probe_calls import (
     error_names,
     identity,
 )
+from supervisor.sources.gpu_refusals import INIT_STATES, refusal
 
 _STACK_BYTES = 512 * 1024
 _PHASES = 16
 _OF_IDENTITY = tuple(
     question for question in (*FAST, *SLOW) if question.names[-1] in {"memory_total_bytes", "persistence", "mig"}
 )
-
-#: What nvmlInit says, as a state of the driver (core.gpus.events.GpusSeen).
-_INIT_STATES = {
-    12: "no-library",
-    9: "no-driver",
-    VERSION_MISMATCH: "version-mismatch",
-    NO_PERMISSION: "no-permission",
-    OPERATING_SYSTEM: "no-permission",
-}
 
 
 class Speaker:
@@ -199,7 +188,7 @@ class Card(threading.Thread):
         finally:
             mark("")
         self._probe.say("reading", gpu=self.uuid, tiers=sorted(due), values=values, error=error, **lists)
-        self._probe.heard(self.index, _refusal(values))
+        self._probe.heard(self.index, refusal(values))
         if error is not None and error[0] == LOST:
             self._lose()
 
@@ -235,14 +224,6 @@ class Card(threading.Thread):
         return milliwatts
 
 
-def _refusal(values: dict[str, Any]) -> int:
-    """The code with which the driver as a whole refuses to answer: the same for everything; 0 if it does not."""
-    told = [value for value in values.values() if value is not None]
-    codes = {value[0] if isinstance(value, list) else 0 for value in told}
-    code = codes.pop() if len(codes) == 1 else 0
-    return code if code in _INIT_STATES else 0
-
-
 class Probe:
     """One life of the probe."""
 
@@ -268,7 +249,7 @@ class Probe:
             self._refused(refusal)
 
     def _refused(self, code: int) -> None:
-        self.say("driver", state=_INIT_STATES[code], code=code, text=self.names.get(code, ""), version="", count=0)
+        self.say("driver", state=INIT_STATES[code], code=code, text=self.names.get(code, ""), version="", count=0)
         os._exit(0)
 
     def mark_of(self, slot: int) -> Mark:
@@ -286,7 +267,7 @@ class Probe:
             count = self.nvml.nvmlDeviceGetCount()
         except Exception as error:  # noqa: BLE001 - a bug is raised again
             code = code_of(self.nvml, error)
-            state = _INIT_STATES.get(code, "error")
+            state = INIT_STATES.get(code, "error")
             self.say("driver", state=state, code=code, text=self.names.get(code, str(error)), version="", count=0)
             return False
         finally:
@@ -340,7 +321,7 @@ class Probe:
             count = self.nvml.nvmlDeviceGetCount()
         except Exception as error:  # noqa: BLE001 - a bug is raised again
             code = code_of(self.nvml, error)
-            if code in _INIT_STATES:
+            if code in INIT_STATES:
                 self._refused(code)
             return
         finally:

@@ -166,15 +166,7 @@ def xid_seen(turn: Turn, event: events.XidSeen) -> None:
     told = _told(gpu, event)
     if told is not None and (event.source == "nvml" or told.source == "kernel"):
         return
-    note = XidNote(
-        xid=event.xid,
-        at=event.at,
-        run=run.id if run is not None else "",
-        name=run.name if run is not None else "",
-        place=event.place,
-        source=event.source,
-        attempt=run.attempts if run is not None else 0,
-    )
+    note = _note(event, run)
     if told is not None:  # NVML was faster, and the kernel log says more: that counts instead, and once
         gpu = replace(gpu, xids=tuple(one for one in gpu.xids if one is not told))
     else:
@@ -187,6 +179,11 @@ def xid_seen(turn: Turn, event: events.XidSeen) -> None:
         gpu = replace(gpu, xids=(*gpu.xids[:-1], replace(gpu.xids[-1], last=True)))
         turn.world = turn.world.with_gpu(gpu)
     _carry_out(turn, gpu, _case(row, judgement, run, event))
+
+
+def _note(event: events.XidSeen, run: Run | None) -> XidNote:
+    note = XidNote(xid=event.xid, at=event.at, place=event.place, source=event.source)
+    return note if run is None else replace(note, run=run.id, name=run.name, attempt=run.attempts)
 
 
 def _remember_place(turn: Turn, event: events.XidSeen | events.KernelSaid) -> None:
