@@ -231,7 +231,7 @@ def test_the_probe_stays_small():
         [sys.executable, "-c", "import supervisor.sources.gpu_probe, pynvml, sys; print(*sorted(sys.modules))"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip
-    parts = {"gpu_board", "gpu_events", "gpu_probe", "gpu_probe_calls"}
+    parts = {"gpu_board", "gpu_events", "gpu_probe", "gpu_probe_calls", "gpu_refusals"}
     allowed = {"supervisor", "supervisor.sources", *(f"supervisor.sources.{part}" for part in parts)}
     assert {name for name in told if name.split(".")[0] == "supervisor"} == allowed
     assert not {"msgspec", "psutil", "pathlib", "asyncio", "logging"} & set(told)
