@@ -122,4 +122,5 @@ def test_a_machine_without_gpus_says_so_once(still):
         still.restart()
         still.train("truck", epochs=1)
         wait_for_type(receiver, "run.succeeded")
-        assert types(receiver.received).count("supervisor.gpus-none") == 1
+        told = [one for one in receiver.received if "supervisor.gpus-none" in types([one])]
+        assert len({one["headers"]["webhook-id"] for one in told}) == 1  # the first daemon may die before it knows
