@@ -37,5 +37,5 @@ def test_a_named_gpu_is_what_the_program_is_shown_whatever_it_writes(tmp_path):
         uuid = driver.uuid(2)
         assert said(server, "third") == [f"begins with {uuid}", f"starts {uuid}"]
         assert said(server, "cpu") == ["begins with ", "starts "]
-        assert f"there is no GPU 3; there are GPUs 0 to 2" in server.error_beside(absent)
+        assert "there is no GPU 3; there are GPUs 0 to 2" in server.error_beside(absent)
         assert "no GPU here has so much memory" in server.error_beside(large)
