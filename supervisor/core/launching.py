@@ -37,7 +37,7 @@ def prepared(turn: Turn, run: Run, event: events.Prepared) -> None:
         differences=event.differences,
         distrust_from=0 if event.start != "refused" else run.distrust_from,
     )
-    if event.start not in {"finished", "refused", "watch"} and run.job.gpus and not attempt.gpu_ids:
+    if event.start not in {"finished", "refused", "watch"} and run.job.gpus and not attempt.gpu_ids and not run.stop:
         # it was to be watched only, and is over: what follows needs GPUs of its own
         endings.queue_again(turn, _without_attempt(run), f"{start_words(event)}; it needs {run.job.gpus} GPUs now")
     elif event.start == "finished":

@@ -153,7 +153,7 @@ class GpuTreater:
         quarantine = gpu.quarantine  # the order waited until nothing ran, and it may be met or lifted meanwhile
         if quarantine is None or quarantine.needs != "reboot" or quarantine.met:
             return self._nothing(action, "the machine was not restarted: the GPU does not need it any more")
-        if quarantine.since < self._now() - self._uptime_s():
+        if (quarantine.needed_since or quarantine.since) < self._now() - self._uptime_s():
             return self._nothing(action, "the machine was restarted since that was ordered")
         words = self._command("reboot", gpu)
         if not words:

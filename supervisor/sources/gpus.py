@@ -179,16 +179,16 @@ class GpuSource:
 
     # ---- the thread
     def _work(self) -> None:
-        self._remember()
+        self._safely(self._remember)
         while not self._stopping:
-            self._turn_safely()
+            self._safely(self._turn)
             self._wait()
         self._life.close()
 
-    def _turn_safely(self) -> None:
+    def _safely(self, what: Callable[[], None]) -> None:
         """Do what is to be done; a bug in that is said once, and must not end the watching for good."""
         try:
-            self._turn()
+            what()
         except Exception as error:
             if repr(error) != self._broken:
                 log.exception("a bug: watching GPUs failed")

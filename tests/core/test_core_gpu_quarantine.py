@@ -383,6 +383,7 @@ def test_a_gpu_that_stays_lost_is_told_and_at_last_inspected():
     booted(bench, 2, without=(0,))
     assert (len(pages(bench)), bench.gpu().quarantine.needs) == (2, "reboot")
     booted(bench, 3, without=(0,))
+    bench.wait(400.0)
     assert bench.gpu().quarantine.needs == "person"
     assert len(pages(bench)) == 3
 
@@ -393,8 +394,11 @@ def test_a_reset_that_did_not_help_is_told():
     bench.found("reset-required")
     (order,) = bench.of(actions.TreatGpu)
     bench.tell(events.GpuTreated, gpu=uuid(0), what="reset", ok=True, answers=order.key)
-    bench.wait(60.0)
+    bench.wait(200.0)
+    assert "did not help" not in bench.gpu().quarantine.reason
+    bench.wait(200.0)
     assert "the reset did not help" in bench.gpu().quarantine.reason
+    assert len(bench.of(actions.TreatGpu)) == 2
 
 
 def test_one_restart_is_one():
@@ -491,3 +495,36 @@ def test_a_probe_that_comes_and_goes_is_told_once_an_hour():
     bench.wait(4000.0)
     bench.seen(state="crashed", text="again")
     assert bench.said().count("gpu-driver") == 2
+
+
+@pytest.mark.parametrize("by_person", [True, False])
+def test_a_reset_that_helped_is_seen_when_its_finding_is_over(by_person):
+    """A finding ends only after it was well for a while: the test follows then, and no second reset."""
+    bench = GpuBench(1, gpu={"reset": not by_person})
+    bench.running("earlier")
+    bench.finish("earlier")
+    bench.found("reset-required")
+    if by_person:
+        bench.tell(events.GpuOrdered, gpu=uuid(0), what="test", by="ann")
+    else:
+        (order,) = bench.of(actions.TreatGpu)
+        bench.tell(events.GpuTreated, gpu=uuid(0), what="reset", ok=True, answers=order.key)
+    bench.wait(120.0)
+    bench.found("reset-required", open=False)
+    bench.wait(40.0)
+    answer(bench, ok=True)
+    assert bench.gpu().quarantine is None
+    assert len(bench.of(actions.TreatGpu)) == (0 if by_person else 1)
+
+
+def test_a_restart_that_is_no_longer_needed_is_no_dead_end():
+    """The machine was restarted since the order: what it needed was done, and it is tested."""
+    bench = GpuBench(1, gpu={"reboot": True})
+    bench.running("earlier")
+    bench.finish("earlier")
+    bench.xid(79)
+    (order,) = bench.of(actions.TreatGpu)
+    bench.tell(events.GpuTreated, gpu=uuid(0), what="nothing", ok=True, text="restarted since", answers=order.key)
+    bench.wait(20.0)
+    answer(bench, ok=True)
+    assert bench.gpu().quarantine is None

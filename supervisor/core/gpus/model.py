@@ -78,7 +78,8 @@ class Quarantine(msgspec.Struct, frozen=True, kw_only=True):
     """A GPU that is not given out. `needs`, before it may be tested and come back: test, reset, reboot or person.
 
     `met`: what it needs was done. `by` is empty if nobody but the supervisor wants it. `xid`: what led to it. `retest`:
-    something happened while it was being tested. `asked`: who wants it tested now.
+    something happened while it was being tested. `asked`: who wants it tested now. `met_at`:
+    when what it needs was done; `needed_since`: since when it needs that.
     """
 
     reason: str
@@ -95,6 +96,8 @@ class Quarantine(msgspec.Struct, frozen=True, kw_only=True):
     treated: bool = False
     retest: bool = False
     asked: str = ""
+    met_at: float = 0.0
+    needed_since: float = 0.0
 
 
 class Drain(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,6 +21,8 @@ FIRST_TEST_S = 10.0
 LONGEST_S = 3600.0  # no time that we set ourselves lies further away
 NOT_RUN_AGAIN_S = 600.0
 NOT_RUN_LIMIT = 6
+HELP_S = 300.0  # longer than the quiet time after which any finding is over (core.gpus.limits: 120 s)
+HELP_AGAIN_S = 30.0
 ESCALATE_S = 7 * 86400.0
 HELPLESS = 2  # so many resets or reboots in that time that did not help: somebody must look at the hardware
 
@@ -46,6 +48,7 @@ def enter(turn: Turn, gpu: Gpu, reason: str, needs: str, *, xid: int = 0, by: st
         testing=testing,
         retest=testing and needs == "test",
         asked=asked,
+        needed_since=turn.now,
     )
     quarantine = _with_first_test(quarantine, turn.now)
     gpu = passport.noted(replace(gpu, quarantine=quarantine), turn.now, "quarantine", reason)
@@ -144,7 +147,7 @@ def met(turn: Turn, gpu: Gpu, how: str) -> Gpu:
     quarantine = gpu.quarantine
     if quarantine is None or quarantine.met or quarantine.needs == "person" or quarantine.by:
         return gpu
-    quarantine = _with_first_test(replace(quarantine, met=True), turn.now)
+    quarantine = _with_first_test(replace(quarantine, met=True, met_at=turn.now), turn.now)
     gpu = passport.noted(replace(gpu, quarantine=quarantine), turn.now, "may be tested", how)
     turn.world = turn.world.with_gpu(gpu)
     return gpu
@@ -196,7 +199,7 @@ def _after_the_wait(turn: Turn, gpu: Gpu, quarantine: Quarantine) -> None:
     """Test it, or see that what was done did not help."""
     why = leases.broken(replace(gpu, quarantine=None), turn.world)
     if why and quarantine.met and turn.world.driver.state == OK:
-        enter(turn, gpu, f"the {quarantine.needs} did not help: it {why}", quarantine.needs)
+        _see_whether_it_helped(turn, gpu, quarantine, why)
     elif why or (turn.world.policy.gpu.self_test == "never" and not quarantine.asked):
         return
     elif gpu.holders:
@@ -217,6 +220,18 @@ def _may_reboot(turn: Turn) -> bool:
 def _treat(turn: Turn, gpu: Gpu, quarantine: Quarantine, what: str) -> None:
     turn.world = turn.world.with_gpu(replace(gpu, quarantine=replace(quarantine, treated=True)))
     turn.act(TreatGpu(key=f"gpu/{gpu.uuid}/{what}-{turn.number()}", gpu=gpu.uuid, what=what))
+
+
+def _see_whether_it_helped(turn: Turn, gpu: Gpu, quarantine: Quarantine, why: str) -> None:
+    """A finding is over only when it has been well for a while: that is waited for."""
+    if turn.now - quarantine.met_at < HELP_S:
+        later = replace(quarantine, next_test_at=turn.now + HELP_AGAIN_S)
+        turn.world = turn.world.with_gpu(replace(gpu, quarantine=later))
+        return
+    reason = f"the {quarantine.needs} did not help: it {why}"
+    gpu = enter(turn, gpu, reason, quarantine.needs, asked=quarantine.asked)
+    if gpu.quarantine is not None:
+        _attend(turn, gpu, gpu.quarantine)  # another one, if it may be done and there was only one
 
 
 def next_at(world: World, now: float) -> float | None:
@@ -282,7 +297,8 @@ def _after_test(turn: Turn, gpu: Gpu, quarantine: Quarantine, event: events.GpuT
 def _not_run(turn: Turn, gpu: Gpu, quarantine: Quarantine, why: str) -> None:
     """The test could not be made: that says nothing of the GPU; after some tries a person is asked."""
     tries = quarantine.not_run + 1
-    at = turn.now + NOT_RUN_AGAIN_S
+    ready = quarantine.needs == "test" or quarantine.met or bool(quarantine.asked)
+    at = turn.now + NOT_RUN_AGAIN_S if ready else None
     later = replace(quarantine, testing=False, not_run=tries, next_test_at=at, result=f"not tested: {why}")
     gpu = replace(gpu, quarantine=later)
     turn.world = turn.world.with_gpu(gpu)
@@ -302,7 +318,9 @@ def treated(turn: Turn, event: events.GpuTreated) -> None:
         outcome = f"{event.what} ordered" if event.ok else f"{event.what} failed"
         gpu = passport.noted(gpu, turn.now, outcome, event.text)
     turn.world = turn.world.with_gpu(gpu)
-    if event.what == "reset" and event.ok:
+    if event.what == "nothing" and gpu.quarantine is not None and gpu.quarantine.needs == "reboot":
+        met(turn, gpu, event.text)  # it was restarted since
+    elif event.what == "reset" and event.ok:
         met(turn, replace(gpu, reset_when_idle=""), "it was reset")
     elif event.what in {"reset", "reboot"} and not event.ok:
         enter(turn, gpu, f"the {event.what} failed: {event.text}", "person")
