@@ -38,7 +38,7 @@ def started(turn: Turn, event: events.DaemonStarted) -> None:
     turn.world = replace(turn.world, boot=event.boot, draining=False)
     inventory.started(turn)
     if rebooted:
-        inventory.rebooted(turn)
+        quarantine.rebooted(turn)
     for run in tuple(turn.world.live.values()):
         if run.stop is not None and run.stop.how == "autopsy":
             hangs.moving(turn, run)  # nobody looked for a while: a hang is proven anew before it is ended

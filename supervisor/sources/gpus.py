@@ -132,11 +132,6 @@ class GpuSource:
         child = self._life.child
         return child.pid if child is not None else 0
 
-    @property
-    def stuck_probes(self) -> int:
-        """How many earlier probes hang in the driver and cannot be ended."""
-        return self._life.stuck
-
     def release(self, uuids: tuple[str, ...] = ()) -> bool:
         """Close NVML, for a reset of these GPUs; True when it is closed. Ends by `resume`, at the latest after a while.
 

@@ -9,7 +9,7 @@ import msgspec
 
 from supervisor.core import words
 from supervisor.core.events import GpuOrdered
-from supervisor.core.gpus import leases, lookup, quarantine
+from supervisor.core.gpus import leases, lookup, notices
 from supervisor.core.gpus.model import Gpu
 from supervisor.core.gpus.readings import Reading
 from supervisor.core.gpus.standing import is_drained, person, standing
@@ -187,7 +187,7 @@ def _but(world: World, gpu: Gpu, now: float) -> str:
 def _quarantined(world: World, before: Gpu, gpu: Gpu, _now: float) -> str:
     held = before.quarantine
     already = f" (it was already: {held.reason})" if held is not None else ""
-    after = quarantine.after(world, gpu.quarantine) if gpu.quarantine is not None else ""
+    after = notices.after(world, gpu.quarantine) if gpu.quarantine is not None else ""
     return f"{gpu.label} is in quarantine{already}{_goes_on(world, gpu)}. {after}"
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from supervisor.core import views as run_views
 from supervisor.core import words
-from supervisor.core.gpus import quarantine, views
+from supervisor.core.gpus import notices, views
 from supervisor.core.gpus.model import Drain, Driver, GpuWish, Noted, Passport, Quarantine
 from supervisor.core.gpus.passport import short
 from supervisor.core.gpus.readings import Failed, Reading
@@ -33,7 +33,7 @@ def test_a_gpu_that_answers_again_is_not_said_to_need_help(kind):
         assert standing(one, known, NOW, old) == standing(one, known, NOW)
     if kind != "unknown-error":
         assert standing(held, known, NOW, answers).why.endswith("but it answers again")
-        assert standing(held, known, NOW, answers).todo == quarantine.todo(known, held)
+        assert standing(held, known, NOW, answers).todo == notices.todo(known, held)
 
 
 def test_what_the_probe_says_of_the_driver_is_said_once():

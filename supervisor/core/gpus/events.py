@@ -23,7 +23,8 @@ class GpusSeen(Event, frozen=True, kw_only=True, tag=True):
 class GpuFound(Event, frozen=True, kw_only=True, tag=True):
     """Something about one GPU (`gpu` is its UUID) began, or, not `open`, is over. Kinds: see core.gpus.findings.
 
-    `source`: nvml, sysfs, kernel (a line without an Xid) or inventory. `values` are the numbers behind it.
+    `source`: nvml, sysfs, kernel (a line without an Xid), gate (the look before a start) or inventory. `values` are the
+    numbers behind it.
     """
 
     gpu: str

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from supervisor.core import events, orders
 from supervisor.core.actions import TreatGpu
-from supervisor.core.gpus import court, leases, passport, quarantine, xids
+from supervisor.core.gpus import court, leases, notices, passport, quarantine, xids
 from supervisor.core.gpus.findings import KINDS, Kind
 from supervisor.core.gpus.model import Finding, Gpu, Sign, XidNote
 from supervisor.core.model import Phase, Run, StopOrder
@@ -75,8 +75,8 @@ def _tell(turn: Turn, gpu: Gpu, kind: Kind, event: events.GpuFound) -> None:
         filter(
             None,
             (
-                f"{quarantine.described(gpu)} {kind.title}: {event.text}",
-                quarantine.on_it(turn.world, gpu),
+                f"{notices.described(gpu)} {kind.title}: {event.text}",
+                notices.on_it(turn.world, gpu),
                 "No new training starts there while that lasts" if kind.blocks else "",
             ),
         )
@@ -95,7 +95,7 @@ def _close(turn: Turn, gpu: Gpu, key: str, event: events.GpuFound) -> None:
     turn.world = turn.world.with_gpu(gpu)
     others = any(KINDS[one.kind].blocks for one in gpu.findings.values())
     if kind.severity != "info" and gpu.quarantine is None and not _has(gpu, event.finding) and not others:
-        text = f"{quarantine.described(gpu)}: it {kind.title} no more. {event.text}".rstrip()
+        text = f"{notices.described(gpu)}: it {kind.title} no more. {event.text}".rstrip()
         turn.announce(None, "gpu-over", "info", f"{gpu.label} is well again", text, facts={"uuid": gpu.uuid})
     if kind.needs and not any(KINDS[one.kind].needs for one in gpu.findings.values()):
         gpu = quarantine.met(turn, gpu, f"it {kind.title} no more")
@@ -280,7 +280,7 @@ def _tell_xid(turn: Turn, gpu: Gpu, case: _Case, todo: str) -> None:
     if _said_before(turn, f"xid/{gpu.uuid}/{case.row.xid}/{name}"):
         return
     title = f"Xid {case.row.xid} on {gpu.label}" + (f" ({name})" if name else "")
-    body = f"{quarantine.described(gpu)}: {case.text}. {case.row.means}".rstrip()
+    body = f"{notices.described(gpu)}: {case.text}. {case.row.means}".rstrip()
     turn.announce(None, "xid", "notice", title, body, todo=todo, facts={"uuid": gpu.uuid})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from supervisor.core import events
-from supervisor.core.gpus import health, leases, model, passport, quarantine
+from supervisor.core.gpus import health, leases, model, passport
 from supervisor.core.gpus.model import Driver, Finding, Gpu, GpuFacts
 from supervisor.core.turn import Turn
 
@@ -45,7 +45,7 @@ def _list(turn: Turn, event: events.GpusSeen) -> None:
             _gone(turn, gpu, quiet=not listed)
 
 
-def translate(turn: Turn) -> None:
+def _translate(turn: Turn) -> None:
     """Whoever runs keeps its GPUs when the watch begins or ends: by UUID from then on, or by index.
 
     So it is for attempts that an older version began as well.
@@ -62,11 +62,8 @@ def translate(turn: Turn) -> None:
 
 def count(turn: Turn) -> None:
     """Where a probe tells of GPUs, their number is what it told, lost ones included."""
-    policy, number = turn.world.policy, len(turn.world.gpus)
-    told = turn.world.driver.state in {model.OK, model.NONE}
-    if told and leases.watched(turn.world) and policy.gpu_count != number:
-        turn.world = replace(turn.world, policy=replace(policy, gpu_count=number))
-    translate(turn)
+    turn.world = leases.counted(turn.world)
+    _translate(turn)
 
 
 def _here(turn: Turn, facts: GpuFacts) -> None:
@@ -143,11 +140,6 @@ def _say(turn: Turn, event: events.GpusSeen) -> None:
         severity = "page" if had else "notice"
         title = _TITLES.get(event.state, "The GPU driver cannot be used")
         turn.announce(None, "gpu-driver", severity, title, f"{event.text or event.state}.{waits}")
-
-
-def rebooted(turn: Turn) -> None:
-    """A new boot: what was seen in the last one is asked anew."""
-    quarantine.rebooted(turn)
 
 
 def started(turn: Turn) -> None:

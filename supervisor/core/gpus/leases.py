@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
-from supervisor.core import words
 from supervisor.core.gpus import model
 from supervisor.core.gpus.findings import KINDS
 from supervisor.core.gpus.model import Gpu, GpuFacts, Holder
@@ -94,6 +94,14 @@ def unusable(gpu: Gpu, world: World, now: float) -> str:
 def on(world: World, uuid: str) -> list[Run]:
     """The runs whose attempt has this GPU now."""
     return [run for run in world.live.values() if run.busy and run.attempt and uuid in run.attempt.gpu_ids]
+
+
+def counted(world: World) -> World:
+    """The world whose policy knows how many GPUs there are, lost ones included, where a probe tells of them."""
+    told = world.driver.state in {model.OK, model.NONE} and watched(world)
+    if not told or world.policy.gpu_count == len(world.gpus):
+        return world
+    return replace(world, policy=replace(world.policy, gpu_count=len(world.gpus)))
 
 
 def changes_at(gpu: Gpu) -> Iterable[float]:
@@ -225,8 +233,3 @@ def is_last(gpu: Gpu, now: float) -> bool:
     """True for a GPU with a doubtful record: it is given out when no other is free."""
     doubtful = any(one.kind in {"ecc-rate", "remap-pending", "hot"} for one in gpu.findings.values())
     return doubtful or any(note.last and now - note.at < LAST_S for note in gpu.xids)
-
-
-def waiting_words(waiting_for: str) -> str:
-    """What a run that waits for GPUs waits for, for a person."""
-    return waiting_for.partition(": ")[2] or words.waiting(waiting_for)

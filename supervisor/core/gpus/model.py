@@ -141,7 +141,7 @@ class Passport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Gpu(msgspec.Struct, frozen=True, kw_only=True):
-    """A GPU, by its UUID. `present`: the driver lists it; `shown_index` is what a person calls it.
+    """A GPU, by its UUID. `present`: the driver lists it.
 
     `not_before`: found busy just before a start, so that it is not tried again at once. `reset_when_idle`: why it
     should be reset at the next occasion. `test_key`: the self-test that is under way.

@@ -13,6 +13,7 @@ from supervisor.core.actions import TestGpu, TreatGpu
 from supervisor.core.gpus import leases, passport
 from supervisor.core.gpus.findings import KINDS
 from supervisor.core.gpus.model import OK, Drain, Gpu, Quarantine
+from supervisor.core.gpus.notices import after, described, on_it, todo
 from supervisor.core.model import World
 from supervisor.core.turn import Turn
 
@@ -83,63 +84,6 @@ def _tell(turn: Turn, gpu: Gpu, quarantine: Quarantine) -> None:
     text = f"{'. '.join(filter(None, told))}. {after(turn.world, quarantine)}"
     title = f"{gpu.label} is in quarantine"
     turn.announce(None, "gpu-quarantine", severity, title, text, todo=todo(turn.world, gpu), facts={"uuid": gpu.uuid})
-
-
-def on_it(world: World, gpu: Gpu) -> str:
-    """What becomes of the trainings that have the GPU, in words; empty if there are none."""
-    runs = leases.on(world, gpu.uuid)
-    ended = [run.name for run in runs if run.stop is not None and run.stop.of_gpu]
-    stay = [run.name for run in runs if run.name not in ended]
-    told = (
-        f"{', '.join(ended)} cannot go on there: ended, and resumed elsewhere" if ended else "",
-        f"{', '.join(stay)} {'runs' if len(stay) == 1 else 'run'} there and {'goes' if len(stay) == 1 else 'go'} on"
-        if stay
-        else "",
-    )
-    return "; ".join(filter(None, told))
-
-
-def described(gpu: Gpu) -> str:
-    """`GPU 3 (NVIDIA L40S, 0000:3b:00.0)`."""
-    who = ", ".join(filter(None, (gpu.facts.name, gpu.facts.bus_id)))
-    return f"{gpu.label} ({who})" if who else gpu.label
-
-
-def after(world: World, quarantine: Quarantine) -> str:
-    """How the GPU comes back."""
-    if quarantine.by or quarantine.needs == "person":
-        return "It stays out until a person releases it."
-    if quarantine.asked:
-        return "It comes back when it has passed."
-    if world.policy.gpu.self_test == "never":
-        return "The self-test is switched off, so it stays out until a person releases it."
-    if quarantine.needs == "test" or quarantine.met:
-        return "It comes back by itself when it has passed its self-test."
-    if quarantine.needs == "reset" and not world.policy.gpu.reset:
-        return "After a reset it must pass its self-test."
-    return f"After a {quarantine.needs} it is tested, and comes back by itself if it passes."
-
-
-def todo(world: World, gpu: Gpu) -> str:
-    """The one thing that a person does, as a command."""
-    quarantine = gpu.quarantine
-    if quarantine is None:
-        return ""
-    release = f"yolo-supervisor gpu release {gpu.index}"
-    never = world.policy.gpu.self_test == "never"
-    if quarantine.by:
-        return release
-    if quarantine.needs == "reset" and not quarantine.met:
-        runs = ", ".join(run.name for run in leases.on(world, gpu.uuid))
-        first = f"when {runs} no longer runs there (yolo-supervisor ls): " if runs else ""
-        then = release if never else f"yolo-supervisor gpu test {gpu.index}"
-        return f"{first}sudo nvidia-smi --gpu-reset -i {gpu.uuid}; then {then}"
-    if quarantine.needs == "reboot" and not quarantine.met:
-        then = f"; then {release}" if never else ""
-        return f"yolo-supervisor drain; when nothing runs any more: sudo systemctl reboot{then}"
-    if quarantine.needs == "person":
-        return f"yolo-supervisor gpu bundle {gpu.index} collects the evidence; inspect the hardware; then {release}"
-    return f"nothing; or without the test: {release}"
 
 
 def met(turn: Turn, gpu: Gpu, how: str) -> Gpu:
@@ -259,7 +203,7 @@ def _any_python(world: World) -> str:
 
 
 def tested(turn: Turn, event: events.GpuTested) -> None:
-    """The self-test came to an end: passed, the GPU comes back; failed, it is tried later, or a person must look."""
+    """The self-test came to an end: passed, the GPU comes back; failed, a person must look."""
     gpu = turn.world.gpus.get(event.gpu)
     if gpu is None or (gpu.quarantine is not None and event.answers != gpu.test_key):
         return  # of a test that was overtaken
@@ -360,18 +304,13 @@ def order(turn: Turn, event: events.GpuOrdered) -> None:
 
 def _quarantine(turn: Turn, gpu: Gpu, event: events.GpuOrdered) -> None:
     reason = event.reason or f"{event.by} wants it so"
-    old = gpu.quarantine
-    if old is not None:  # a person's word replaces ours, whatever it needed
-        gpu = replace(gpu, quarantine=None)
-    gpu = enter(turn, gpu, reason, "person", by=event.by)
+    enter(turn, replace(gpu, quarantine=None), reason, "person", by=event.by)  # instead of ours, whatever it needed
 
 
 def _release(turn: Turn, gpu: Gpu, event: events.GpuOrdered) -> None:
     """Back into use; one that is not there any more is forgotten."""
     if not gpu.present:
-        turn.world = turn.world.without_gpu(gpu.uuid)
-        policy = turn.world.policy
-        turn.world = replace(turn.world, policy=replace(policy, gpu_count=len(turn.world.gpus)))
+        turn.world = leases.counted(turn.world.without_gpu(gpu.uuid))
         turn.announce(
             None, "gpu-forgotten", "info", f"{gpu.label} is forgotten", f"{described(gpu)}: {event.by} asked."
         )

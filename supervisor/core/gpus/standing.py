@@ -6,7 +6,7 @@ import msgspec
 from msgspec.structs import replace
 
 from supervisor.core import words
-from supervisor.core.gpus import leases, quarantine
+from supervisor.core.gpus import leases, notices
 from supervisor.core.gpus.findings import KINDS
 from supervisor.core.gpus.model import Drain, Finding, Gpu, Quarantine
 from supervisor.core.gpus.readings import Reading
@@ -78,7 +78,7 @@ def standing(gpu: Gpu, world: World, now: float, reading: Reading | None = None)
         return stands
     again = f"{stands.why}; but it answers again"
     if gpu.quarantine is not None:
-        return replace(stands, why=again, todo=quarantine.todo(world, gpu))
+        return replace(stands, why=again, todo=notices.todo(world, gpu))
     return replace(stands, why=f"{again}, and is given out when it has been well for a while", todo="")
 
 
@@ -140,7 +140,7 @@ def _in_quarantine(gpu: Gpu, held: Quarantine, world: World, now: float) -> Stan
     if held.next_test_at is not None and (world.policy.gpu.self_test != "never" or held.asked):
         soon = f"in {words.duration(held.next_test_at - now)}" if held.next_test_at > now else "when it is idle"
         told.append(f"it is tested {soon}")
-    return Standing("quarantined", f"{'; '.join(told)}. {quarantine.after(world, held)}", quarantine.todo(world, gpu))
+    return Standing("quarantined", f"{'; '.join(told)}. {notices.after(world, held)}", notices.todo(world, gpu))
 
 
 def _missing(gpu: Gpu) -> Standing:
