@@ -91,7 +91,7 @@ def test_a_kernel_that_does_not_answer_holds_nobody_up(monkeypatch, hangs):
     """Whether anything of NVIDIA is here is asked in passing: no answer means that there is something."""
     go_on = threading.Event()
     begun = []
-    monkeypatch.setattr(gpu_life, "TRACES_S", 0.05)
+    monkeypatch.setattr(gpu_life, "TRACES_S", 0.05 if hangs else 20.0)
     monkeypatch.setattr(gpu_life, "has_traces", lambda *_: hangs and go_on.wait(20))
     monkeypatch.setattr(gpu_life, "Child", lambda *_: begun.append(Child()) or begun[0])
     one = Life()
