@@ -184,16 +184,17 @@ class Eyes:
         """Watch again."""
         self._source.resume()
 
-    def set_power(self, gpu: str, share: float, timeout_s: float, /) -> str:
-        """Limit a GPU's power to a share of its default, 1: lift the limit. Why it was not done; empty if it was."""
-        if share >= 1:
-            ok, text = self._source.set_power(gpu, None)
-            return "" if ok else text
+    def power_limits(self, gpu: str, timeout_s: float, /) -> tuple[float, float] | None:
+        """Watts that a GPU may draw now, and by default; None where the driver does not tell."""
         reading = self.look((gpu,), timeout_s).get(gpu)
-        default_w = readings.number(reading, "power_default_w") if reading is not None else None
-        if default_w is None:
-            return "the driver does not tell the default power limit"
-        ok, text = self._source.set_power(gpu, share * default_w)
+        if reading is None:
+            return None
+        now_w, default_w = (readings.number(reading, name) for name in ("power_limit_w", "power_default_w"))
+        return None if now_w is None or default_w is None else (now_w, default_w)
+
+    def set_power(self, gpu: str, watts: float | None, /) -> str:
+        """Limit a GPU's power, None: to the board's default. Why it was not done; empty if it was."""
+        ok, text = self._source.set_power(gpu, watts)
         return "" if ok else text
 
 

@@ -29,6 +29,7 @@ class FakeEyes:
         self.drawing = {}
         self.looks = 0
         self.log = []
+        self.limits_w = (350.0, 350.0)
         self.power_problem = ""
         self.hangs = False
 
@@ -57,9 +58,13 @@ class FakeEyes:
         """Note it."""
         self.log.append(("resume",))
 
-    def set_power(self, gpu, share, timeout_s):
+    def power_limits(self, gpu, timeout_s):
+        """Now, and by default."""
+        return self.limits_w
+
+    def set_power(self, gpu, watts):
         """Note it, and fail as told."""
-        self.log.append(("power", gpu, share))
+        self.log.append(("power", gpu, watts))
         return self.power_problem
 
 

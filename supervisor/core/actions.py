@@ -143,12 +143,14 @@ class TestGpu(Action, frozen=True, kw_only=True, tag=True):
 class TreatGpu(Action, frozen=True, kw_only=True, tag=True):
     """Reset a GPU, reboot the machine, or limit a GPU's power to a share of its default. Answered by GpuTreated.
 
-    Resets and reboots are ordered only where the administrator lets them be done. `share` 1 lifts the limit.
+    Resets and reboots are ordered only where the administrator lets them be done. `share` 1 lifts the limit:
+    back to `watts`, which were in force before (0: to the board's default).
     """
 
     gpu: str
     what: str
     share: float = 1.0
+    watts: float = 0.0
 
 
 class Announce(Action, frozen=True, kw_only=True, tag=True):

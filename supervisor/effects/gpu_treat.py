@@ -17,6 +17,7 @@ from supervisor import durable
 from supervisor.clock import current_boot, uptime_s
 from supervisor.core import events
 from supervisor.core.actions import TreatGpu
+from supervisor.core.gpus import leases
 from supervisor.core.gpus.model import Gpu
 from supervisor.core.model import Boot, World
 from supervisor.core.variables import SYSTEM_PATH, passed_on
@@ -26,6 +27,7 @@ from supervisor.errors import PermanentError, RetryableError
 
 COMMAND_S = 120.0  # a reset takes seconds, of eight GPUs behind one NVSwitch about a minute
 POWER_S = 10.0
+SAME_W = 1.0  # drivers round
 AGAIN_S = 60.0
 _TOLD = 500  # characters of what a command printed
 
@@ -41,8 +43,12 @@ class GpuControl(GpuEyes, Protocol):
         """Watch again what was given up. Harmless if nothing was."""
         ...
 
-    def set_power(self, gpu: str, share: float, timeout_s: float, /) -> str:
-        """Limit a GPU's power to a share of its default, 1: lift the limit. Why it was not done; empty if it was."""
+    def power_limits(self, gpu: str, timeout_s: float, /) -> tuple[float, float] | None:
+        """Watts that a GPU may draw now, and by default; None where the driver does not tell."""
+        ...
+
+    def set_power(self, gpu: str, watts: float | None, /) -> str:
+        """Limit a GPU's power, None: to the board's default. Why it was not done; empty if it was."""
         ...
 
 
@@ -89,11 +95,7 @@ class GpuTreater:
         """Answer with GpuTreated. Raises RetryableError while somebody uses what is to be reset."""
         gpu = gpu_look.known(self._world(), action.gpu)
         if action.what == "power":
-            problem = self._control.set_power(action.gpu, action.share, POWER_S)
-            words = (
-                f"limited to {action.share:.0%} of its default power" if action.share < 1 else "no power limit any more"
-            )
-            return (self._told(action, not problem, problem or words),)
+            return (self._power(action),)
         if action.what == "reset":
             return (self._reset(action, gpu),)
         if action.what == "reboot":
@@ -129,6 +131,25 @@ class GpuTreater:
             self._one_at_a_time.release()
         return self._told(action, ok, text)
 
+    # ---- power
+    def _power(self, action: TreatGpu) -> events.GpuTreated:
+        if action.share >= 1:
+            return self._limited(action, action.watts or None)
+        limits = self._control.power_limits(action.gpu, POWER_S)
+        if limits is None:
+            text = "the driver does not tell the power limits"
+            return msgspec.structs.replace(self._told(action, ok=False, text=text), share=action.share)
+        now_w, default_w = limits
+        wanted_w = action.share * default_w
+        ours = abs(now_w - wanted_w) < SAME_W  # set already, before a restart of the daemon: what was before is unknown
+        told = self._limited(action, min(now_w, wanted_w))  # an administrator may have set a lower limit
+        return msgspec.structs.replace(told, watts=0.0 if ours else now_w)
+
+    def _limited(self, action: TreatGpu, watts: float | None) -> events.GpuTreated:
+        problem = self._control.set_power(action.gpu, watts)
+        words = f"limited to {watts:.0f} W" if watts else "the board's default power limit"
+        return msgspec.structs.replace(self._told(action, not problem, problem or words), share=action.share)
+
     def _users(self, gpu: Gpu) -> str:
         """Who uses it just now.
 
@@ -136,9 +157,7 @@ class GpuTreater:
         and it is `nvidia-smi --gpu-reset` itself that refuses where somebody has the GPU open.
         """
         world = self._world()
-        using = [
-            run.name for run in world.live.values() if run.busy and run.attempt and gpu.uuid in run.attempt.gpu_ids
-        ]
+        using = [run.name for run in leases.on(world, gpu.uuid)]
         if using:
             return f"{using[0]} has it"
         (seen,) = gpu_look.see(self._control, world, (gpu.uuid,))

@@ -248,6 +248,70 @@ def test_heat_lowers_the_power_and_gives_it_back():
     assert [one.share for one in bench.of(actions.TreatGpu)] == [0.8, 1.0]
 
 
+def powered(bench, *, share, ok=True, watts=0.0):
+    """The answer to the last order about power."""
+    key = bench.of(actions.TreatGpu)[-1].key
+    bench.tell(events.GpuTreated, answers=key, gpu=uuid(0), what="power", ok=ok, text="x", share=share, watts=watts)
+
+
+def limited(watts=300.0):
+    """A bench whose hot GPU has less power, and had so much before."""
+    bench = GpuBench(1, gpu={"power_cap": 0.8})
+    bench.found("throttled")
+    powered(bench, share=0.8, watts=watts)
+    return bench
+
+
+def test_a_cool_gpu_gets_the_limit_that_it_had():
+    """Not the board's default: an administrator may have set a lower one."""
+    bench = limited(300.0)
+    assert (bench.gpu().power_limited, bench.gpu().power_before_w) == (True, 300.0)
+    bench.found("throttled", open=False)
+    order = bench.of(actions.TreatGpu)[-1]
+    assert (order.share, order.watts) == (1.0, 300.0)
+    powered(bench, share=1.0)
+    assert (bench.gpu().power_limited, bench.gpu().power_before_w) == (False, 0.0)
+
+
+def test_a_limit_that_could_not_be_set_is_none():
+    """Nothing is lifted afterwards, and the next heat tries it once more."""
+    bench = GpuBench(1, gpu={"power_cap": 0.8})
+    bench.found("throttled")
+    powered(bench, share=0.8, ok=False)
+    assert not bench.gpu().power_limited
+    bench.found("throttled", open=False)
+    assert [one.share for one in bench.of(actions.TreatGpu)] == [0.8]
+    bench.found("throttled")
+    assert [one.share for one in bench.of(actions.TreatGpu)] == [0.8, 0.8]
+
+
+@pytest.mark.parametrize(("before_w", "command"), [(300.0, "-pl 300"), (0.0, "-pl WATTS")])
+def test_a_limit_that_could_not_be_lifted_is_told(before_w, command):
+    """The GPU is slower than it need be: somebody hears it, with the command; it is tried again after the next heat."""
+    bench = limited(before_w)
+    bench.found("throttled", open=False)
+    powered(bench, share=1.0, ok=False)
+    (told,) = [one for one in bench.of(actions.Announce) if one.what == "gpu-power" and one.channel == "ops"]
+    assert told.todo.endswith(command)
+    assert (bench.gpu().power_limited, bench.gpu().power_before_w) == (True, before_w)
+    bench.found("throttled")
+    bench.found("throttled", open=False)
+    assert [one.share for one in bench.of(actions.TreatGpu)] == [0.8, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("how", ["reset", "reboot"])
+def test_a_reset_ends_the_limit(how):
+    """The board forgets it: nothing is left to be lifted."""
+    bench = limited()
+    if how == "reset":
+        bench.tell(events.GpuTreated, gpu=uuid(0), what="reset", ok=True, text="x")
+    else:
+        bench.tell(events.DaemonStarted, pid=2, version="test", boot=SECOND_BOOT)
+    assert (bench.gpu().power_limited, bench.gpu().power_before_w) == (False, 0.0)
+    bench.found("throttled", open=False)
+    assert [one.share for one in bench.of(actions.TreatGpu)] == [0.8]
+
+
 def test_heat_alone_changes_no_power():
     """It is opt-in."""
     bench = GpuBench(1)

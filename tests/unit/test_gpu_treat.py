@@ -43,9 +43,9 @@ class Surgery:
             uptime_s=lambda: self.up_s,
         )
 
-    def __call__(self, what, share=1.0, key="gpu/1"):
+    def __call__(self, what, share=1.0, watts=0.0, key="gpu/1"):
         """The answer to an order."""
-        (event,) = self.treater(TreatGpu(key=key, gpu=UUID, what=what, share=share))
+        (event,) = self.treater(TreatGpu(key=key, gpu=UUID, what=what, share=share, watts=watts))
         assert (event.gpu, event.at) == (UUID, 5.0)
         return event
 
@@ -207,15 +207,46 @@ def test_an_order_from_before_this_boot_restarts_nothing(tmp_path):
 
 # ---- power
 def test_power_is_limited_and_the_limit_lifted(tmp_path):
-    """As a share of the default, by whoever watches the GPUs; saying it twice does no harm; a refusal is told."""
+    """To a share of the default, then back to what was in force; where that is not known, to the default."""
     surgery = Surgery(tmp_path)
-    assert surgery("power", 0.8).text == "limited to 80% of its default power"
-    assert surgery("power").ok
-    assert surgery("power").ok
-    assert surgery.eyes.log == [("power", UUID, 0.8), ("power", UUID, 1.0), ("power", UUID, 1.0)]
-    surgery.eyes.power_problem = "no permission"
     event = surgery("power", 0.8)
-    assert (event.ok, event.text) == (False, "no permission")
+    assert (event.ok, event.text, event.share, event.watts) == (True, "limited to 280 W", 0.8, 350.0)
+    event = surgery("power", watts=350.0)
+    assert (event.ok, event.text, event.share) == (True, "limited to 350 W", 1.0)
+    assert surgery("power").text == "the board's default power limit"
+    assert surgery.eyes.log == [("power", UUID, 280.0), ("power", UUID, 350.0), ("power", UUID, None)]
+
+
+def test_a_lower_limit_of_the_administrator_is_kept_and_restored(tmp_path):
+    """A hot GPU never gets more than it had, and neither does one that is well again."""
+    surgery = Surgery(tmp_path)
+    surgery.eyes.limits_w = (200.0, 350.0)
+    event = surgery("power", 0.8)
+    assert (event.ok, event.text, event.watts) == (True, "limited to 200 W", 200.0)
+    assert surgery("power", watts=event.watts).ok
+    assert surgery.eyes.log == [("power", UUID, 200.0)] * 2
+
+
+def test_a_limit_that_is_refused_is_told(tmp_path):
+    """Both ways; and where the driver does not tell what is allowed, nothing is set."""
+    surgery = Surgery(tmp_path)
+    surgery.eyes.power_problem = "NO_PERMISSION"
+    for share in (0.8, 1.0):
+        event = surgery("power", share)
+        assert (event.ok, event.text, event.share) == (False, "NO_PERMISSION", share)
+    untold = Surgery(tmp_path)
+    untold.eyes.limits_w = None
+    event = untold("power", 0.8)
+    assert (event.ok, event.text, event.share) == (False, "the driver does not tell the power limits", 0.8)
+    assert untold.eyes.log == []
+
+
+def test_our_own_limit_is_not_taken_for_what_was_before(tmp_path):
+    """The order may be carried out twice, with a restart of the daemon between: then nobody knows any more."""
+    surgery = Surgery(tmp_path)
+    surgery.eyes.limits_w = (280.0, 350.0)
+    event = surgery("power", 0.8)
+    assert (event.ok, event.text, event.watts) == (True, "limited to 280 W", 0.0)
 
 
 # ---- a child that must end in time

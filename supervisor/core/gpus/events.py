@@ -92,12 +92,17 @@ class GpuTested(Event, frozen=True, kw_only=True, tag=True):
 
 
 class GpuTreated(Event, frozen=True, kw_only=True, tag=True):
-    """What was ordered for a GPU (`what`: reset, reboot, power) was done, or, not `ok`, was not."""
+    """What was ordered for a GPU (`what`: reset, reboot, power) was done, or, not `ok`, was not.
+
+    Of power: to which `share` it was to be limited, and the `watts` that were in force before.
+    """
 
     gpu: str
     what: str
     ok: bool
     text: str = ""
+    share: float = 1.0
+    watts: float = 0.0
 
 
 class GpuOrdered(Event, frozen=True, kw_only=True, tag=True):

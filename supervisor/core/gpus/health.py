@@ -119,9 +119,11 @@ def _lift_limit(turn: Turn, gpu: Gpu) -> Gpu:
 
 
 def _power(turn: Turn, gpu: Gpu, share: float) -> Gpu:
+    watts = gpu.power_before_w if share >= 1.0 else 0.0
     gpu = replace(gpu, power_limited=share < 1.0)
     turn.world = turn.world.with_gpu(gpu)
-    turn.act(TreatGpu(key=f"gpu/{gpu.uuid}/power-{turn.number()}", gpu=gpu.uuid, what="power", share=share))
+    key = f"gpu/{gpu.uuid}/power-{turn.number()}"
+    turn.act(TreatGpu(key=key, gpu=gpu.uuid, what="power", share=share, watts=watts))
     return gpu
 
 

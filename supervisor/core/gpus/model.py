@@ -145,6 +145,7 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True):
 
     `not_before`: found busy just before a start, so that it is not tried again at once. `reset_when_idle`: why it
     should be reset at the next occasion. `test_key`: the self-test that is under way.
+    `power_limited`: we gave it less power, instead of `power_before_w` (0: unknown).
     """
 
     uuid: str
@@ -162,6 +163,7 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True):
     reset_when_idle: str = ""
     test_key: str = ""
     power_limited: bool = False
+    power_before_w: float = 0.0
 
     @property
     def index(self) -> int:

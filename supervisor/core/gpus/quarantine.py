@@ -252,11 +252,14 @@ def _not_run(turn: Turn, gpu: Gpu, quarantine: Quarantine, why: str) -> None:
 
 
 def treated(turn: Turn, event: events.GpuTreated) -> None:
-    """A reset or a reboot was tried. A failed one is for a person; a power limit is only noted."""
+    """A reset or a reboot was tried: a failed one is for a person. Or the power was limited, or that was lifted."""
     gpu = turn.world.gpus.get(event.gpu)
     if gpu is None:
         return
+    if event.what == "power":
+        gpu = _powered(turn, gpu, event)
     if event.what == "reset" and event.ok:
+        gpu = replace(gpu, power_limited=False, power_before_w=0.0)
         gpu = passport.treated(gpu, turn.now, "reset", event.text)
     else:  # a restart counts when it is over: see rebooted
         outcome = f"{event.what} ordered" if event.ok else f"{event.what} failed"
@@ -270,11 +273,23 @@ def treated(turn: Turn, event: events.GpuTreated) -> None:
         enter(turn, gpu, f"the {event.what} failed: {event.text}", "person")
 
 
+def _powered(turn: Turn, gpu: Gpu, event: events.GpuTreated) -> Gpu:
+    """What is so now: a limit that could not be set is none, one that could not be lifted is still there."""
+    limited = (event.share < 1.0) is event.ok
+    if limited and not event.ok:
+        text = f"{described(gpu)} is well again, but keeps the lower power limit: {event.text}."
+        watts = f"{gpu.power_before_w:g}" if gpu.power_before_w else "WATTS"
+        command = f"sudo nvidia-smi -i {gpu.uuid} -pl {watts}"
+        turn.announce(None, "gpu-power", "notice", f"{gpu.label} keeps a power limit", text, todo=command)
+    before_w = gpu.power_before_w if event.share >= 1.0 else event.watts
+    return replace(gpu, power_limited=limited, power_before_w=before_w if limited else 0.0)
+
+
 def rebooted(turn: Turn) -> None:
     """The machine was restarted: what was found before is over, and what needed that is done."""
     for before in tuple(turn.world.gpus.values()):
         gpu = replace(before, findings={}, signs=(), holders=(), not_before=0.0, reset_when_idle="")
-        gpu = replace(gpu, power_limited=False)
+        gpu = replace(gpu, power_limited=False, power_before_w=0.0)
         needed = gpu.quarantine is not None and gpu.quarantine.needs in {"reset", "reboot"} and not gpu.quarantine.met
         if needed:
             gpu = passport.treated(gpu, turn.now, "reboot", "the machine was restarted")
