@@ -13,6 +13,7 @@ import msgspec
 from supervisor import layout
 from supervisor.core import events
 from supervisor.core.actions import TestGpu
+from supervisor.core.gpus import leases
 from supervisor.core.model import World
 from supervisor.core.variables import SYSTEM_PATH, passed_on
 from supervisor.effects import gpu_look, short_child
@@ -88,9 +89,7 @@ class GpuTester:
     def _hindrance(self, gpu: str) -> str:
         """Why it may not be tested now."""
         world = self._world()
-        using = next(
-            (run for run in world.live.values() if run.busy and run.attempt and gpu in run.attempt.gpu_ids), None
-        )
+        using = next(iter(leases.on(world, gpu)), None)
         if using is not None:
             return f"{gpu_look.known(world, gpu).label} is given to {using.name}"
         if self._eyes is None:
