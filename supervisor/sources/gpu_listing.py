@@ -7,13 +7,12 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from supervisor.core.gpus import xids
 from supervisor.core.gpus.model import Finding, GpuFacts
 from supervisor.core.model import World
 from supervisor.machine import pci
 from supervisor.sources.gpu_record import facts_of, linked
 
-#: After these Xids the firmware answers nobody until the GPU is treated, and calls hang: DCGM stops all of them.
-SILENT_XIDS = frozenset({119, 120})
 #: What is left alone although it could never be named: this, and its index.
 NAMELESS = "#"
 
@@ -114,7 +113,7 @@ class Listing:
         found = []
         for gpu in self._world().gpus.values():
             quarantine = gpu.quarantine
-            if quarantine is not None and quarantine.xid in SILENT_XIDS and not quarantine.met:
+            if quarantine is not None and xids.row(quarantine.xid).stops_nvml and not quarantine.met:
                 found.append(gpu.uuid)
         return found
 

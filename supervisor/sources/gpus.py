@@ -20,6 +20,7 @@ import msgspec
 
 from supervisor.clock import Clock, current_boot, uptime_s
 from supervisor.core.events import Event, GpusSeen
+from supervisor.core.gpus import xids
 from supervisor.core.gpus.model import GpuFacts, Holder
 from supervisor.core.gpus.readings import LOST, UNKNOWN, Reading
 from supervisor.core.model import Boot, World
@@ -28,7 +29,7 @@ from supervisor.machine.gpu_processes import Ours
 from supervisor.sources.gpu_book import ORIGIN, Book
 from supervisor.sources.gpu_driver import described, uptime_warning
 from supervisor.sources.gpu_life import ProbeLife, Watching
-from supervisor.sources.gpu_listing import NAMELESS, SILENT_XIDS, Listing
+from supervisor.sources.gpu_listing import NAMELESS, Listing
 from supervisor.sources.gpu_probe_calls import NO_PERMISSION, OPERATING_SYSTEM, XID_EVENT
 from supervisor.sources.gpu_record import Processes, Record
 
@@ -313,7 +314,7 @@ class GpuSource:
             if self._book.is_counted_only(uuid, number):
                 return  # one of a storm: to look anew each time would only burden the driver
             self._when_listed(uuid, partial(self._book.xid, uuid, number))
-            if number in SILENT_XIDS:
+            if xids.row(number).stops_nvml:
                 self._life.leave_alone(uuid)
         self._look_now(uuid or None)
 
