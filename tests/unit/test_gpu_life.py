@@ -45,14 +45,14 @@ class Child:
 class Life:
     """A life of probes, and whom it left alone."""
 
-    def __init__(self, **watching):
+    def __init__(self, environment=(), **watching):
         world = World(gpus={"GPU-0": KNOWN})
         self.silent = []
         self.states = []
         listing = Listing(lambda: world)
         listing.begin(1, "ok")
         self.life = ProbeLife(
-            Watching(**watching), {}, listing, lambda *told: self.states.append(told), lambda *told: self.silent.append(told)
+            Watching(**watching), dict(environment), listing, lambda *told: self.states.append(told), lambda *told: self.silent.append(told)
         )  # fmt: skip
 
 
@@ -94,7 +94,7 @@ def test_a_kernel_that_does_not_answer_holds_nobody_up(monkeypatch, hangs):
     monkeypatch.setattr(gpu_life, "TRACES_S", 0.05 if hangs else 20.0)
     monkeypatch.setattr(gpu_life, "has_traces", lambda *_: hangs and go_on.wait(20))
     monkeypatch.setattr(gpu_life, "Child", lambda *_: begun.append(Child()) or begun[0])
-    one = Life()
+    one = Life({"LD_LIBRARY_PATH": f"/case/{hangs}"})  # a question of its own: the one of the other case may be open
     one.life.turn(100.0)
     go_on.set()
     assert (len(begun), [state for state, _ in one.states]) == ((1, []) if hangs else (0, ["none"]))
