@@ -177,11 +177,13 @@ class PrepareFailed(AttemptEvent, frozen=True, kw_only=True, tag=True):
     """The run directory could not be prepared; `waiting_for` names what it waits for, if waiting helps.
 
     `cause` names a row of the table of causes, if what is in the way is one: then its plan says what is done.
+    `busy`: GPUs (UUIDs) that were found busy, and what follows the name of each in a sentence.
     """
 
     reason: str
     waiting_for: str = ""
     cause: str = ""
+    busy: dict[str, str] = {}
 
 
 class Kept(RunEvent, frozen=True, kw_only=True, tag=True):

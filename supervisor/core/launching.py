@@ -120,7 +120,7 @@ def prepare_failed(turn: Turn, run: Run, event: events.PrepareFailed) -> None:
     if run.stop is not None:
         endings.after_stop(turn, _without_attempt(run), run.stop.reason)
     elif event.waiting_for.partition(":")[0] == "GPU":
-        health.busy(turn, run, event.waiting_for)
+        health.busy(turn, event.busy)
         _give_back(turn, run, event.reason)
     elif event.waiting_for:
         _back_out(turn, run, event.reason, event.waiting_for)

@@ -36,16 +36,17 @@ SOURCE = "gate"  # not "nvml": what the judge of readings found, it takes back i
 class Admission(msgspec.Struct, frozen=True, kw_only=True):
     """What the gate says. `reason`: why the attempt may not start now, empty if it may. `events` go before the answer.
 
-    A reason begins with the GPU's label: by that the core knows which of several GPUs it is about.
+    `busy`: which GPUs (UUIDs) are in the way, and what follows the name of each in a sentence.
     """
 
     reason: str = ""
+    busy: dict[str, str] = {}
     notes: tuple[str, ...] = ()
     events: tuple[events.Event, ...] = ()
 
 
 class Block(msgspec.Struct, frozen=True, kw_only=True):
-    """What stands in the way on one GPU. `passes`: it may be over within seconds."""
+    """What stands in the way on one GPU; `reason` begins with its label. `passes`: it may be over within seconds."""
 
     reason: str
     seen: Seen
@@ -149,7 +150,8 @@ class GpuGate:
                 told[uuid] = events.GpuHeld(at=self._now(), origin="gate", gpu=uuid, holders=block.seen.others)
             elif block.stuck_bytes:
                 told[uuid] = self._stuck(block.seen)
-        return Admission(reason="; ".join(block.reason for block in blocks), events=tuple(told.values()))
+        reason = "; ".join(block.reason for block in blocks)
+        return Admission(reason=reason, busy=_busy(blocks), events=tuple(told.values()))
 
     def _stuck(self, seen: Seen) -> events.GpuFound:
         """Memory is in use that nobody explains, or no longer."""
@@ -184,11 +186,21 @@ class GpuGate:
             label = gpu_look.known(world, uuid).label
             tested = self._tester.quick(uuid, action.job.python)
             if tested.ran and not tested.ok:
-                reason = f"{label} failed its self-test: {tested.text}"
-                return Admission(reason=reason, notes=tuple(notes), events=(*admission.events, tested))
+                why = f"failed its self-test: {tested.text}"
+                told = (*admission.events, tested)
+                return Admission(reason=f"{label} {why}", busy={uuid: why}, notes=tuple(notes), events=told)
             words = "passed its self-test" if tested.ran else "could not be tested"
             notes.append(f"{label} {words}: {tested.text}")
         return msgspec.structs.replace(admission, notes=tuple(notes))
+
+
+def _busy(blocks: list[Block]) -> dict[str, str]:
+    """What is in the way on each GPU, without its label."""
+    told: dict[str, list[str]] = {}
+    for block in blocks:
+        gpu = block.seen.gpu
+        told.setdefault(gpu.uuid, []).append(block.reason.removeprefix(gpu.label).lstrip(": "))
+    return {uuid: "; ".join(words) for uuid, words in told.items()}
 
 
 def _stuck_words(loose_bytes: int) -> str:

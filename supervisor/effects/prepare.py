@@ -78,7 +78,8 @@ class Preparer:
             return (refused,)
         admission = self._gate(action) if action.check_gpus or action.test_gpus else Admission()
         if admission.reason:
-            return (*admission.events, self._failed(action, admission.reason, f"GPU: {admission.reason}"))
+            failed = self._failed(action, admission.reason, f"GPU: {admission.reason}")
+            return (*admission.events, msgspec.structs.replace(failed, busy=admission.busy))
         event = self._alone(action, partial(self._prepared, action, run_dir, admission.notes), PATIENCE_S)
         return (*admission.events, event)
 

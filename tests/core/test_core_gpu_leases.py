@@ -241,12 +241,18 @@ def test_a_drained_gpu_gets_nothing_new_and_comes_back_in_time():
     assert bench.phase("b") is Phase.PREPARING
 
 
+def busy(bench, name, found):
+    """A look before the start of a run finds those GPUs busy."""
+    told = "; ".join(f"GPU {index} {why}" for index, why in found.items())
+    by_uuid = {uuid(index): why for index, why in found.items()}
+    bench.tell(events.PrepareFailed, name, reason=told, waiting_for=f"GPU: {told}", busy=by_uuid)
+
+
 def test_a_look_before_the_start_that_finds_the_gpu_busy_puts_the_run_back():
     """QUEUED with the reason; tried again after half a minute, with the same number of attempt."""
     bench = GpuBench(1)
     bench.submit("a", gpus=1)
-    reason = "GPU: GPU 0 has 3.1 GiB in use that no process explains"
-    bench.tell(events.PrepareFailed, "a", reason=reason, waiting_for=reason)
+    busy(bench, "a", {0: "has 3.1 GiB in use that no process explains"})
     assert (bench.phase(), bench.run().attempts) == (Phase.QUEUED, 0)
     assert "no process explains" in bench.run().waiting_for
     bench.wait(31.0)
@@ -340,9 +346,20 @@ def test_a_gpu_that_a_look_found_too_full_is_not_tried_at_once_again():
     bench = GpuBench(2, gpu={"foreign": "ignore"})
     held(bench, 0, ALICE)
     bench.submit("a", gpus=1)
-    reason = "GPU: GPU 0 has 8 GiB free, and the job wants 20 GiB"
-    bench.tell(events.PrepareFailed, "a", reason=reason, waiting_for=reason)
+    busy(bench, "a", {0: "has 8 GiB free, and the job wants 20 GiB"})
     assert bench.on("a") == [1]
+
+
+def test_only_the_gpus_that_were_found_busy_are_left_alone():
+    """Of several; and each for its own reason, whatever the words of another's are."""
+    bench = GpuBench(3)
+    bench.submit("a", gpus=3)
+    busy(bench, "a", {1: "is used by pid 7 of a job called GPU 2 ", 2: "does not answer"})
+    assert [bench.gpu(index).not_before_reason for index in range(3)] == [
+        "",
+        "is used by pid 7 of a job called GPU 2 ",
+        "does not answer",
+    ]
 
 
 def test_an_adopted_training_needs_no_gpu_of_ours():

@@ -91,6 +91,7 @@ def test_a_stranger_is_named_and_respected():
     eyes.others[UUID] = (ALICE,)
     admission = Door(eyes, world(run())).ask()
     assert admission.reason == "GPU 3: pid 4242 of alice holds 18 GiB"
+    assert admission.busy == {UUID: "pid 4242 of alice holds 18 GiB"}
     assert admission.events == (GpuHeld(at=5.0, origin="gate", gpu=UUID, holders=(ALICE,)),)
 
 
@@ -189,6 +190,16 @@ def test_one_gpu_that_will_not_come_back_ends_the_wait_for_another():
     assert not door.pauses
 
 
+def test_the_core_is_told_which_gpus_are_in_the_way():
+    """By UUID, each with its own words: no text has to be searched for labels."""
+    eyes = FakeEyes({UUID: reading(used=30 * GIB), OTHER: None})
+    busy = Door(eyes, world(run())).ask(gpus=(UUID, OTHER)).busy
+    assert busy.keys() == {UUID, OTHER}
+    assert busy[UUID].startswith("has 18GiB of memory free")
+    assert busy[OTHER] == "does not answer"
+    assert Door(FakeEyes(), world(run())).ask().busy == {}
+
+
 def test_persistence_mode_off_is_noted_once():
     """Once in the daemon's life for each GPU, not with every attempt."""
     door = Door(FakeEyes(reading(persistence=0)), world(run()))
@@ -221,6 +232,7 @@ def test_a_failed_self_test_keeps_the_run_out_and_is_reported():
     tester = Examiner(ok=False, text="3 words of memory changed")
     admission = Door(FakeEyes(), world(run()), tester=tester).ask(test=True)
     assert admission.reason == "GPU 3 failed its self-test: 3 words of memory changed"
+    assert admission.busy == {UUID: "failed its self-test: 3 words of memory changed"}
     assert [type(event) for event in admission.events] == [GpuTested]
 
 
@@ -254,6 +266,7 @@ def test_a_run_whose_gpu_is_taken_waits_for_it_by_name(tmp_path):
     (held, failed), folder = prepared(tmp_path, eyes, check_gpus=True)
     assert (type(held), type(failed)) == (GpuHeld, PrepareFailed)
     assert failed.waiting_for == "GPU: GPU 3: pid 4242 of alice holds 18 GiB"
+    assert failed.busy == {UUID: "pid 4242 of alice holds 18 GiB"}
     assert (failed.run, failed.attempt, failed.cause) == ("truck@1", 1, "")
     assert not folder.exists()
 

@@ -6,6 +6,8 @@ the PCI bus (sysfs) and the driver's own recovery action are four. One alone kee
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 from msgspec.structs import replace
 
@@ -134,15 +136,13 @@ def held(turn: Turn, event: events.GpuHeld) -> None:
         turn.world = turn.world.with_gpu(replace(gpu, holders=event.holders))
 
 
-def busy(turn: Turn, run: Run, reason: str) -> None:
-    """A look before the start found that GPUs of the run are not free: they are not tried again at once."""
-    ids = run.attempt.gpu_ids if run.attempt is not None else ()
-    gpus = [gpu for gpu in (turn.world.gpus.get(uuid) for uuid in ids) if gpu is not None]
-    named = [gpu for gpu in gpus if f"{gpu.label} " in reason or f"{gpu.label}:" in reason]
-    for gpu in named or gpus:
-        if gpu.holders and turn.world.policy.gpu.foreign == "respect":
-            continue  # until they are gone, and no longer
-        why = reason.partition(f"{gpu.label} ")[2] or reason
+def busy(turn: Turn, found: Mapping[str, str]) -> None:
+    """A look before the start found that these GPUs are not free: they are not tried again at once."""
+    for uuid, why in found.items():
+        gpu = turn.world.gpus.get(uuid)
+        held_back = gpu is not None and gpu.holders and turn.world.policy.gpu.foreign == "respect"
+        if gpu is None or held_back:
+            continue  # held back until the others are gone, and no longer
         later = replace(gpu, not_before=turn.now + BUSY_AGAIN_S, not_before_reason=why)
         turn.world = turn.world.with_gpu(later)
 
