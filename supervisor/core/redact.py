@@ -14,10 +14,12 @@ from typing import Any
 from supervisor.core.secrets import HIDDEN
 
 LEAST_SECRET = 5  # characters: what is shorter stands in too many other words
+#: Around a telling word a name may have so many characters: without a bound a log of one long word would take hours.
+_REST = r"{0,100}"
 _NAME = r"(?:key|token|secret|passw(?:or)?d|passphrase|pwd|credentials?|auth)"
 _VALUE = r"""(?:"[^"\n]*"|'[^'\n]*'|[^\s,;&"'\])}]+)"""
 _SECRET_NAME = re.compile(r"key|token|secret|passw|pwd|credential|auth", re.IGNORECASE)
-_OPTION = re.compile(rf"--?[\w-]*{_NAME}[\w-]*", re.IGNORECASE)
+_OPTION = re.compile(rf"--?[\w-]{_REST}{_NAME}[\w-]{_REST}", re.IGNORECASE)
 _NO_SECRETS = frozenset({"false", "never", "always", "none", "null", "auto", "true", "https", "http", HIDDEN})
 
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
@@ -36,16 +38,16 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     ),
     (re.compile(r"\b(bearer\s+)[\w.~+/=-]{8,}", re.IGNORECASE), rf"\1{HIDDEN}"),
     (re.compile(rf"(?<![\w])({_OPTION.pattern}\s+)(?!-){_VALUE}", re.IGNORECASE), rf"\1{HIDDEN}"),
-    (re.compile(rf"([\w.-]*{_NAME}[\w.-]*[\"']?\s?=\s?){_VALUE}", re.IGNORECASE), rf"\1{HIDDEN}"),
-    (re.compile(rf"([\w.-]*{_NAME}[\"']?\s*:\s*){_VALUE}", re.IGNORECASE), rf"\1{HIDDEN}"),
+    (re.compile(rf"([\w.-]{_REST}{_NAME}[\w.-]{_REST}[\"']?\s?=\s?){_VALUE}", re.IGNORECASE), rf"\1{HIDDEN}"),
+    (re.compile(rf"([\w.-]{_REST}{_NAME}[\"']?\s*:\s*){_VALUE}", re.IGNORECASE), rf"\1{HIDDEN}"),
     (re.compile(r"\b(?:hf_|gh[pousr]_|github_pat_|glpat-|sk-|xox[a-z]-|ya29\.)[\w-]{10,}"), HIDDEN),
     (re.compile(r"\bAKIA[0-9A-Z]{16}\b"), HIDDEN),
     (re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"), HIDDEN),
     (re.compile(r"(?<![0-9a-f-])[0-9a-f]{40}(?![0-9a-f])"), HIDDEN),
 )
 _HOME = re.compile(r"(?<![\w.])(/(?:home|Users|export/home|usr/home|data/home|nfs/home|mnt/home))/([A-Za-z_][\w.-]*)")
-_PERSON = re.compile(r"\b([A-Za-z_][\w.-]*) \(uid \d+\)")
-_ADDRESS = re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+\b")
+_PERSON = re.compile(r"\b([A-Za-z_][\w.-]{0,63}) \(uid \d+\)")
+_ADDRESS = re.compile(r"\b[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+\b")
 _NOBODY = frozenset({"root", "nobody", "daemon", "user", "users", "shared", "ubuntu"})
 
 
