@@ -6,9 +6,7 @@ import json
 import os
 import platform
 import shutil
-import signal
 import stat
-import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +23,7 @@ from supervisor.config import Config
 from supervisor.core.gpus.xids import normal_bus_id
 from supervisor.core.plain_text import clean_lines, one_line, plain
 from supervisor.core.redact import Redactor
+from supervisor.effects import short_child
 from supervisor.machine import bounded
 from supervisor.machine.kernel_log import KERNEL, KernelLog
 
@@ -179,23 +178,16 @@ def _smi(view: View) -> Found:
     elif "unresponsive" in (view["state"], view["driver"]["state"]):
         yield Missing("nvidia-smi.txt", "not asked: the driver does not answer, and one more call would hang as well")
     else:
-        text = _said([program, "-q", "-i", view["uuid"] or str(view["index"])], SMI_S)
-        yield Member(name="nvidia-smi.txt", what="nvidia-smi -q", body=plain(text)[:FILE_BYTES])
+        text = _said([program, "-q", "-i", view["uuid"] or str(view["index"])], SMI_S, FILE_BYTES)
+        yield Member(name="nvidia-smi.txt", what="nvidia-smi -q", body=plain(text))
 
 
-def _said(command: list[str], limit_s: float) -> str:
-    """What a program writes. Raises TimeoutError: one that hangs in the kernel is left behind."""
-    child = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-    )
-    try:
-        return child.communicate(timeout=limit_s)[0].decode("utf-8", "replace")
-    except subprocess.TimeoutExpired:
-        with suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-        with suppress(subprocess.TimeoutExpired):
-            child.communicate(timeout=1.0)
-        raise TimeoutError(0, f"no answer within {limit_s:.0f} s", command[0]) from None
+def _said(command: list[str], limit_s: float, kept_bytes: int) -> str:
+    """What a program writes, its end. Raises TimeoutError: one that hangs in the kernel is left behind."""
+    ended = short_child.run(command, os.environ, limit_s, kept_bytes=kept_bytes)
+    if ended.late:
+        raise TimeoutError(0, f"no answer within {limit_s:.0f} s", command[0])
+    return ended.out + ended.errors
 
 
 # ---- the kernel
@@ -230,7 +222,7 @@ def _kernel_journal() -> Found:
     words = "|".join(KERNEL_WORDS)
     asked = [program, "-q", "_TRANSPORT=kernel", "-g", words, "--case-sensitive=yes", "-o", "short-iso", "--no-pager",
         "--no-hostname", "-n", str(KERNEL_LINES)]  # fmt: skip
-    lines = deque(_said(asked, KERNEL_S).splitlines(), maxlen=KERNEL_LINES)
+    lines = deque(_said(asked, KERNEL_S, KERNEL_BYTES).splitlines(), maxlen=KERNEL_LINES)
     what = "the same from systemd's journal, over restarts of the machine"
     yield _kernel_member("kernel-journal.txt", what, lines)
 

@@ -19,6 +19,7 @@ from supervisor import attempt_files
 TERM_S = 3.0  # after SIGTERM
 KILL_S = 5.0  # after SIGKILL: longer takes only what waits in the kernel for a driver or a disk
 KEPT_BYTES = 64 * 1024  # of each stream, its end
+_READ_BYTES = 64 * 1024
 
 _left_behind: list[subprocess.Popen[bytes]] = []
 _lock = threading.Lock()
@@ -37,13 +38,20 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run(
-    argv: Sequence[str], env: Mapping[str, str], deadline_s: float, *, term_s: float = TERM_S, tied: bool = False
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    deadline_s: float,
+    *,
+    term_s: float = TERM_S,
+    tied: bool = False,
+    kept_bytes: int = KEPT_BYTES,
 ) -> Ended:
     """Run a program in "/", without a shell, in a session of its own.
 
     Its standard input is empty; `tied`: it is open, and ends with this process, so that the program can end with it.
     After `deadline_s` it gets SIGTERM, `term_s` later it and what it started get SIGKILL. One that does not even end of
-    that hangs in the kernel: nobody waits for it. Raises OSError if it cannot be started.
+    that hangs in the kernel: nobody waits for it. Of what it writes the last `kept_bytes` of each stream are kept.
+    Raises OSError if it cannot be started.
     """
     _reap_left_behind()
     child = subprocess.Popen(
@@ -56,28 +64,40 @@ def run(
         start_new_session=True,
     )
     try:
-        watch = _Watch(child)
+        watch = _Watch(child, kept_bytes)
     except OSError:
         child.kill()
         raise
     try:
         late = not watch.ended_within(deadline_s)
-        if late and not watch.ended_within(_told(child, signal.SIGTERM, term_s)):
-            watch.ended_within(_told(child, signal.SIGKILL, KILL_S))
+        if late:
+            _end(child, watch, term_s)
         return Ended(code=watch.code(), out=watch.text(child.stdout), errors=watch.text(child.stderr), late=late)
     finally:
         watch.close()
 
 
-def _told(child: subprocess.Popen[bytes], number: int, wait_s: float) -> float:
-    """Signal a child, with SIGKILL all that descends from it too; how long to wait for its end."""
+def _end(child: subprocess.Popen[bytes], watch: _Watch, term_s: float) -> None:
+    """SIGTERM; then SIGKILL to all that is left of it, what it had started included."""
+    family = _family(child)
+    _signal({pid: began for pid, began in family.items() if pid == child.pid}, signal.SIGTERM)
+    ended = watch.ended_within(term_s)
+    _signal(family | _family(child), signal.SIGKILL)
+    if not ended:
+        watch.ended_within(KILL_S)
+
+
+def _family(child: subprocess.Popen[bytes]) -> dict[int, int]:
+    """A child and all that descends from it: pids, and when each began."""
     start_time = attempt_files.process_start_time(child.pid)
-    if start_time is not None:
-        family = attempt_files.descendants(child.pid, start_time) if number == signal.SIGKILL else {}
-        for pid, (_, began) in {child.pid: (0, start_time), **family}.items():
-            with suppress(PermissionError):  # it became another user, as sudo does: it must end by itself
-                attempt_files.signal_process(pid, began, number)
-    return wait_s
+    found = attempt_files.descendants(child.pid, start_time) if start_time is not None else {}
+    return {pid: began for pid, (_, began) in found.items()}
+
+
+def _signal(family: Mapping[int, int], number: int) -> None:
+    for pid, began in family.items():
+        with suppress(PermissionError):  # it became another user, as sudo does: it must end by itself
+            attempt_files.signal_process(pid, began, number)
 
 
 def _reap_left_behind() -> None:
@@ -89,8 +109,9 @@ def _reap_left_behind() -> None:
 class _Watch:
     """Reads what a child writes until it ends; of a process that holds the pipes longer nothing is read."""
 
-    def __init__(self, child: subprocess.Popen[bytes]) -> None:
+    def __init__(self, child: subprocess.Popen[bytes], kept_bytes: int) -> None:
         self._child = child
+        self._kept_bytes = kept_bytes
         self._pidfd = os.pidfd_open(child.pid)  # not yet waited for: the number is still its own
         self._texts: dict[IO[bytes], bytes] = {}
         self._selector = selectors.DefaultSelector()
@@ -124,12 +145,12 @@ class _Watch:
         return self._texts[stream].decode("utf-8", "replace") if stream is not None else ""
 
     def _read(self, stream: IO[bytes]) -> bool:
-        """Take what is there, at most KEPT_BYTES at once; False at the end of the stream."""
+        """Take what is there, at most _READ_BYTES at once; False at the end of the stream."""
         try:
-            data = os.read(stream.fileno(), KEPT_BYTES)
+            data = os.read(stream.fileno(), _READ_BYTES)
         except BlockingIOError:
             return True
-        self._texts[stream] = (self._texts[stream] + data)[-KEPT_BYTES:]
+        self._texts[stream] = (self._texts[stream] + data)[-self._kept_bytes :]
         return bool(data)
 
     def close(self) -> None:

@@ -199,13 +199,22 @@ def test_a_driver_that_hangs_is_not_asked_once_more(place):
 
 
 def test_a_program_that_hangs_is_left_after_its_time(place, monkeypatch):
-    """With its children, and the bundle is made all the same."""
+    """The bundle is made all the same."""
     root, _, _ = place
     (root / "bin/nvidia-smi").write_text("#!/bin/sh\nsleep 60 & wait\n")
     monkeypatch.setattr(gpu_bundle_parts, "SMI_S", 0.2)
     _, manifest, members, _ = written(place)
     assert any(one["what"] == "nvidia-smi.txt" and "no answer within" in one["why"] for one in manifest["left_out"])
     assert "gpu.json" in members
+
+
+def test_of_a_program_without_end_the_end_is_kept(place):
+    """However much it writes, no more than a file of the bundle may have is held."""
+    root, _, _ = place
+    (root / "bin/nvidia-smi").write_text("#!/bin/sh\nhead -c 3000000 /dev/zero | tr '\\0' x; echo; echo the end\n")
+    text = written(place)[2]["nvidia-smi.txt"]
+    assert text.endswith("x\nthe end\n")
+    assert len(text) <= gpu_bundle_parts.FILE_BYTES
 
 
 def test_large_logs_are_cut_and_the_cut_is_told(place):

@@ -261,6 +261,13 @@ def test_a_child_that_ignores_the_request_is_killed_with_all_that_it_started(tmp
     assert is_gone(int(pids.read_text()))
 
 
+def test_a_late_child_that_obeys_leaves_nobody_behind(tmp_path):
+    """What it had started ends with it, although it takes no signal from its parent."""
+    ended = short_child.run([script(tmp_path, "sleep 600 & echo $!; wait")], {"PATH": "/usr/bin:/bin"}, 0.5)
+    assert (ended.late, ended.code) == (True, -15)
+    assert is_gone(int(ended.out))
+
+
 def test_a_child_that_cannot_be_ended_is_left_behind_and_reaped_later(tmp_path, monkeypatch):
     """One that hangs in the kernel takes no signal: nobody waits for it longer, and it is no zombie for ever."""
     monkeypatch.setattr(short_child.attempt_files, "signal_process", lambda *_: True)
