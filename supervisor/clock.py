@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from threading import Event
 from typing import Protocol
 
 from supervisor.attempt_files import boot_identity
-from supervisor.core.model import Boot
+from supervisor.core.model import Boot, World
+
+BOOT_KNOWN_S = 10.0
+BOOT_LOOK_S = 0.01
 
 
 class Clock(Protocol):
@@ -42,3 +47,14 @@ def current_boot() -> Boot:
     """This life of the machine. A restarted container keeps the boot id, but not the start time of its pid 1."""
     boot_id, pid1_start_time = boot_identity()
     return Boot(boot_id=boot_id, pid1_start_time=pid1_start_time or 0)
+
+
+def wait_for_boot(world: Callable[[], World], stopping: Event, within_s: float = BOOT_KNOWN_S) -> None:
+    """Wait until the world is of this boot: what was loaded may be of the last one, the event that says so under way.
+
+    Returns early when `stopping` is set, and at the latest after `within_s`.
+    """
+    boot_id, ends_at = current_boot().boot_id, time.monotonic() + within_s
+    while world().boot.boot_id != boot_id and time.monotonic() < ends_at:
+        if stopping.wait(BOOT_LOOK_S):
+            return

@@ -18,12 +18,12 @@ from typing import Any
 
 import msgspec
 
-from supervisor.clock import Clock, current_boot, uptime_s
+from supervisor.clock import Clock, uptime_s, wait_for_boot
 from supervisor.core.events import Event, GpusSeen
 from supervisor.core.gpus import xids
 from supervisor.core.gpus.model import GpuFacts, Holder
 from supervisor.core.gpus.readings import LOST, UNKNOWN, Reading
-from supervisor.core.model import Boot, World
+from supervisor.core.model import World
 from supervisor.machine import bounded, pci
 from supervisor.machine.gpu_processes import Ours
 from supervisor.sources.gpu_book import ORIGIN, Book
@@ -32,12 +32,12 @@ from supervisor.sources.gpu_life import ProbeLife, Watching
 from supervisor.sources.gpu_listing import NAMELESS, Listing
 from supervisor.sources.gpu_probe_calls import NO_PERMISSION, OPERATING_SYSTEM, XID_EVENT
 from supervisor.sources.gpu_record import Processes, Record
+from supervisor.sources.rounds import Safely
 
 log = logging.getLogger("yolo-supervisor")
 
 PATIENT_S = 1.0
 STOP_S = 5.0
-BOOT_KNOWN_S = 10.0
 BUS_S = 2.0  # a look at the bus asks devices, and one of them may not answer
 
 
@@ -72,8 +72,8 @@ class GpuSource:
         self._answers: dict[int, tuple[bool, str]] = {}
         self._number = 0
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._stopping = False
-        self._broken = ""
+        self._stopping = threading.Event()
+        self._safely = Safely("watching GPUs")
         self._thread = threading.Thread(target=self._work, name="gpus", daemon=True)
 
     # ---- from other threads
@@ -83,7 +83,7 @@ class GpuSource:
 
     def stop(self) -> None:
         """End the watching. A probe that hangs in the driver is not waited for."""
-        self._stopping = True
+        self._stopping.set()
         self._wake()
         self._thread.join(STOP_S)
 
@@ -176,19 +176,10 @@ class GpuSource:
     # ---- the thread
     def _work(self) -> None:
         self._safely(self._remember)
-        while not self._stopping:
+        while not self._stopping.is_set():
             self._safely(self._turn)
             self._wait()
         self._life.close()
-
-    def _safely(self, what: Callable[[], None]) -> None:
-        """Do what is to be done; a bug in that is said once, and must not end the watching for good."""
-        try:
-            what()
-        except Exception as error:
-            if repr(error) != self._broken:
-                log.exception("a bug: watching GPUs failed")
-            self._broken = repr(error)
 
     def _turn(self) -> None:
         now = time.monotonic()
@@ -215,9 +206,8 @@ class GpuSource:
 
     def _remember(self) -> None:
         """Leave alone what an earlier life of the daemon left alone, in this boot."""
-        ends_at, boot = time.monotonic() + BOOT_KNOWN_S, current_boot()
-        while self._world().boot not in {boot, Boot()} and not self._stopping and time.monotonic() < ends_at:
-            time.sleep(0.02)  # until the loop has taken in that the daemon started, the world is of another boot
+        if self._world().gpus:
+            wait_for_boot(self._world, self._stopping)
         for uuid in self._listing.silent_before():
             self._life.leave_alone(uuid)
         for uuid in self._listing.hung_before():

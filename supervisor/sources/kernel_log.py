@@ -11,12 +11,13 @@ import os
 import select
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from supervisor import durable
-from supervisor.clock import current_boot
+from supervisor.clock import current_boot, wait_for_boot
 from supervisor.core import events
 from supervisor.core.gpus import xids
 from supervisor.core.gpus.xids import ParsedXid
@@ -24,13 +25,13 @@ from supervisor.core.model import World
 from supervisor.machine.kernel_log import KERNEL, Record, clock_s
 from supervisor.sources.kernel_feeds import JournalFeed, KernelFeed, opened
 from supervisor.sources.kernel_lines import Lines, Lost, Said
+from supervisor.sources.rounds import Safely
 from supervisor.sources.xid_folding import Folder
 
 log = logging.getLogger("yolo-supervisor")
 
 PATIENCE_S = 5.0
 AGAIN_S = 60.0  # a log that may not be read is tried again: rights can be given while we run
-BOOT_KNOWN_S = 10.0
 BEFORE_START_S = 2.0  # the clocks of kernel and system are two
 FLOOD_S = 1.0
 SAME_S = {"io-error": 600.0, "read-only": 600.0, "lost": 60.0, "oom": 60.0}
@@ -115,6 +116,8 @@ class KernelLogSource:
         self._judge_age = False
         self._warned: set[str] = set()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wait_s = AGAIN_S
+        self._safely = Safely("following the kernel log")
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="kernel-log", daemon=True)
 
@@ -144,25 +147,19 @@ class KernelLogSource:
 
     # ---- the thread
     def _work(self) -> None:
-        self._wait_for_boot()
+        wait_for_boot(self._world, self._stopping)
         self._begin()
         while not self._stopping.is_set():
-            wait_s = AGAIN_S
-            try:
-                wait_s = self._follow()
-            except OSError as error:
-                self._not_readable(f"the kernel log cannot be read: {error.strerror or error}; {TODO}")
-            except Exception:
-                log.exception("a bug: following the kernel log failed")
-            self._stopping.wait(wait_s)
+            self._safely(self._round)
+            self._stopping.wait(self._wait_s)
         self._save(SETTLED_S)
 
-    def _wait_for_boot(self) -> None:
-        """The world that was loaded may be of the last boot; the event that says so is under way."""
-        deadline = self._now() + BOOT_KNOWN_S
-        while self._world().boot.boot_id != self._boot_id and self._now() < deadline:
-            if self._stopping.wait(0.01):
-                return
+    def _round(self) -> None:
+        self._wait_s = AGAIN_S
+        try:
+            self._wait_s = self._follow()
+        except OSError as error:
+            self._not_readable(f"the kernel log cannot be read: {error.strerror or error}; {TODO}")
 
     def _begin(self) -> None:
         """Go on behind what was read, by our own file or by what was acted upon; else tell old from new by the time."""
@@ -232,10 +229,7 @@ class KernelLogSource:
         self._records += 1
         if record.facility != KERNEL:
             return  # whoever may write into the log could take a GPU away from others
-        try:
-            self._read(record)
-        except Exception:  # the next record may be the one that matters
-            log.exception("a bug: a record of the kernel log could not be understood")
+        self._safely(partial(self._read, record))  # the next record may be the one that matters
 
     def _is_known(self, record: Record) -> bool:
         if record.seq >= 0 and self._seq >= 0:

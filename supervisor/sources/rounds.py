@@ -1,4 +1,4 @@
-"""A thread that looks again and again: a bug in a look is said once, and must not end the looking for good."""
+"""Looking again and again: a bug in a look is said once, and must not end the looking for good."""
 
 from __future__ import annotations
 
@@ -9,15 +9,32 @@ from collections.abc import Callable
 log = logging.getLogger("yolo-supervisor")
 
 
+class Safely:
+    """Does what is to be done, whatever comes of it; the same bug is said once."""
+
+    def __init__(self, about: str) -> None:
+        """`about` is what is being done, as in "a bug: `about` failed"."""
+        self._about = about
+        self._broken = ""
+
+    def __call__(self, what: Callable[[], None]) -> None:
+        """Do it."""
+        try:
+            what()
+        except Exception as error:
+            if repr(error) != self._broken:
+                log.exception("a bug: %s failed", self._about)
+            self._broken = repr(error)
+
+
 class Rounds:
     """Looks, waits, and looks again, until it is stopped."""
 
     def __init__(self, name: str, look: Callable[[], None], every_s: Callable[[], float]) -> None:
         """`look` is called every `every_s()` seconds in a thread called `name`, first after that time."""
-        self._name = name
         self._look = look
         self._every_s = every_s
-        self._broken = ""
+        self._safely = Safely(name)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -38,12 +55,7 @@ class Rounds:
 
     def look_safely(self) -> None:
         """Look once, whatever comes of it."""
-        try:
-            self._look()
-        except Exception as error:
-            if repr(error) != self._broken:
-                log.exception("a bug: %s failed", self._name)
-            self._broken = repr(error)
+        self._safely(self._look)
 
     def _run(self) -> None:
         while not self._stopped.wait(self._every_s()):
