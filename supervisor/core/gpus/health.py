@@ -15,6 +15,7 @@ from supervisor.core import events, orders
 from supervisor.core.actions import TreatGpu
 from supervisor.core.gpus import court, leases, notices, passport, quarantine, xids
 from supervisor.core.gpus.findings import KINDS, Kind
+from supervisor.core.gpus.lookup import full_label
 from supervisor.core.gpus.model import Finding, Gpu, Sign, XidNote
 from supervisor.core.model import Phase, Run, StopOrder
 from supervisor.core.turn import Turn
@@ -77,7 +78,7 @@ def _tell(turn: Turn, gpu: Gpu, kind: Kind, event: events.GpuFound) -> None:
         filter(
             None,
             (
-                f"{notices.described(gpu)} {kind.title}: {event.text}",
+                f"{full_label(gpu)} {kind.title}: {event.text}",
                 notices.on_it(turn.world, gpu),
                 "No new training starts there while that lasts" if kind.blocks else "",
             ),
@@ -97,7 +98,7 @@ def _close(turn: Turn, gpu: Gpu, key: str, event: events.GpuFound) -> None:
     turn.world = turn.world.with_gpu(gpu)
     others = any(KINDS[one.kind].blocks for one in gpu.findings.values())
     if kind.severity != "info" and gpu.quarantine is None and not _has(gpu, event.finding) and not others:
-        text = f"{notices.described(gpu)}: it {kind.title} no more. {event.text}".rstrip()
+        text = f"{full_label(gpu)}: it {kind.title} no more. {event.text}".rstrip()
         turn.announce(None, "gpu-over", "info", f"{gpu.label} is well again", text, facts={"uuid": gpu.uuid})
     if kind.needs and not any(KINDS[one.kind].needs for one in gpu.findings.values()):
         gpu = quarantine.met(turn, gpu, f"it {kind.title} no more")
@@ -282,7 +283,7 @@ def _tell_xid(turn: Turn, gpu: Gpu, case: _Case, todo: str) -> None:
     if _said_before(turn, f"xid/{gpu.uuid}/{case.row.xid}/{name}"):
         return
     title = f"Xid {case.row.xid} on {gpu.label}" + (f" ({name})" if name else "")
-    body = f"{notices.described(gpu)}: {case.text}. {case.row.means}".rstrip()
+    body = f"{full_label(gpu)}: {case.text}. {case.row.means}".rstrip()
     turn.announce(None, "xid", "notice", title, body, todo=todo, facts={"uuid": gpu.uuid})
 
 

@@ -21,12 +21,6 @@ def on_it(world: World, gpu: Gpu) -> str:
     return "; ".join(filter(None, told))
 
 
-def described(gpu: Gpu) -> str:
-    """`GPU 3 (NVIDIA L40S, 0000:3b:00.0)`."""
-    who = ", ".join(filter(None, (gpu.facts.name, gpu.facts.bus_id)))
-    return f"{gpu.label} ({who})" if who else gpu.label
-
-
 def after(world: World, quarantine: Quarantine) -> str:
     """How the GPU comes back."""
     if quarantine.by or quarantine.needs == "person":

@@ -12,8 +12,9 @@ from supervisor.core import events
 from supervisor.core.actions import TestGpu, TreatGpu
 from supervisor.core.gpus import leases, passport
 from supervisor.core.gpus.findings import KINDS
+from supervisor.core.gpus.lookup import full_label
 from supervisor.core.gpus.model import OK, Drain, Gpu, Quarantine
-from supervisor.core.gpus.notices import after, described, on_it, todo
+from supervisor.core.gpus.notices import after, on_it, todo
 from supervisor.core.model import World
 from supervisor.core.turn import Turn
 
@@ -80,7 +81,7 @@ def _with_first_test(quarantine: Quarantine, now: float) -> Quarantine:
 def _tell(turn: Turn, gpu: Gpu, quarantine: Quarantine) -> None:
     severity = "info" if quarantine.by or quarantine.asked else "page"
     here = on_it(turn.world, gpu)
-    told = (f"{described(gpu)}: {quarantine.reason}", here, "No new training starts on it")
+    told = (f"{full_label(gpu)}: {quarantine.reason}", here, "No new training starts on it")
     text = f"{'. '.join(filter(None, told))}. {after(turn.world, quarantine)}"
     title = f"{gpu.label} is in quarantine"
     turn.announce(None, "gpu-quarantine", severity, title, text, todo=todo(turn.world, gpu), facts={"uuid": gpu.uuid})
@@ -107,7 +108,7 @@ def release(turn: Turn, gpu: Gpu, how: str) -> Gpu:
         "gpu-released",
         "info",
         f"{gpu.label} is given out again",
-        f"{described(gpu)}: {how}.",
+        f"{full_label(gpu)}: {how}.",
         facts={"uuid": gpu.uuid},
     )
     return gpu
@@ -247,7 +248,7 @@ def _not_run(turn: Turn, gpu: Gpu, quarantine: Quarantine, why: str) -> None:
     gpu = replace(gpu, quarantine=later)
     turn.world = turn.world.with_gpu(gpu)
     if tries == NOT_RUN_LIMIT:
-        text = f"{described(gpu)} cannot be tested: {why}."
+        text = f"{full_label(gpu)} cannot be tested: {why}."
         turn.announce(None, "gpu-untested", "page", f"{gpu.label} cannot be tested", text, todo=todo(turn.world, gpu))
 
 
@@ -277,7 +278,7 @@ def _powered(turn: Turn, gpu: Gpu, event: events.GpuTreated) -> Gpu:
     """What is so now: a limit that could not be set is none, one that could not be lifted is still there."""
     limited = (event.share < 1.0) is event.ok
     if limited and not event.ok:
-        text = f"{described(gpu)} is well again, but keeps the lower power limit: {event.text}."
+        text = f"{full_label(gpu)} is well again, but keeps the lower power limit: {event.text}."
         watts = f"{gpu.power_before_w:g}" if gpu.power_before_w else "WATTS"
         command = f"sudo nvidia-smi -i {gpu.uuid} -pl {watts}"
         turn.announce(None, "gpu-power", "notice", f"{gpu.label} keeps a power limit", text, todo=command)
@@ -327,7 +328,7 @@ def _release(turn: Turn, gpu: Gpu, event: events.GpuOrdered) -> None:
     if not gpu.present:
         turn.world = leases.counted(turn.world.without_gpu(gpu.uuid))
         turn.announce(
-            None, "gpu-forgotten", "info", f"{gpu.label} is forgotten", f"{described(gpu)}: {event.by} asked."
+            None, "gpu-forgotten", "info", f"{gpu.label} is forgotten", f"{full_label(gpu)}: {event.by} asked."
         )
         return
     kept = {key: one for key, one in gpu.findings.items() if not KINDS[one.kind].needs}
