@@ -11,14 +11,13 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from supervisor.core.secrets import HIDDEN
+from supervisor.core.secrets import HIDDEN, is_secret
 
 LEAST_SECRET = 5  # characters: what is shorter stands in too many other words
 #: Around a telling word a name may have so many characters: without a bound a log of one long word would take hours.
 _REST = r"{0,100}"
 _NAME = r"(?:key|token|secret|passw(?:or)?d|passphrase|pwd|credentials?|auth)"
 _VALUE = r"""(?:"[^"\n]*"|'[^'\n]*'|[^\s,;&"'\])}]+)"""
-_SECRET_NAME = re.compile(r"key|token|secret|passw|pwd|credential|auth", re.IGNORECASE)
 _OPTION = re.compile(rf"--?[\w-]{_REST}{_NAME}[\w-]{_REST}", re.IGNORECASE)
 _NO_SECRETS = frozenset({"false", "never", "always", "none", "null", "auto", "true", "https", "http", HIDDEN})
 
@@ -103,8 +102,7 @@ class Redactor:
     def _data(self, data: Any, *, hidden: bool) -> Any:
         if isinstance(data, Mapping):
             return {
-                self._key(key): self._data(value, hidden=hidden or bool(_SECRET_NAME.search(str(key))))
-                for key, value in data.items()
+                self._key(key): self._data(value, hidden=hidden or is_secret(str(key))) for key, value in data.items()
             }
         if isinstance(data, Sequence) and not isinstance(data, str | bytes):
             return [self._data(item, hidden=hidden or secret) for item, secret in _arguments(data)]
@@ -135,7 +133,7 @@ def _arguments(items: Sequence[Any]) -> Iterator[tuple[Any, bool]]:
 def _secrets_in(data: Any, *, named: bool = False) -> Iterator[str]:
     if isinstance(data, Mapping):
         for key, value in data.items():
-            yield from _secrets_in(value, named=named or bool(_SECRET_NAME.search(str(key))))
+            yield from _secrets_in(value, named=named or is_secret(str(key)))
     elif isinstance(data, str):
         if named:
             yield data
