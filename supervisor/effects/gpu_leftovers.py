@@ -12,6 +12,7 @@ import signal
 from pathlib import Path
 
 import msgspec
+import psutil
 
 from supervisor import attempt_files, layout
 from supervisor.core.gpus.model import Holder
@@ -22,7 +23,6 @@ from supervisor.machine.gpu_processes import GpuProcesses
 TERM_S = 5.0  # for its kernels to end: SIGKILL inside one can leave the GPU's counters latched
 KILL_S = 5.0
 ENVIRONMENT_S = 1.0  # it takes a lock on the memory of the process, which may hang with it
-_MOST_PARENTS = 64
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +69,7 @@ def _is_over(pid: int, run: Run, number: int, runs_dir: Path) -> bool:
         return (
             not shim_lives and attempt_files.lock_is_free(folder) and _is_marked(pid, folder) and not _below_shim(pid)
         )
-    except (OSError, ValueError):  # "cannot observe" is not "is over"
+    except (OSError, ValueError, psutil.Error):  # "cannot observe" is not "is over"
         return False
 
 
@@ -81,15 +81,15 @@ def _is_marked(pid: int, folder: Path) -> bool:
 
 
 def _below_shim(pid: int) -> bool:
-    """True if any shim is above it: that one watches over it and will end it."""
-    for _ in range(_MOST_PARENTS):
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-        pid = int(fields[1])
-        if pid <= 1:
-            return False
-        if os.fsencode(layout.SHIM) in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
-            return True
-    return True
+    """True if any shim is above it, which watches over it and will end it; or if not all above it could be seen."""
+    above = psutil.Process(pid).parents()
+    if not above or above[-1].pid != 1:
+        return True
+    return any(os.fspath(layout.SHIM) in _words(parent) for parent in above)
+
+
+def _words(process: psutil.Process) -> list[str]:
+    return bounded.ask(f"command line of {process.pid}", process.cmdline, ENVIRONMENT_S)
 
 
 def end(found: Found, *, term_s: float = TERM_S, kill_s: float = KILL_S) -> bool:
