@@ -13,10 +13,13 @@ from urllib.parse import urlsplit
 import msgspec
 
 from supervisor import channel_rules, gpu_config, toml_errors, units, user_rules
+from supervisor.backup_config import Backup
+from supervisor.core.backups.model import TargetPolicy
 from supervisor.core.model import Policy
 from supervisor.errors import Problem, UserError
 from supervisor.gpu_config import Gpu, GpuDefaults, Gpus
 from supervisor.hang_config import Hang, Remedies, twice
+from supervisor.prune_config import Prune
 from supervisor.toml_errors import AbsolutePath, Duration, HangAfter, Interval, Name, Size, Source
 
 if TYPE_CHECKING:
@@ -167,8 +170,11 @@ class Queue(Table, frozen=True, kw_only=True):
 
 
 class Disk(Table, frozen=True, kw_only=True):
-    """[disk]: with less free space under runs_dir no job is accepted or started."""
+    """[disk]: with less free space under runs_dir than `pause_below` no job is accepted or started, and the least
+    valuable training is paused; below `prune_below` the [prune] policy is carried out at once.
+    """
 
+    prune_below: Size = 10 * 1024**3
     pause_below: Size = 2 * 1024**3
 
 
@@ -205,6 +211,8 @@ class Config(Table, frozen=True, kw_only=True):
     disk: Disk = Disk()
     channel: tuple[Channel, ...] = ()
     rule: tuple[user_rules.UserRule, ...] = ()
+    backup: tuple[Backup, ...] = ()
+    prune: Prune | None = None
 
 
 def default_config_path() -> Path:
@@ -269,6 +277,11 @@ def policy(config: Config, gpu_count: int) -> Policy:
         channels=tuple(channel.name for channel in config.channel),
         stop_grace_s=queue.stop_grace,
         server=config.server.name or socket.gethostname(),
+        backups=tuple(
+            TargetPolicy(name=one.name, on_best=one.on_best, verify_s=one.verify_within, drill_s=one.drill)
+            for one in config.backup
+        ),
+        prunes=config.prune is not None,
     )
 
 

@@ -16,6 +16,8 @@ from typing import Any
 import msgspec
 
 from supervisor.core.actions import Action, AnyAction
+from supervisor.core.backups.events import Spot
+from supervisor.core.backups.model import Target
 from supervisor.core.events import AnyEvent, Event, JobFileSeen
 from supervisor.core.gpus.model import Driver, Gpu
 from supervisor.core.milestones import KINDS, OF_A_GPU, thinned
@@ -82,6 +84,10 @@ class ServerRow(msgspec.Struct, frozen=True, kw_only=True):
     kernel_seq: int = -1
     kernel_boot: Boot = Boot()
     told: dict[str, float] = {}
+    targets: dict[str, Target] = {}
+    spots: dict[str, Spot] = {}
+    pruning: str = ""
+    pruned_at: float = 0.0
 
 
 class Journal:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from supervisor.core.model import Goal, Job
+from supervisor.core.model import Goal, Job, Progress
 
 
 class Action(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
@@ -153,6 +153,80 @@ class TreatGpu(Action, frozen=True, kw_only=True, tag=True):
     watts: float = 0.0
 
 
+class BackUp(Action, frozen=True, kw_only=True, tag=True):
+    """Copy a run (`job` None: the journal) to a target, verified there. Answered by BackedUp or BackupFailed.
+
+    `token`: the fence of the run's newest attempt; whoever finds another one in the directory stops. `before` is the
+    newest snapshot there, as far as is known. `ended`: the run is over. `accept`: a person agreed that it holds less
+    than before.
+    """
+
+    target: str
+    job: Job | None = None
+    token: int = 0
+    attempt: int = 0
+    before: str = ""
+    ended: bool = False
+    accept: bool = False
+    why: str = ""
+    phase: str = ""
+    progress: Progress = Progress()
+
+
+class VerifyBackup(Action, frozen=True, kw_only=True, tag=True):
+    """Read files of a target again: those not read for longest, or (`whole`) all. Answered by BackupVerified."""
+
+    target: str
+    whole: bool = False
+
+
+class Drill(Action, frozen=True, kw_only=True, tag=True):
+    """Rehearse a restore: of the run whose `name` and `project` are given, or of any. Answered by Drilled.
+
+    `seed` decides which one, so that it is the same when it is repeated. `pythons`: the interpreters of the runs'
+    jobs, by project/name.
+    """
+
+    target: str
+    project: str = ""
+    name: str = ""
+    seed: str = ""
+    pythons: dict[str, str] = {}
+
+
+class Restore(Action, frozen=True, kw_only=True, tag=True):
+    """Fetch what a run lacks from its newest backup into its directory. Answered by Restored.
+
+    `token`: as of BackUp. `beyond`: a backup is of use only with a checkpoint of a later epoch than that.
+    """
+
+    target: str
+    job: Job
+    token: int = 0
+    attempt: int = 0
+    beyond: int = 0
+
+
+class Prune(Action, frozen=True, kw_only=True, tag=True):
+    """Carry out the [prune] policy; `at_once`: the disk is filling up, so the trash is emptied too. Answered by Pruned.
+
+    What it looks at is the world as it is then: the policy is read from the configuration.
+    """
+
+    by: str = ""
+    at_once: bool = False
+
+
+class Publish(Action, frozen=True, kw_only=True, tag=True):
+    """Publish a run's weights with a card, and export them, as its job says. Answered by Published."""
+
+    job: Job
+    by: str = ""
+    phase: str = ""
+    progress: Progress = Progress()
+    lineage: tuple[str, ...] = ()
+
+
 class Announce(Action, frozen=True, kw_only=True, tag=True):
     """Tell one channel. Answered by Announced or AnnounceFailed; retried until then.
 
@@ -171,5 +245,5 @@ class Announce(Action, frozen=True, kw_only=True, tag=True):
 
 AnyAction = (
     CheckJob | MarkFile | Prepare | Launch | Terminate | Examine | Announce | Keep | Compare | Autopsy | TestGpu
-    | TreatGpu
+    | TreatGpu | BackUp | VerifyBackup | Drill | Restore | Prune | Publish
 )  # fmt: skip

@@ -85,6 +85,7 @@ class Choice(msgspec.Struct, frozen=True):
     start: str
     checkpoint: Checkpoint | None = None
     reason: str = ""
+    lacking: bool = False
 
 
 class Saved(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,11 +171,13 @@ def choose(job: Job, found: Sequence[Checkpoint], *, scratch_allowed: bool, hook
     if scratch_allowed and all(_holds_nothing(one, known=known) for one in found):
         return Choice("fresh")
     if not found:
-        return Choice("refused", reason="the run had saved epochs, but no checkpoint is there: is a disk not mounted?")
+        reason = "the run had saved epochs, but no checkpoint is there: is a disk not mounted?"
+        return Choice("refused", reason=reason, lacking=True)
     states = ", ".join(f"{one.name} is {one.state}{f' ({one.reason})' if one.reason else ''}" for one in found)
     return Choice(
         "refused",
         reason=f"no checkpoint can be resumed, and a start from scratch would lose epochs: {states}",
+        lacking=True,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from supervisor.core import endings, hangs, launching, orders, run_machine
+from supervisor.core.backups import targets
 from supervisor.core.gpus import quarantine
 from supervisor.core.model import Phase, Run, StopOrder, Wanted, World
 from supervisor.core.policy import CLEARING_S, LIMIT_OVERRUN, OBSERVED_S, PREPARING_S, STARTING_S
@@ -20,7 +21,8 @@ def next_at(world: World, now: float) -> float | None:
     """Wall time at which `step` has something to do without any event, or None."""
     times = [run.deadline_at for run in world.live.values() if run.deadline_at is not None]
     start_at = next_start_at(world, now)
-    times += [at for at in (start_at, quarantine.next_at(world, now)) if at is not None]
+    others = (start_at, quarantine.next_at(world, now), targets.next_at(world, now))
+    times += [at for at in others if at is not None]
     return min(times) if times else None
 
 

@@ -10,6 +10,24 @@ from typing import Any
 
 import msgspec
 
+from supervisor.core.backups.events import (
+    BackedUp,
+    BackupAsked,
+    BackupDue,
+    BackupFailed,
+    BackupVerified,
+    DiskSeen,
+    DrillAsked,
+    Drilled,
+    PruneAsked,
+    Pruned,
+    PublishAsked,
+    Published,
+    QuietSeen,
+    Restored,
+    StateRestored,
+    VerifyAsked,
+)
 from supervisor.core.base_events import AttemptEvent, Event, RunEvent
 from supervisor.core.diagnosis.evidence import Evidence
 from supervisor.core.gpus.events import (
@@ -161,6 +179,7 @@ class Prepared(AttemptEvent, frozen=True, kw_only=True, tag=True):
     (all epochs done, only the trainer's own ending is missing), finished (nothing left to do) or refused.
     `epochs_override`: the number of epochs that the trainer must write into its copy of the checkpoint first.
     `kept_epoch`: the newest verified epoch in the ledger. `differences`: a digest of what a person must agree to.
+    `lacking`: it is refused because no checkpoint that is there can be resumed.
     """
 
     start: str
@@ -171,6 +190,7 @@ class Prepared(AttemptEvent, frozen=True, kw_only=True, tag=True):
     epochs_override: int = 0
     kept_epoch: int = 0
     differences: str = ""
+    lacking: bool = False
 
 
 class PrepareFailed(AttemptEvent, frozen=True, kw_only=True, tag=True):
@@ -190,7 +210,8 @@ class Kept(RunEvent, frozen=True, kw_only=True, tag=True):
     """The newest checkpoint was copied, verified and entered in the ledger; or, `epoch` 0, it was not.
 
     `epoch` counts from 1; `file` is the private copy. `reason` says why nothing was kept; `fault` names what is wrong
-    with the file or the disk (torn, poisoned, no room …), and is empty where nothing is.
+    with the file or the disk (torn, poisoned, no room …), and is empty where nothing is. `best`: no copy of the run has
+    a higher mAP.
     """
 
     attempt: int
@@ -198,6 +219,7 @@ class Kept(RunEvent, frozen=True, kw_only=True, tag=True):
     file: str = ""
     reason: str = ""
     fault: str = ""
+    best: bool = False
 
 
 class Compared(RunEvent, frozen=True, kw_only=True, tag=True):
@@ -390,5 +412,7 @@ AnyEvent = (
     | Prepared | PrepareFailed | Launched | LaunchFailed | SignalSent | Examined | Announced | AnnounceFailed
     | AttemptExited | AttemptCleared | Observed | StartConfirmed | Progressed | Poisoned | RewindAsked | ExtendAsked
     | Kept | Compared | WrongStart | SaveSeen | HangSeen | AutopsyDone | WaitOver | UndoAsked | GpusSeen | GpuFound
-    | GpuHeld | XidSeen | KernelSaid | GpuTested | GpuTreated | GpuOrdered
+    | GpuHeld | XidSeen | KernelSaid | GpuTested | GpuTreated | GpuOrdered | BackupDue | BackupAsked | QuietSeen
+    | BackedUp | BackupFailed | VerifyAsked | BackupVerified | DrillAsked | Drilled | Restored | StateRestored
+    | PruneAsked | Pruned | DiskSeen | PublishAsked | Published
 )  # fmt: skip

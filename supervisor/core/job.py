@@ -71,6 +71,18 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     pid_namespace: int = 0
 
 
+class PublishTo(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the weights of a finished run go: a folder or the name of a backup target, and in which formats.
+
+    `name` is a pattern of file names; `include` has best and last; `export` formats of Ultralytics.
+    """
+
+    to: str
+    name: str = "{project}_{model}_{data}_{epoch}_{metric}.pt"
+    include: tuple[str, ...] = ("best", "last")
+    export: tuple[str, ...] = ()
+
+
 class Mount(msgspec.Struct, frozen=True, kw_only=True):
     """A file system that the job needs, as it was mounted at acceptance: `what` of the job lies below `point`."""
 
@@ -119,6 +131,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     adopt: str = ""
     watch: Watch | None = None
     mounts: tuple[Mount, ...] = ()
+    backup: tuple[str, ...] | None = None
+    publish: PublishTo | None = None
 
     def train_after(self, epoch: int) -> dict[str, Any] | None:
         """The train arguments with which the epoch after `epoch` complete ones is trained: the stages are in."""

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from supervisor.core import events
 from supervisor.core.actions import Keep
+from supervisor.core.backups import targets
 from supervisor.core.model import Run
 from supervisor.core.turn import Turn
 
@@ -43,6 +44,8 @@ def kept(turn: Turn, run: Run, event: events.Kept) -> None:
     if event.answers == run.keeping:
         run = replace(run, keeping="")
     run = turn.put(run)
+    if event.best:
+        targets.new_best(turn, run)
     if run.keep_again and not run.keeping:
         order_keep(turn, run)
 

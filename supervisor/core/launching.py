@@ -6,6 +6,7 @@ from msgspec.structs import replace
 
 from supervisor.core import endings, events, incidents, messages, orders, recovery
 from supervisor.core.actions import Launch
+from supervisor.core.backups import restoring
 from supervisor.core.gpus import health, passport
 from supervisor.core.model import Attempt, Phase, Run
 from supervisor.core.policy import FALL_BACKS, OBSERVED_S, STARTING_S
@@ -44,6 +45,11 @@ def prepared(turn: Turn, run: Run, event: events.Prepared) -> None:
         endings.finish(turn, run, Phase.SUCCEEDED, event.reason)
     elif run.stop is not None:
         endings.after_stop(turn, run, f"{run.stop.reason} before the training started")
+    elif (target := restoring.better(turn.world, run, event)) and not (
+        event.lacking and endings.just_booted(turn.world, turn.now)
+    ):
+        reason = f"{event.reason or start_words(event)}; a backup knows more"
+        _give_back(turn, restoring.order(turn, run, target, event), reason)
     elif event.start == "refused" and endings.just_booted(turn.world, turn.now):
         _back_out(turn, run, f"{event.reason}; a file system may not be mounted yet", "mount")
     elif event.start == "refused":
@@ -153,7 +159,8 @@ def launched(turn: Turn, run: Run, event: events.Launched) -> None:
         return
     attempt = replace(run.attempt, pid=event.pid, shim_pid=event.shim_pid, boot=event.boot, started_at=event.started_at)
     order = run.stop
-    run = incidents.relaunched(replace(run, told_waiting="", accepted="", stalled="", stalled_todo=""), turn.now)
+    clear = replace(run, told_waiting="", accepted="", stalled="", stalled_todo="", restored_from=())
+    run = incidents.relaunched(clear, turn.now)
     run = turn.move(run, Phase.RUNNING, run.reason, within_s=running_within_s(turn, run), attempt=attempt)
     turn.world = passport.began(turn.world, run)
     messages.launched(turn, run)

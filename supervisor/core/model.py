@@ -6,6 +6,8 @@ from enum import Enum
 
 import msgspec
 
+from supervisor.core.backups.events import Spot
+from supervisor.core.backups.model import Backed, Target, TargetPolicy
 from supervisor.core.diagnosis.evidence import Change, Incident, Spent
 from supervisor.core.gpus.model import Driver, Gpu, GpuPolicy
 from supervisor.core.job import Job
@@ -164,6 +166,11 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     verified. `stalled` says what stands still without being the training's fault, `stalled_todo` what a person can do
     about that. `diverged_from`: the epoch since which no loss is a number, 0 if some are. `incidents`: the newest ones,
     the oldest first.
+
+    `backups`: the newest backup by target, `unbacked`: why there is none newer, as far as people were told.
+    `restoring`: the target from which something is being fetched for it, `restored_from` those that were tried since
+    its last launch. `published`: where its weights were published, or why not. `archived`: its weights are only in the
+    backup.
     """
 
     id: str
@@ -212,6 +219,12 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     stalled_todo: str = ""
     diverged_from: int = 0
     incidents: tuple[Incident, ...] = ()
+    backups: dict[str, Backed] = {}
+    restoring: str = ""
+    restored_from: tuple[str, ...] = ()
+    unbacked: dict[str, str] = {}
+    published: str = ""
+    archived: bool = False
 
     @property
     def name(self) -> str:
@@ -249,13 +262,16 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     channels: tuple[str, ...] = ()
     stop_grace_s: float = 60.0
     server: str = ""
+    backups: tuple[TargetPolicy, ...] = ()
+    prunes: bool = False
 
 
 class World(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that deciding depends on.
 
     `gpus` by UUID: all that were ever seen. `told`: what was said once about the server, and when. `kernel_seq` is the
-    newest record of the kernel log that was acted upon, of the boot `kernel_boot`.
+    newest record of the kernel log that was acted upon, of the boot `kernel_boot`. `targets`: of backups, by name;
+    `spots`: file systems by a place on them. `pruning`: the key of the pruning that is under way.
     """
 
     live: dict[str, Run] = {}
@@ -274,6 +290,10 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     kernel_seq: int = -1
     kernel_boot: Boot = Boot()
     told: dict[str, float] = {}
+    targets: dict[str, Target] = {}
+    spots: dict[str, Spot] = {}
+    pruning: str = ""
+    pruned_at: float = 0.0
 
     def run(self, run_id: str) -> Run | None:
         """The run with this id, live or ended."""

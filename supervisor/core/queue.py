@@ -9,6 +9,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from supervisor.core import disk_spots
 from supervisor.core.actions import Prepare
 from supervisor.core.ancestry import source_of
 from supervisor.core.gpus import leases
@@ -144,6 +145,10 @@ def waits_for(world: World, run: Run, now: float) -> str:
     """What keeps the run from starting apart from room: time or another run."""
     if world.draining:
         return "drain"
+    if run.restoring:
+        return "restore"
+    if full := disk_spots.refuses(world):
+        return full
     if run.job.start_after_at is not None and now < run.job.start_after_at:
         return "time"
     for name in run.job.after:

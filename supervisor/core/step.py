@@ -7,8 +7,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from supervisor.core import deadlines, digest, events, files, hangs, orders, queue, run_machine
+from supervisor.core import deadlines, digest, disks, events, files, hangs, orders, publishing, queue, run_machine
 from supervisor.core.actions import Action
+from supervisor.core.backups import restoring, targets
 from supervisor.core.gpus import health, inventory, quarantine
 from supervisor.core.model import Run, World
 from supervisor.core.policy import FINAL_S, LIMIT_OVERRUN, OBSERVED_S
@@ -26,8 +27,18 @@ def step(world: World, event: events.Event, now: float) -> tuple[World, tuple[Ac
         SERVER[type(event)](turn, event)
     if not isinstance(event, events.DaemonStarted) and (turn.world is not world or isinstance(event, ALWAYS_PLACE)):
         quarantine.attend(turn)
+        for run in _just_ended(world, turn.world):
+            publishing.ended(turn, run)
+            targets.ended(turn, run)
+        targets.attend(turn)
         queue.place(turn)  # not before the new daemon has said, by Configured, what there is room for
     return turn.world, tuple(turn.actions)
+
+
+def _just_ended(before: World, after: World) -> list[Run]:
+    """The runs that this step ended, in the order of their ids: a replay must give the same numbers."""
+    new = after.ended.keys() - before.ended.keys() if after.ended is not before.ended else ()
+    return [after.ended[key] for key in sorted(new)]
 
 
 def started(turn: Turn, event: events.DaemonStarted) -> None:
@@ -46,6 +57,7 @@ def started(turn: Turn, event: events.DaemonStarted) -> None:
         orders.undrain(turn, run, "a new daemon")
     _bound_deadlines(turn)
     quarantine.bound(turn)
+    targets.started(turn)
     live = [run for run in turn.world.live.values() if run.attempt is not None and run.busy]
     if rebooted and live:
         names = ", ".join(run.name for run in live)
@@ -75,6 +87,7 @@ def configured(turn: Turn, event: events.Configured) -> None:
     """New limits and channels count from now on."""
     if event.policy != turn.world.policy:
         turn.world = replace(turn.world, policy=event.policy)
+    targets.configured(turn)
     inventory.count(turn)
 
 
@@ -127,4 +140,20 @@ SERVER: dict[type[events.Event], Callable[[Turn, Any], None]] = {
     events.GpuTested: quarantine.tested,
     events.GpuTreated: quarantine.treated,
     events.GpuOrdered: quarantine.order,
+    events.BackupDue: targets.due,
+    events.BackupAsked: targets.asked,
+    events.QuietSeen: targets.quiet,
+    events.BackedUp: targets.backed_up,
+    events.BackupFailed: targets.failed,
+    events.VerifyAsked: targets.verify_asked,
+    events.BackupVerified: targets.verified,
+    events.DrillAsked: targets.drill_asked,
+    events.Drilled: targets.drilled,
+    events.Restored: restoring.restored,
+    events.StateRestored: restoring.state_restored,
+    events.PruneAsked: disks.prune_asked,
+    events.Pruned: disks.pruned,
+    events.DiskSeen: disks.seen,
+    events.PublishAsked: publishing.asked,
+    events.Published: publishing.published,
 }

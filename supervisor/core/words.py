@@ -32,6 +32,7 @@ WAITING = {
     "mount": "a file system that is not mounted",
     "memory": "free memory",
     "shm": "room in /dev/shm",
+    "restore": "its checkpoints, which are being fetched from a backup",
     "person": "the end of the training that a person started",
 }
 
@@ -52,6 +53,12 @@ _ACTIONS = {
     "reset": "reset the GPU",
     "reboot": "restart the machine",
     "power": "set the GPU's power limit",
+    "backup": "copy it to the backup target",
+    "verify": "read the backup again",
+    "drill": "rehearse a restore",
+    "restore": "fetch it from the backup",
+    "prune": "let go what the policy lets go",
+    "publish": "publish its weights",
 }
 
 
@@ -63,6 +70,15 @@ _STEPS = {
     "hold": "held for a person",
     "fail": "given up",
 }
+
+
+def size(count_bytes: float) -> str:
+    """One unit, for people: 512 B, 1.5 GiB."""
+    value, units = float(count_bytes), ("B", "KiB", "MiB", "GiB", "TiB")
+    place = 0
+    while value >= 1024 and place < len(units) - 1:
+        value, place = value / 1024, place + 1
+    return f"{value:.0f} {units[place]}" if value >= 100 or not place else f"{value:.1f} {units[place]}"
 
 
 def duration(seconds: float) -> str:

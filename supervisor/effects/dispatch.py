@@ -24,7 +24,7 @@ Put = Callable[[events.Event], None]
 
 LANES = {
     "kill": 1, "process": 1, "prepare": 4, "check": 2, "disk": 2, "copies": 2, "files": 1, "network": 2, "autopsy": 2,
-    "gpu": 2,
+    "gpu": 2, "prune": 1, "publish": 1, "backup": 1,
 }  # fmt: skip
 LANE_OF: dict[type[actions.Action], str] = {
     actions.Terminate: "kill",
@@ -38,6 +38,12 @@ LANE_OF: dict[type[actions.Action], str] = {
     actions.Announce: "network",
     actions.TestGpu: "gpu",  # a test or a reset takes minutes where a driver hangs
     actions.TreatGpu: "gpu",
+    actions.BackUp: "backup",  # these four in a lane for each target: see Dispatcher
+    actions.VerifyBackup: "backup",
+    actions.Drill: "backup",
+    actions.Restore: "backup",
+    actions.Prune: "prune",
+    actions.Publish: "publish",  # an export may take an hour
     actions.Autopsy: "autopsy",  # of its own: a kill follows, and a check that takes minutes must not delay it
 }
 
@@ -116,11 +122,22 @@ class Dispatcher:
                 if action.key in self._under_way:
                     continue
                 self._under_way.add(action.key)
-            self._lanes[LANE_OF[type(action)]].add(action)
+            self._lane(action).add(action)
+
+    def _lane(self, action: actions.Action) -> Lane:
+        """The lane of an action. Each backup target has one of its own: a dead one must not hold up the others."""
+        target = getattr(action, "target", "")
+        name = LANE_OF[type(action)] + (f"-{target}" if target else "")
+        with self._lock:
+            if name not in self._lanes:
+                self._lanes[name] = Lane(name, 1, self._carry_out)
+            return self._lanes[name]
 
     def close(self, timeout_s: float = 5.0) -> None:
         """End all lanes; what is not done is done by the next daemon."""
-        for lane in self._lanes.values():
+        with self._lock:
+            lanes = tuple(self._lanes.values())
+        for lane in lanes:
             lane.close(timeout_s)
 
     def _carry_out(self, action: actions.Action) -> float | None:
@@ -175,6 +192,18 @@ def failure(action: actions.Action, reason: str, now: float) -> events.Event:  #
             return events.GpuTested(**when, gpu=action.gpu, ok=False, ran=False, text=reason)
         case actions.TreatGpu():
             return events.GpuTreated(**when, gpu=action.gpu, what=action.what, ok=False, text=reason)
+        case actions.BackUp():
+            return events.BackupFailed(**when, run=action.run, target=action.target, cause="failed", text=reason)
+        case actions.VerifyBackup():
+            return events.BackupVerified(**when, target=action.target, cause="failed", text=reason)
+        case actions.Drill():
+            return events.Drilled(**when, target=action.target, ok=False, cause="failed", text=reason)
+        case actions.Restore():
+            return events.Restored(**when, run=action.run, target=action.target, ok=False, text=reason)
+        case actions.Prune():
+            return events.Pruned(**when, text=reason)
+        case actions.Publish():
+            return events.Published(**when, run=action.run, ok=False, text=reason)
         case actions.CheckJob():
             return events.JobRefused(**when, path=action.path, revision=action.revision, problem=reason)
         case actions.Announce():

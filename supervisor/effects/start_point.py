@@ -56,6 +56,7 @@ def prepared(action: Prepare, choice: Choice, notes: Sequence[str] = ()) -> even
         notes=tuple(notes),
         reason=choice.reason,
         epochs_override=_override(action, choice),
+        lacking=choice.lacking,
     )
 
 

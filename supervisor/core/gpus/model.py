@@ -77,9 +77,9 @@ class XidNote(msgspec.Struct, frozen=True, kw_only=True):
 class Quarantine(msgspec.Struct, frozen=True, kw_only=True):
     """A GPU that is not given out. `needs`, before it may be tested and come back: test, reset, reboot or person.
 
-    `met`: what it needs was done. `by` is empty if nobody but the supervisor wants it. `xid`: what led to it. `retest`:
-    something happened while it was being tested. `asked`: who wants it tested now. `met_at`:
-    when what it needs was done; `needed_since`: since when it needs that.
+    `by` is empty if nobody but the supervisor wants it. `xid`: what led to it. `retest`: something happened while it was
+    being tested. `asked`: who wants it tested now. `met_at`: when what it needs was done, 0.0: not yet; `needed_since`:
+    since when it needs that.
     """
 
     reason: str
@@ -87,17 +87,20 @@ class Quarantine(msgspec.Struct, frozen=True, kw_only=True):
     needs: str = "test"
     by: str = ""
     xid: int = 0
-    met: bool = False
     tests: int = 0
     not_run: int = 0
     next_test_at: float | None = None
-    testing: bool = False
     result: str = ""
     treated: bool = False
     retest: bool = False
     asked: str = ""
     met_at: float = 0.0
     needed_since: float = 0.0
+
+    @property
+    def met(self) -> bool:
+        """What it needs was done."""
+        return self.met_at > 0
 
 
 class Drain(msgspec.Struct, frozen=True, kw_only=True):
@@ -174,6 +177,11 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True):
     def label(self) -> str:
         """What a person calls it."""
         return f"GPU {self.facts.index}"
+
+    @property
+    def testing(self) -> bool:
+        """Its self-test is under way."""
+        return bool(self.test_key)
 
 
 class Driver(msgspec.Struct, frozen=True, kw_only=True):

@@ -37,7 +37,6 @@ def enter(turn: Turn, gpu: Gpu, reason: str, needs: str, *, xid: int = 0, by: st
     now = gpu.quarantine
     if now is not None and NEEDS.index(needs) <= NEEDS.index(now.needs) and not (now.met and needs != "test"):
         return _said_better(turn, gpu, now, reason, xid)
-    testing = bool(gpu.test_key)
     if not by and passport.treatments(gpu, turn.now - ESCALATE_S) >= HELPLESS:
         needs, reason = "person", f"{reason}; {HELPLESS} resets or reboots in a week did not help: inspect the hardware"
     since = now.since if now is not None else turn.now
@@ -47,8 +46,7 @@ def enter(turn: Turn, gpu: Gpu, reason: str, needs: str, *, xid: int = 0, by: st
         needs=needs,
         by=by,
         xid=xid,
-        testing=testing,
-        retest=testing and needs == "test",
+        retest=gpu.testing and needs == "test",
         asked=asked,
         needed_since=turn.now,
     )
@@ -66,7 +64,7 @@ def _said_better(turn: Turn, gpu: Gpu, now: Quarantine, reason: str, xid: int) -
     What happens during a test is not what that test is about: it is made once more.
     """
     better = bool(xid) and xid == now.xid and not now.met and not now.by
-    later = replace(now, reason=reason if better else now.reason, retest=now.retest or now.testing)
+    later = replace(now, reason=reason if better else now.reason, retest=now.retest or gpu.testing)
     if later != now:
         gpu = replace(gpu, quarantine=later)
         turn.world = turn.world.with_gpu(gpu)
@@ -92,7 +90,7 @@ def met(turn: Turn, gpu: Gpu, how: str) -> Gpu:
     quarantine = gpu.quarantine
     if quarantine is None or quarantine.met or quarantine.needs == "person" or quarantine.by:
         return gpu
-    quarantine = _with_first_test(replace(quarantine, met=True, met_at=turn.now), turn.now)
+    quarantine = _with_first_test(replace(quarantine, met_at=turn.now), turn.now)
     gpu = passport.noted(replace(gpu, quarantine=quarantine), turn.now, "may be tested", how)
     turn.world = turn.world.with_gpu(gpu)
     return gpu
@@ -192,8 +190,7 @@ def _test(turn: Turn, gpu: Gpu, quarantine: Quarantine) -> None:
         _not_run(turn, gpu, quarantine, "no job has told yet which interpreter has torch")
         return
     key = f"gpu/{gpu.uuid}/test-{turn.number()}"
-    testing = replace(quarantine, testing=True, retest=False)
-    turn.world = turn.world.with_gpu(replace(gpu, test_key=key, quarantine=testing))
+    turn.world = turn.world.with_gpu(replace(gpu, test_key=key, quarantine=replace(quarantine, retest=False)))
     turn.act(TestGpu(key=key, gpu=gpu.uuid, python=python, memory_bytes=gpu.facts.memory_bytes))
 
 
@@ -231,7 +228,7 @@ def _may_leave(quarantine: Quarantine) -> bool:
 def _after_test(turn: Turn, gpu: Gpu, quarantine: Quarantine, event: events.GpuTested) -> None:
     """What computes or remembers wrongly is for a person, however the next test ends; a pass may not be enough."""
     what = "test passed" if event.ok else "test failed"
-    later = replace(quarantine, tests=quarantine.tests + 1, testing=False, retest=False, asked="", result=event.text)
+    later = replace(quarantine, tests=quarantine.tests + 1, retest=False, asked="", result=event.text)
     later = _with_first_test(later, turn.now) if quarantine.retest else replace(later, next_test_at=None)
     gpu = passport.noted(replace(gpu, quarantine=later), turn.now, what, event.text)
     turn.world = turn.world.with_gpu(gpu)
@@ -244,7 +241,7 @@ def _not_run(turn: Turn, gpu: Gpu, quarantine: Quarantine, why: str) -> None:
     tries = quarantine.not_run + 1
     ready = quarantine.needs == "test" or quarantine.met or bool(quarantine.asked)
     at = turn.now + NOT_RUN_AGAIN_S if ready else None
-    later = replace(quarantine, testing=False, not_run=tries, next_test_at=at, result=f"not tested: {why}")
+    later = replace(quarantine, not_run=tries, next_test_at=at, result=f"not tested: {why}")
     gpu = replace(gpu, quarantine=later)
     turn.world = turn.world.with_gpu(gpu)
     if tries == NOT_RUN_LIMIT:
@@ -355,7 +352,7 @@ def _test_now(turn: Turn, gpu: Gpu, event: events.GpuOrdered) -> None:
     elif gpu.quarantine.needs == "reset":
         gpu = met(turn, gpu, f"{event.by} wants it tested")
     quarantine = gpu.quarantine
-    if quarantine is not None and not quarantine.testing:
+    if quarantine is not None and not gpu.testing:
         soon = replace(quarantine, next_test_at=turn.now, asked=event.by)
         turn.world = turn.world.with_gpu(replace(gpu, quarantine=soon))
 

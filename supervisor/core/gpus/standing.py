@@ -135,7 +135,7 @@ def _in_quarantine(gpu: Gpu, held: Quarantine, world: World, now: float) -> Stan
     told = [f"{held.reason or 'no reason was given'}{by}, {words.duration(now - held.since)} ago"]
     if held.result:
         told.append(f"test {held.tests}: {held.result}" if held.tests > 1 else held.result)
-    if held.testing:
+    if gpu.testing:
         return Standing("testing", "; ".join(told))
     if held.next_test_at is not None and (world.policy.gpu.self_test != "never" or held.asked):
         soon = f"in {words.duration(held.next_test_at - now)}" if held.next_test_at > now else "when it is idle"

@@ -259,7 +259,7 @@ def _quarantine(gpu: Gpu) -> View | None:
         "by": held.by or None,
         "xid": held.xid or None,
         "tests": held.tests,
-        "testing": held.testing,
+        "testing": gpu.testing,
         "next_test_at": held.next_test_at,
         "result": held.result or None,
     }

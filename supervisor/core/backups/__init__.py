@@ -1,0 +1,1 @@
+"""Copies elsewhere: what is backed up when, what is known of each target, and what a backup holds. Pure."""
