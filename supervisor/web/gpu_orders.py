@@ -119,7 +119,7 @@ def nothing_to_do(gpu: Gpu, order: GpuOrder, now: float) -> str:
             if gpu.drain.until_at is None
             else ""
         )
-    if order.what == "test" and gpu.quarantine is not None and gpu.quarantine.testing:
+    if order.what == "test" and gpu.quarantine is not None and gpu.testing:
         return f"{gpu.label} is being tested already"
     return ""
 
@@ -141,7 +141,7 @@ def done(world: World, before: Gpu, order: GpuOrder) -> bool:
 
 def _asked_to_test(before: Gpu, after: Gpu) -> bool:
     held = after.quarantine
-    return held is None or held.testing or held.next_test_at is not None or held != before.quarantine
+    return held is None or after.testing or held.next_test_at is not None or held != before.quarantine
 
 
 _EFFECTS: dict[str, Callable[[Gpu, Gpu], bool]] = {
@@ -199,7 +199,7 @@ def _tested(world: World, _before: Gpu, gpu: Gpu, now: float) -> str:
     held = gpu.quarantine
     if held is None:
         return f"{gpu.label} was tested{_but(world, gpu, now)}"
-    if held.testing:
+    if gpu.testing:
         return f"{gpu.label} is being tested; `gpu show {gpu.index}` tells the result"
     names = [run.name for run in leases.on(world, gpu.uuid)]
     when = f"when {' and '.join(names)} has ended there" if names else "as soon as it is idle and can be used"

@@ -304,7 +304,7 @@ def under_test(bench, *, met=False):
     if met:
         bench.tell(events.GpuOrdered, gpu=uuid(0), what="test", by="ann")
     bench.wait(20.0)
-    assert bench.gpu().quarantine.testing
+    assert bench.gpu().testing
     return bench
 
 
@@ -332,7 +332,7 @@ def test_an_answer_of_another_test_is_none():
     """Only the test that is under way tells of the GPU."""
     bench = under_test(quarantined())
     bench.tell(events.GpuTested, gpu=uuid(0), ok=True, text="late", answers="gpu/another")
-    assert bench.gpu().quarantine.testing
+    assert bench.gpu().testing
 
 
 def test_who_wants_a_gpu_tested_has_reset_it():

@@ -67,7 +67,7 @@ def found(kind, text="words of the judge"):
         ({"drain": Drain(by="bob (uid 1000) via CLI", since=NOW - 60, until_at=NOW + 7200)}, "drained", "by bob, 1 min ago, for another 2 h"),
         ({"drain": Drain(by="bob", since=NOW - 60, until_at=NOW - 1)}, "free", ""),
         ({"quarantine": Quarantine(reason="Xid 13", since=NOW - 60)}, "quarantined", "Xid 13"),
-        ({"quarantine": Quarantine(reason="Xid 13", since=NOW, testing=True)}, "testing", "Xid 13"),
+        ({"quarantine": Quarantine(reason="Xid 13", since=NOW), "test_key": "k"}, "testing", "Xid 13"),
         ({"findings": found("too-hot")}, "hot", "words of the judge"),
         ({"findings": found("throttled")}, "hot", "words of the judge"),
         ({"findings": found("unknown-error")}, "unreadable", "words of the judge"),
@@ -136,18 +136,18 @@ def test_others_are_only_told_where_they_are_respected():
 
 
 @pytest.mark.parametrize(
-    ("needs", "met", "todo"),
+    ("needs", "todo"),
     [
-        ("test", False, "gpu release 3"),
-        ("reset", False, "--gpu-reset -i GPU-3f2e3d4c-aaaa"),
-        ("reboot", False, "sudo systemctl reboot"),
-        ("person", False, "gpu bundle 3"),
+        ("test", "gpu release 3"),
+        ("reset", "--gpu-reset -i GPU-3f2e3d4c-aaaa"),
+        ("reboot", "sudo systemctl reboot"),
+        ("person", "gpu bundle 3"),
     ],
 )
-def test_a_quarantine_says_how_it_ends(needs, met, todo):
+def test_a_quarantine_says_how_it_ends(needs, todo):
     """What it needs, the last test and the next one, and the command."""
     held = Quarantine(
-        reason="Xid 48", since=NOW - 7200, needs=needs, met=met, tests=2, result="wrong sum", next_test_at=NOW + 600
+        reason="Xid 48", since=NOW - 7200, needs=needs, tests=2, result="wrong sum", next_test_at=NOW + 600
     )
     stands = standing(gpu(quarantine=held), world(gpu(quarantine=held)), NOW)
     assert todo in stands.todo

@@ -103,7 +103,7 @@ def test_another_count_makes_indices_mean_others():
     ("quarantine", "silent"),
     [
         (Quarantine(reason="x", since=0, xid=119), ["GPU-0"]),
-        (Quarantine(reason="x", since=0, xid=119, met=True), []),
+        (Quarantine(reason="x", since=0, xid=119, met_at=1.0), []),
         (Quarantine(reason="x", since=0, xid=79), []),
         (None, []),
     ],

@@ -187,7 +187,7 @@ def test_no_machine_is_restarted_under_a_training(tmp_path):
         Surgery(tmp_path)("reboot")
 
 
-@pytest.mark.parametrize("one", [gpu(), quarantined("person"), replace_quarantine(met=True)])
+@pytest.mark.parametrize("one", [gpu(), quarantined("person"), replace_quarantine(met_at=2.0)])
 def test_a_restart_that_nobody_needs_any_more_is_not_made(tmp_path, one):
     """The order waited until nothing ran; meanwhile the GPU was released, tested, or is for a person."""
     surgery = Surgery(

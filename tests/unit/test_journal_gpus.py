@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 from journal_bench import journal, path, writer
 
 from supervisor.core import events
+from supervisor.core.gpus.model import Gpu
 
 __all__ = ["journal", "path", "writer"]  # fixtures
 
@@ -27,3 +29,11 @@ def test_it_is_found_by_an_index(journal):
     query = "SELECT seq FROM events WHERE kind IN ('GpuFound', 'GpuHeld', 'XidSeen', 'GpuTested', 'GpuTreated', 'GpuOrdered')"
     plan = journal._connection.execute(f"EXPLAIN QUERY PLAN {query}").fetchall()
     assert any("events_of_gpus" in step[3] for step in plan), plan
+
+
+def test_a_gpu_that_an_older_version_wrote_can_be_read():
+    """With fields that are derived from others now: what they said still holds."""
+    row = b'{"uuid":"a","facts":{"uuid":"a","index":0},"test_key":"k","quarantine":{"reason":"x","since":1.0,"needs":"reset","met":true,"met_at":3.0,"testing":true}}'
+    gpu = msgspec.json.decode(row, type=Gpu)
+    assert gpu.testing
+    assert gpu.quarantine.met

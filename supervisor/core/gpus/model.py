@@ -77,9 +77,9 @@ class XidNote(msgspec.Struct, frozen=True, kw_only=True):
 class Quarantine(msgspec.Struct, frozen=True, kw_only=True):
     """A GPU that is not given out. `needs`, before it may be tested and come back: test, reset, reboot or person.
 
-    `by` is empty if nobody but the supervisor wants it. `xid`: what led to it. `retest`: something happened while it was
-    being tested. `asked`: who wants it tested now. `met_at`: when what it needs was done, 0.0: not yet; `needed_since`:
-    since when it needs that.
+    `by` is empty if nobody but the supervisor wants it. `xid`: what led to it. `retest`: something happened while it
+    was being tested. `asked`: who wants it tested now. `met_at`: when what it needs was done, 0.0: not yet;
+    `needed_since`: since when it needs that.
     """
 
     reason: str
