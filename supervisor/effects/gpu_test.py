@@ -36,7 +36,6 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     ran: bool
     text: str
     device: str = ""
-    scores: dict[str, float] = {}
     version: int = 1
 
 
@@ -83,7 +82,6 @@ class GpuTester:
             ok=answer.ok and answer.ran,
             ran=answer.ran,
             text=answer.text,
-            scores=answer.scores,
         )
 
     def _hindrance(self, gpu: str) -> str:

@@ -3,8 +3,8 @@
 The GPU is the only one that CUDA_VISIBLE_DEVICES shows. It is opened, patterns are written to its memory and read
 back, matrices of small whole numbers are multiplied (every sum is exact in float32, in whatever order it is made, so
 that a single wrong bit shows), and data is copied there and back. The same is done and the same numbers are used every
-time. Prints one JSON object: version, ok, ran, text, device, scores (seconds, bytes, rates). Standard error names each
-step as it begins, as "step: …", so that of one that hangs it is known which one it was.
+time. Prints one JSON object: version, ok, ran, text, device. Standard error names each step as it begins, as
+"step: …", so that of one that hangs it is known which one it was.
 
 Exit code 0: passed, 1: failed, 3: it could not be made, which says nothing about the GPU.
 
@@ -82,7 +82,6 @@ class Bench:
         self.cuda = options.device == "cuda"
         self.quick = options.quick
         self.device: Any = torch.device(options.device)
-        self.scores: Dict[str, float] = {}
         self.wrong = wrong
         self.said: List[str] = []
         self.host = _addresses(torch)
@@ -108,7 +107,7 @@ def main(words: Optional[List[str]] = None) -> int:
         threading.Thread(target=_end_with_parent, daemon=True).start()
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not stand in the answer
-    found: Dict[str, Any] = {"version": 1, "ok": False, "ran": False, "text": "", "device": "", "scores": {}}
+    found: Dict[str, Any] = {"version": 1, "ok": False, "ran": False, "text": "", "device": ""}
     code = _answer(found, options)
     with out:
         print(json.dumps(found), file=out)
@@ -191,16 +190,14 @@ def _test(found: Dict[str, Any], bench: Bench, options: argparse.Namespace) -> N
     for words, test in steps:
         _step(words)
         test()
-        found["scores"] = bench.scores
 
 
 def _open(bench: Bench, uuid: str) -> str:
     began = time.monotonic()
     name = _identified(bench.torch, uuid) if bench.cuda else "cpu"
     bench.torch.zeros(1, device=bench.device).add_(1).item()
-    bench.scores["open_s"] = round(bench.now() - began, 3)
+    bench.said.append(f"opened in {bench.now() - began:.1f} s")
     bench.ends_at = time.monotonic() + (QUICK_S if bench.quick else BUDGET_S)
-    bench.said.append(f"opened in {bench.scores['open_s']:.1f} s")
     return name
 
 
@@ -231,14 +228,10 @@ def _test_memory(bench: Bench, most_bytes: int) -> None:
     for name, value, addressed in PATTERNS[: 2 if bench.quick else None]:
         wrong += _tried(bench, chunks, (base if addressed else None, spare), value, name)
         done += 1
-        took_s = bench.now() - began
-        if time.monotonic() + took_s / done > ends_at:
+        if time.monotonic() + (bench.now() - began) / done > ends_at:
             break
-    size_bytes = len(chunks) * CHUNK_WORDS * 4
-    bench.scores.update(memory_bytes=size_bytes, memory_patterns=done, memory_s=round(took_s, 3))
-    bench.scores["memory_bytes_per_s"] = round(2 * size_bytes * done / max(took_s, 1e-6))
     bench.wrong += wrong[:1] + ([f"so it was with {len(wrong) - 1} more patterns"] if wrong[1:] else [])
-    bench.said.append(f"{size_bytes / GIB:.2f} GiB of memory held {done} patterns")
+    bench.said.append(f"{len(chunks) * CHUNK_WORDS * 4 / GIB:.2f} GiB of memory held {done} patterns")
 
 
 def _chunks(bench: Bench, most_bytes: int) -> List[Any]:
@@ -307,20 +300,16 @@ def _test_products(bench: Bench) -> None:
     tiles = TILES if bench.cuda else 1
     expected = (product * tiles).float().to(bench.device).view(1, SIDE, 1, SIDE)
     left, right = (one.float().to(bench.device).repeat(tiles, tiles) for one in (left, right))
-    began, rounds, counts = bench.now(), 0, []
-    while rounds < (QUICK_ROUNDS if bench.quick or not bench.cuda else MOST_ROUNDS) and (
-        rounds < 2 or bench.left_s() > 0
-    ):
+    counts: List[int] = []
+    most = QUICK_ROUNDS if bench.quick or not bench.cuda else MOST_ROUNDS
+    while len(counts) < most and (len(counts) < 2 or bench.left_s() > 0):
         result = torch.mm(left, right).view(tiles, SIDE, tiles, SIDE)
         counts.append(int(torch.count_nonzero(result != expected).item()))
-        rounds += 1
-    took_s = bench.now() - began
     if any(counts):
         of = f"{max(counts):,} of {(SIDE * tiles) ** 2:,} places"
-        tries = f"in {sum(count > 0 for count in counts)} of {rounds} tries"
+        tries = f"in {sum(count > 0 for count in counts)} of {len(counts)} tries"
         bench.wrong.append(f"the product of two matrices came out wrong in {of} ({tries})")
-    bench.scores.update(products=rounds, flop_per_s=round(2 * (SIDE * tiles) ** 3 * rounds / max(took_s, 1e-6)))
-    bench.said.append(f"{rounds} products were exact")
+    bench.said.append(f"{len(counts)} products were exact")
     side = SIDE * tiles if bench.cuda else SIDE // 4  # a processor may have no instructions for these numbers
     for dtype in (torch.float16, torch.bfloat16):
         _test_half(bench, left[:side, :side], right[:side, :side], dtype)
@@ -393,8 +382,7 @@ def _test_copies(bench: Bench) -> None:
             bench.wrong.append(f"{changed:,} of {host.numel():,} words changed on the way to the GPU and back")
         if changed or bench.left_s() < -2:
             break
-    rates = [round(size_bytes / max(taken_s, 1e-6)) for taken_s in (there_s, back_s)]
-    bench.scores.update(to_gpu_bytes_per_s=rates[0], to_host_bytes_per_s=rates[1])
+    rates = [size_bytes / max(taken_s, 1e-6) for taken_s in (there_s, back_s)]
     bench.said.append(f"{rates[0] / 1e9:.1f} GB/s there and {rates[1] / 1e9:.1f} GB/s back")
 
 

@@ -19,7 +19,7 @@ if len(sys.argv) > 1 and sys.argv[1].endswith("gpu_test.py"):
     bad = uuid in open({bad!r}).read()
     text = "7 of 1,024 words of memory came back changed" if bad else "opened in 0.1 s; 3 products were exact"
     print("step: opening the GPU", file=sys.stderr, flush=True)
-    print(json.dumps(dict(version=1, ok=not bad, ran=True, text=text, device="fake", scores=dict(open_s=0.1))))
+    print(json.dumps(dict(version=1, ok=not bad, ran=True, text=text, device="fake")))
     sys.exit(int(bad))
 os.execv({toy!r}, [{toy!r}, *sys.argv[1:]])
 """

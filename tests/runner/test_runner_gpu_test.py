@@ -47,11 +47,16 @@ def cases(train_python):
 
 
 def test_a_healthy_device_passes_and_tells_its_figures(train_python):
-    """One JSON object, exit code 0, every step named as it begins, and numbers for the passport."""
+    """One JSON object, exit code 0, every step named as it begins, and what was tested how much in words."""
     code, found, steps = run_test(train_python, "--device", "cpu", "--quick", "--memory-bytes", "100000000")
     assert (code, found["ok"], found["ran"]) == (0, True, True)
-    assert found["scores"]["memory_bytes"] == 2 * gpu_test.CHUNK_WORDS * 4
-    assert found["scores"].keys() >= {"open_s", "memory_bytes_per_s", "flop_per_s", "to_gpu_bytes_per_s"}
+    for part in (
+        "opened in ",
+        "; 0.06 GiB of memory held 2 patterns; ",
+        "; 3 products were exact; ",
+        " GB/s there and ",
+    ):
+        assert part in found["text"]
     assert steps == ["importing torch", "opening the GPU", "writing and reading its memory", "multiplying matrices",
                      "copying to the GPU and back"]  # fmt: skip
 

@@ -82,13 +82,12 @@ class KernelSaid(Event, frozen=True, kw_only=True, tag=True):
 
 
 class GpuTested(Event, frozen=True, kw_only=True, tag=True):
-    """The self-test of a GPU came to an end. `scores`: seconds and rates by name. Not `ran`: it could not be made."""
+    """The self-test of a GPU came to an end. Not `ran`: it could not be made."""
 
     gpu: str
     ok: bool
     text: str
     ran: bool = True
-    scores: dict[str, float] = {}
 
 
 class GpuTreated(Event, frozen=True, kw_only=True, tag=True):
