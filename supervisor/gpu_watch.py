@@ -94,8 +94,7 @@ class GpuWatch:
         """How the kernel log is followed, in words."""
         if self._kernel_log is None:
             return "not followed: [gpu] kmsg is empty"
-        state = self._kernel_log.state
-        return state.text or {"kmsg": "followed", "journald": "followed by journald"}.get(state.way, state.way)
+        return self._kernel_log.state.words(self._now())
 
     # ---- parts
     def _followed(self, config: Config) -> KernelLogSource:

@@ -22,6 +22,7 @@ from supervisor.core import events
 from supervisor.core.gpus import xids
 from supervisor.core.gpus.xids import ParsedXid
 from supervisor.core.model import World
+from supervisor.core.words import duration
 from supervisor.machine.kernel_log import KERNEL, Record, clock_s
 from supervisor.sources.kernel_feeds import JournalFeed, KernelFeed, opened
 from supervisor.sources.kernel_lines import Lines, Lost, Said
@@ -31,6 +32,8 @@ from supervisor.sources.xid_folding import Folder
 log = logging.getLogger("yolo-supervisor")
 
 PATIENCE_S = 5.0
+STILL_S = 12 * PATIENCE_S
+_FOLLOWED = {"kmsg": "followed", "journald": "followed by journald"}
 AGAIN_S = 60.0  # a log that may not be read is tried again: rights can be given while we run
 BEFORE_START_S = 2.0  # the clocks of kernel and system are two
 FLOOD_S = 1.0
@@ -47,15 +50,23 @@ TODO = (
 class State(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the watch works. `way`: kmsg, journald, starting or none; `text`: why none, and what to do.
 
-    `read_at`: when it was last looked at and could be read; `record_at`: when a record came. Unix seconds, 0.0: never.
+    `read_at`: when it was last looked at and could be read, in Unix seconds, 0.0: never. `overwritten`: how often
+    records were gone before they were read.
     """
 
     way: str = "starting"
     text: str = ""
     read_at: float = 0.0
-    record_at: float = 0.0
-    records: int = 0
     overwritten: int = 0
+
+    def words(self, now: float) -> str:
+        """How it stands; begins with "followed" where all is well: a watch that silently does not run must be seen."""
+        if self.way not in _FOLLOWED:
+            return self.text or self.way
+        if self.read_at and now - self.read_at > STILL_S:
+            return f"not looked at for {duration(now - self.read_at)}"
+        lost = f"; {self.overwritten} times records were overwritten before they were read" if self.overwritten else ""
+        return f"{_FOLLOWED[self.way]}{lost}"
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,7 +115,7 @@ class KernelLogSource:
         self._way = "starting"
         self._text = ""
         self._read_at = self._record_at = 0.0
-        self._records = self._overwritten = 0
+        self._overwritten = 0
         self._lines = Lines()
         self._folder = Folder()
         self._told: dict[tuple[str, str], float] = {}
@@ -124,15 +135,8 @@ class KernelLogSource:
     # ---- from other threads
     @property
     def state(self) -> State:
-        """Whether it can be read, and when it last was: a watch that silently does not run must be seen."""
-        return State(
-            way=self._way,
-            text=self._text,
-            read_at=self._read_at,
-            record_at=self._record_at,
-            records=self._records,
-            overwritten=self._overwritten,
-        )
+        """Whether it can be read, and when it last was."""
+        return State(way=self._way, text=self._text, read_at=self._read_at, overwritten=self._overwritten)
 
     def start(self) -> None:
         """Begin to follow."""
@@ -226,7 +230,6 @@ class KernelLogSource:
             return
         self._seq, self._at_s = record.seq, record.at_s
         self._record_at = self._now()
-        self._records += 1
         if record.facility != KERNEL:
             return  # whoever may write into the log could take a GPU away from others
         self._safely(partial(self._read, record))  # the next record may be the one that matters
