@@ -1,4 +1,4 @@
-"""How many NVIDIA GPUs the driver knows. Leases come later; until then only the number matters."""
+"""How many NVIDIA GPUs the driver knows, where nobody watches them: then they are given out by index."""
 
 from __future__ import annotations
 
