@@ -189,7 +189,10 @@ def release_verb(target: Target, gpu: str, reason: str, *, force: bool, as_json:
 @target_options
 @click.pass_obj
 def test_verb(target: Target, gpu: str, reason: str, *, as_json: bool) -> None:
-    """Test a GPU as soon as it is idle, in a job's Python: it is given out again when it passes."""
+    """Test a GPU as soon as it is idle, in a job's Python.
+
+    When it passes it is given out again, unless a person took it out of use, or it needs a person or a reboot first.
+    """
     _order(target, gpu, "test", as_json=as_json, reason=reason)
 
 

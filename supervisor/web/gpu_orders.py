@@ -199,11 +199,12 @@ def _tested(world: World, _before: Gpu, gpu: Gpu, now: float) -> str:
     held = gpu.quarantine
     if held is None:
         return f"{gpu.label} was tested{_but(world, gpu, now)}"
+    after = notices.after(world, held)
     if gpu.testing:
-        return f"{gpu.label} is being tested; `gpu show {gpu.index}` tells the result"
+        return f"{gpu.label} is being tested; `gpu show {gpu.index}` tells the result. {after}"
     names = [run.name for run in leases.on(world, gpu.uuid)]
     when = f"when {' and '.join(names)} has ended there" if names else "as soon as it is idle and can be used"
-    return f"{gpu.label} is tested {when}, and is not given out before"
+    return f"{gpu.label} is tested {when}, and is not given out before. {after}"
 
 
 _NEXT: dict[str, Callable[[World, Gpu, Gpu, float], str]] = {

@@ -172,8 +172,23 @@ def test_a_test_is_made_when_the_gpu_is_idle(server, ask):
     """One that is in use is tested afterwards."""
     server.launch("truck", gpus=1)
     assert "is tested when truck has ended there" in order(ask, 0, "test")[1]["next"]
-    assert "GPU 4 is" in order(ask, 4, "test")[1]["next"]
+    said = order(ask, 4, "test")[1]["next"]
+    assert said.startswith("GPU 4 is")
+    assert said.endswith("It comes back when it has passed.")
     assert server.world.gpus[room.uuid(4)].quarantine is not None
+
+
+def test_no_test_brings_back_what_needs_more_than_that(server, ask):
+    """A GPU that a person took out stays out; one that needs a restart of the machine needs it all the same."""
+    order(ask, 0, "quarantine")
+    assert order(ask, 0, "test")[1]["next"].endswith("It stays out until a person releases it.")
+    found = events.GpuFound(
+        at=server.clock.now(), gpu=room.uuid(1), finding="recovery-reboot", source="nvml", text="action 2"
+    )
+    server.put(found)
+    assert order(ask, 1, "test")[1]["next"].endswith(
+        "After a reboot it is tested, and comes back by itself if it passes."
+    )
 
 
 @pytest.mark.parametrize(

@@ -25,11 +25,12 @@ def after(world: World, quarantine: Quarantine) -> str:
     """How the GPU comes back."""
     if quarantine.by or quarantine.needs == "person":
         return "It stays out until a person releases it."
-    if quarantine.asked:
+    ready = quarantine.needs == "test" or quarantine.met
+    if quarantine.asked and ready:
         return "It comes back when it has passed."
     if world.policy.gpu.self_test == "never":
         return "The self-test is switched off, so it stays out until a person releases it."
-    if quarantine.needs == "test" or quarantine.met:
+    if ready:
         return "It comes back by itself when it has passed its self-test."
     if quarantine.needs == "reset" and not world.policy.gpu.reset:
         return "After a reset it must pass its self-test."
