@@ -42,6 +42,7 @@ def test_each_finding_stands_there():
     assert told.keys() == KINDS.keys()
     for name, kind in KINDS.items():
         assert (told[name][2], told[name][3] == "yes") == (kind.severity, kind.blocks), name
+        assert bool(kind.needs) == bool(told[name][4]), name
         assert kind.needs in told[name][4], name
 
 
