@@ -156,7 +156,7 @@ class TreatGpu(Action, frozen=True, kw_only=True, tag=True):
 class BackUp(Action, frozen=True, kw_only=True, tag=True):
     """Copy a run (`job` None: the journal) to a target, verified there. Answered by BackedUp or BackupFailed.
 
-    `token`: the fence of the run's newest attempt; whoever finds another one in the directory stops. `before` is the
+    `token`: the fence of the run's newest attempt; whoever finds a newer one in the directory stops. `before` is the
     newest snapshot there, as far as is known. `ended`: the run is over. `accept`: a person agreed that it holds less
     than before.
     """

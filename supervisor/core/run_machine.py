@@ -22,7 +22,7 @@ from supervisor.core import (
     stages,
 )
 from supervisor.core.actions import Compare, Examine
-from supervisor.core.gpus import growth
+from supervisor.core.gpus import growth, health
 from supervisor.core.model import Phase, Progress, Run, StopOrder
 from supervisor.core.policy import CLEARING_S, EXAMINING_S, OBSERVED_S, ORPHANED_S
 from supervisor.core.turn import Turn
@@ -106,6 +106,12 @@ def signal_sent(turn: Turn, run: Run, event: events.SignalSent) -> None:
     if run.attempt is not None and run.attempt.watched:
         return  # only our own watcher was told
     turn.put(replace(run, reason=f"{run.reason} ({event.signal} sent to {event.count})"))
+
+
+def resumed(turn: Turn, run: Run, event: events.ResumeAsked) -> None:
+    """A person lets it go on; a GPU that failed meanwhile does not."""
+    orders.order_resume(turn, run, event)
+    health.resumed(turn, run.id)
 
 
 # ---- an attempt on its way out
@@ -224,7 +230,7 @@ TABLE: dict[type[events.Event], dict[Phase, Row]] = {
     events.StopAsked: _rows(orders.order_stop, Q, P, S, R, T, C, held="it is held already", otherwise=_ENDED),
     events.CancelAsked: _rows(orders.order_cancel, Q, P, S, R, T, C, H, otherwise=_ENDED),
     events.ResumeAsked: {
-        **_rows(orders.order_resume, T, H, otherwise="it is not held"),
+        **_rows(resumed, T, H, otherwise="it is not held"),
         **dict.fromkeys((P, S, C), orders.take_back),
         **dict.fromkeys((Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED), _ENDED),
     },

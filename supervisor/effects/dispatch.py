@@ -168,7 +168,7 @@ def _passes(error: Exception) -> bool:
     return isinstance(error, sqlite3.OperationalError) or (isinstance(error, OSError) and error.errno in NOT_NOW)
 
 
-def failure(action: actions.Action, reason: str, now: float) -> events.Event:  # noqa: C901, PLR0911 - one case per kind
+def failure(action: actions.Action, reason: str, now: float) -> events.Event:  # noqa: C901, PLR0911, PLR0912 - one case per kind
     """The event that says that an action can never be carried out."""
     when: dict[str, Any] = {"at": now, "origin": "effects"}
     about = {**when, "run": action.run, "attempt": getattr(action, "attempt", 0)}

@@ -64,6 +64,7 @@ class Folder:
     saved_at_failure: int = 0
     counted: str = ""
     last_place: Evidence = SILENT
+    lost: bool = False  # everything in it was lost at some time
     same_place: bool = False  # the last two failures were the same, without an epoch in between
 
     def saved_before(self, run: str) -> int:

@@ -26,6 +26,9 @@ class MachineRoom:
 
     #: What a self-test says: see cards.py.
     tested: Callable[[MachineRoom, actions.TestGpu], tuple[events.Event, ...]]
+    #: What backups do: see vaults.py.
+    back_up: Callable[[MachineRoom, actions.BackUp], tuple[events.Event, ...]]
+    restore: Callable[[MachineRoom, actions.Restore], tuple[events.Event, ...]]
 
     def __init__(self) -> None:
         self.now = 1_000_000.0
@@ -37,6 +40,7 @@ class MachineRoom:
         self.told_to_end: set[str] = set()
         self.disk_full = False
         self.cards: list[Any] = []  # see cards.py
+        self.vaults: dict[str, Any] = {}  # see vaults.py
         self.excused: set[str] = set()  # orders that a dead GPU was the reason of
         self.pids = 100
 
@@ -93,6 +97,7 @@ class MachineRoom:
         checkpoint = _path(action.job, "last.pt") if best is not None else ""
         epoch = best.done_epochs if best is not None else 0
         found = {"start": choice.start, "checkpoint": checkpoint, "from_epoch": epoch, "reason": choice.reason}
+        found["lacking"] = choice.lacking
         return (events.Prepared(**about, **found),)
 
     def _choose(self, action: actions.Prepare, folder: Folder) -> Choice:
@@ -204,7 +209,7 @@ class MachineRoom:
         if folder.token != action.token or last is None or last.state not in GOES_ON:
             return (events.Kept(**about, reason="nothing to keep"),)
         entry = folder.enter(last, action.run, action.attempt, action.job)
-        return (events.Kept(**about, epoch=entry.epoch, file=entry.file),)
+        return (events.Kept(**about, epoch=entry.epoch, file=entry.file, best=entry.epoch % 2 == 1),)
 
     def _compare(self, action: actions.Compare) -> tuple[events.Event, ...]:
         about: dict[str, Any] = {"at": self.now, "run": action.run, "attempt": action.attempt}
@@ -212,6 +217,23 @@ class MachineRoom:
 
     def _testgpu(self, action: actions.TestGpu) -> tuple[events.Event, ...]:
         return self.tested(self, action)
+
+    def _backup(self, action: actions.BackUp) -> tuple[events.Event, ...]:
+        return self.back_up(self, action)
+
+    def _restore(self, action: actions.Restore) -> tuple[events.Event, ...]:
+        return self.restore(self, action)
+
+    def _verifybackup(self, action: actions.VerifyBackup) -> tuple[events.Event, ...]:
+        cause = self.vaults[action.target].trouble
+        return (events.BackupVerified(at=self.now, target=action.target, cause=cause),)
+
+    def _drill(self, action: actions.Drill) -> tuple[events.Event, ...]:
+        cause = self.vaults[action.target].trouble
+        return (events.Drilled(at=self.now, target=action.target, ok=not cause, run="a@1", cause=cause),)
+
+    def _prune(self, action: actions.Prune) -> tuple[events.Event, ...]:
+        return (events.Pruned(at=self.now, moved_files=1, by=action.by),)
 
     def _announce(self, action: actions.Announce) -> tuple[events.Event, ...]:
         self.heard.append(action.key)
@@ -253,9 +275,12 @@ class MachineRoom:
                 events.Progressed(**about, epoch=training.epoch, epochs=epochs, saved_epoch=saved),
                 events.SaveSeen(**about, epoch=saved),
             ]
+        files = self.folder(training.job.name).files
+        if training.job.train is not None and "last.pt" not in files:  # lost before the trainer could read it
+            self.end(training, code=1)
+            return []
         training.finished = True
         if training.job.train is not None:
-            files = self.folder(training.job.name).files
             files["last.pt"] = replace(files["last.pt"], state="finished")
             files["best.pt"] = replace(files.get("best.pt", files["last.pt"]), state="finished")
         self.end(training, code=0)

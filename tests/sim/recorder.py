@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from folders import WrongError
 
+from msgspec.structs import replace
+
 from supervisor.core import actions
 from supervisor.core.model import Phase
 from supervisor.journal import Entry, Journal
@@ -15,6 +17,8 @@ from supervisor.journal import Entry, Journal
 ENDS = {Phase.SUCCEEDED: "succeeded", Phase.FAILED: "failed", Phase.CANCELLED: "cancelled"}
 
 
+#: What is learnt of a run after its end.
+AFTERWARDS = ("backups", "unbacked", "published", "archived")
 #: Ordered twice under one key these would be done once too seldom, or be taken for something else.
 ONCE = (actions.Launch, actions.Terminate, actions.Announce)
 
@@ -55,7 +59,9 @@ class Recorder:
 
 def _check_phases(entry: Entry) -> None:
     for run_id, run in entry.before.ended.items():
-        if entry.after.ended.get(run_id) is not run:
+        after = entry.after.ended.get(run_id)
+        kept = {name: getattr(run, name) for name in AFTERWARDS}
+        if after is not run and (after is None or replace(after, **kept) != run):
             raise WrongError(f"{run_id} had ended and was changed")
     for run in entry.after.live.values():
         if (run.deadline_at is not None) != run.phase.needs_deadline:

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from people import People, picked
 from promises import check_changes, check_known
 from recorder import ENDS, KilledError, Recorder
+from vaults import POLICIES, TARGETS, Vault, Vaults, back_up, check_start, restore
 
 from supervisor.core import actions, deadlines, events
 from supervisor.core.gpus.model import GpuPolicy
@@ -32,13 +33,15 @@ SETTLE_S = 3 * 86_400.0
 Move = tuple[str, int, int]
 
 
-class Simulation(People, Cards):
+class Simulation(People, Cards, Vaults):
     """One world, from an empty journal on."""
 
     def __init__(self) -> None:
         self.room = MachineRoom()
         self.room.cards = [Card(uuid=f"GPU-{index}", index=index, findings=set()) for index in range(COUNT)]
         self.room.tested = tested
+        self.room.vaults = {name: Vault() for name in TARGETS}
+        self.room.back_up, self.room.restore = back_up, restore
         self.record = Recorder(Journal.open(Path(":memory:")))
         self.under_way: dict[str, actions.Action] = {}
         self.in_flight: list[events.Event] = []
@@ -60,7 +63,8 @@ class Simulation(People, Cards):
         self.in_flight = []
         self.under_way = {action.key: action for action in journal.pending()}
         gpu = GpuPolicy(watch=True)
-        policy = Policy(max_running=2, gpu_count=2, gpu=gpu, channels=CHANNELS, stop_grace_s=20.0)
+        policy = Policy(max_running=2, gpu_count=2, gpu=gpu, channels=CHANNELS, stop_grace_s=20.0, backups=POLICIES)
+        policy = replace(policy, prunes=True)
         loop.put(events.DaemonStarted(at=self.now(), pid=1, version="sim", boot=self.room.boot))
         loop.put(events.Configured(at=self.now(), policy=policy))
         for event in (self.seen(), *self.told_again(loop)):
@@ -121,6 +125,8 @@ class Simulation(People, Cards):
     def _carry_out(self, action: actions.Action | None, how: int) -> None:
         if action is None:
             return
+        if isinstance(action, actions.Launch):
+            check_start(self.loop.world.live.get(action.run), action)
         try:
             found = self.room.carry_out(action)
         except RetryableError:
@@ -250,6 +256,7 @@ class Simulation(People, Cards):
             self.loop.put(events.JobFileGone(at=self.now(), path=path))
         self.room.moved = []
         self._check_hangs()
+        self.check_vaults()
         self.check_cards()
         if not self.record.broken and not self.loop.degraded:
             self.check_the_dead()
@@ -279,7 +286,7 @@ class Simulation(People, Cards):
             return
         folder = self.room.folder(run.name)
         last = folder.files.get("last.pt")
-        if run.phase is Phase.SUCCEEDED and (last is None or last.state != "finished"):
+        if run.phase is Phase.SUCCEEDED and not folder.lost and (last is None or last.state != "finished"):
             raise WrongError(f"{run.id} is SUCCEEDED, but last.pt is {last}")
         said = run.incidents[-1].cause in ENDS_AT_ONCE or folder.same_place if run.incidents else False
         too_often = folder.failures >= run.job.restart.no_progress or folder.misread
@@ -314,6 +321,7 @@ class Simulation(People, Cards):
         self._move_restart(0, 0)
         self._turn()
         self.heal_cards()
+        self.heal_vaults()
         self._turn()
         healed_at = self.now()
         while not self._one_healthy_round():
@@ -323,6 +331,7 @@ class Simulation(People, Cards):
             waits = run.phase is Phase.QUEUED and run.waiting_for.startswith("other run")
             if run.busy or not (run.phase is Phase.HELD or waits):
                 raise WrongError(f"at rest, but {_standing(run)}")
+        self.check_backed_up()
         self.check_the_end()
 
     def _one_healthy_round(self) -> bool:

@@ -28,12 +28,15 @@ KINDS: dict[str, Kind] = {
         3600.0, page=True,
     ),
     "host-unknown": Kind(
-        "is not in the known_hosts file", "compare the host's key with its administrator, then add it", 3600.0, page=True
+        "is not in the known_hosts file",
+        "compare the host's key with its administrator's, then add it", 3600.0, page=True,
     ),
     "auth": Kind("refuses our key", "add the public key to the account's authorized_keys on {to}", 3600.0, page=True),
     "full": Kind("has no room", "free space on {to}, or keep less there (keep_last, snapshots)", 600.0, page=True),
     "quota": Kind("has reached a quota", "raise the quota on {to}, or keep less there", 600.0, page=True),
-    "read-only": Kind("is mounted read-only", "look at the disk of {to}, then mount it writable again", 600.0, page=True),
+    "read-only": Kind(
+        "is mounted read-only", "look at the disk of {to}, then mount it writable again", 600.0, page=True
+    ),
     "permission": Kind("does not let us write", "let the account write below {to}", 3600.0, page=True),
     "absent": Kind("is not there: no folder, or not mounted", "mount it, or make the folder {to}", 300.0, page=True),
     "foreign": Kind(
@@ -41,7 +44,9 @@ KINDS: dict[str, Kind] = {
     ),
     "no-rsync": Kind("has no rsync (or this server has none)", "install rsync on both ends", 3600.0, page=True),
     "no-rclone": Kind("needs rclone, which is not installed here", "install rclone", 3600.0, page=True),
-    "refused": Kind("refuses what was asked of it", "look at the text, and at the account's restrictions", 3600.0, page=True),
+    "refused": Kind(
+        "refuses what was asked of it", "look at the text, and at the account's restrictions", 3600.0, page=True
+    ),
     "broken": Kind("returned other bytes than were sent", "look at the disk and the memory of {to}", 60.0, page=True),
     "protocol": Kind("broke the connection off", "look at the network, and at rsync on {to}"),
     "failed": Kind("failed for a reason that is not known", "look at the text", 300.0),
@@ -53,13 +58,17 @@ KINDS: dict[str, Kind] = {
     ),
     "shrunken": Kind(
         "was not replaced by much less: files of the run are missing",
-        "look what became of the run's folder; `backup run NAME --accept-loss` agrees to it", 3600.0, page=True, of_run=True,
+        "look what became of the run's folder; `backup run NAME --accept-loss` agrees to it",
+        3600.0, page=True, of_run=True,
     ),
     "moved": Kind(
         "was not replaced: the run's folder lies on another file system than before",
-        "mount what is missing; `backup run NAME --accept-loss` agrees to it", 3600.0, page=True, of_run=True,
+        "mount what is missing; `backup run NAME --accept-loss` agrees to it",
+        3600.0, page=True, of_run=True,
     ),
-    "damaged": Kind("was not replaced by damaged files", "look at the disk of the runs", 3600.0, page=True, of_run=True),
+    "damaged": Kind(
+        "was not replaced by damaged files", "look at the disk of the runs", 3600.0, page=True, of_run=True
+    ),
     "no-room": Kind("could not be prepared: the disk of the runs is full", "free space on it", 300.0, of_run=True),
     "source": Kind("could not be read here", "look at the disk of the runs", 300.0, of_run=True),
     "stale": Kind("was not made: the run directory belongs to another attempt", "", 10.0, of_run=True),

@@ -18,8 +18,10 @@ _SNAPSHOT = re.compile(r"snap-(?P<epoch>\d{6,9})-(?P<stamp>\d{8}T\d{6}Z)-(?P<id>
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
-    """One file. `path` is relative to the run directory (or the state directory); `at` names the snapshot whose folder
-    holds its bytes: an unchanged file is not sent again.
+    """One file. `path` is relative to the run directory (or the state directory).
+
+    `at` names the snapshot whose folder holds its bytes: an unchanged file is not sent again. `holes`: so many bytes of
+    the file in the run directory are holes and were left out (of a log that outgrew its limit).
     """
 
     path: str
@@ -28,6 +30,7 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
     mtime_ns: int
     at: str
     mode: int = 0o644
+    holes: int = 0
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,7 +50,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What one snapshot holds: all files of a run, those of older snapshots that are unchanged included.
 
     `checkpoints` has the ledger's entries among them, the newest of the run's present line last. `phase`, `epoch`,
-    `epochs` and `metrics` are those of the run then. `kind` is run or state.
+    `epochs` and `metrics` are those of the run then. `kind` is run or state. `mark` is the training's random word
+    (another one: another training took the name), `volume` names the file system of the runs. `left_out`: what is not
+    in it, and why, for people.
     """
 
     kind: str = "run"
@@ -70,6 +75,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     checkpoints: tuple[Checkpoint, ...] = ()
     ended: bool = False
     by: str = ""
+    mark: str = ""
+    volume: str = ""
+    left_out: tuple[str, ...] = ()
     version: int = VERSION
 
     @property

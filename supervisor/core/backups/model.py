@@ -56,8 +56,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     `due` by run id, STATE for the journal. A target in trouble has a `cause` (a name of causes.KINDS), what was `said`,
     `failures` in a row since `failing_since`, and is tried again at `retry_at`, with one backup first.
     `told` is the cause that people know of. `proven_at`: when a restore was last rehearsed well, of the run
-    `proven_run` at `proven_epoch`. `unproven`: what the newest rehearsal found instead. `damaged`: files there that are not what
-    was stored, until a verification finds none.
+    `proven_run` at `proven_epoch`. `unproven`: what the newest rehearsal found instead. `damaged`: files there that
+    are not what was stored, until a verification finds none.
     """
 
     name: str

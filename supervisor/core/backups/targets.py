@@ -68,10 +68,7 @@ def due(turn: Turn, event: events.BackupDue) -> None:
     target = turn.world.targets.get(event.target)
     if target is None:
         return
-    for run in _all_runs(turn.world):
-        if event.target in of_run(turn.world, run) and needs(run, run.backups.get(event.target)):
-            target = _with_due(target, run.id, Due(why="the schedule", at=turn.now))
-    _put(turn, _with_due(target, STATE, Due(why="the schedule", at=turn.now)))
+    _put(turn, _with_all_due(turn.world, target, Due(why="the schedule", at=turn.now)))
 
 
 def asked(turn: Turn, event: events.BackupAsked) -> None:
@@ -82,13 +79,17 @@ def asked(turn: Turn, event: events.BackupAsked) -> None:
             continue
         order = Due(why=event.by, at=turn.now, asked=True, accept=event.accept)
         if chosen is not None:
-            target = _with_due(target, chosen.id, order)
+            _put(turn, replace(_with_due(target, chosen.id, order), retry_at=0.0))
         elif not event.run:
-            for run in _all_runs(turn.world):
-                if target.name in of_run(turn.world, run) and needs(run, run.backups.get(target.name)):
-                    target = _with_due(target, run.id, order)
-            target = _with_due(target, STATE, order)
-        _put(turn, replace(target, retry_at=0.0))
+            _put(turn, replace(_with_all_due(turn.world, target, order), retry_at=0.0))
+
+
+def _with_all_due(world: World, target: Target, order: Due) -> Target:
+    """Every run of which something may have changed, and the journal."""
+    for run in _all_runs(world):
+        if target.name in of_run(world, run) and needs(run, run.backups.get(target.name)):
+            target = _with_due(target, run.id, order)
+    return _with_due(target, STATE, order)
 
 
 def new_best(turn: Turn, run: Run) -> None:
@@ -156,26 +157,25 @@ def _is_ready(target: Target, order: Due, now: float) -> bool:
 
 def next_at(world: World, now: float) -> float | None:
     """When a target has something to do again without any event; None if none has."""
-    times = [
-        at
-        for target in world.targets.values()
-        if not target.doing
-        for at in (
-            [target.retry_at] if target.retry_at > now and target.due else [one.at for one in target.due.values()]
-        )
-        if at > now
-    ]
+    times = [at for target in world.targets.values() for at in _next_times(target, now) if at > now]
     return min(times) if times else None
+
+
+def _next_times(target: Target, now: float) -> list[float]:
+    if target.doing:
+        return []
+    tasks = target.due or target.verify_due or target.drill_due
+    return [target.retry_at] if target.retry_at > now and tasks else [one.at for one in target.due.values()]
 
 
 def _back_up(turn: Turn, target: Target, run_id: str, order: Due) -> None:
     run = turn.world.run(run_id) if run_id else None
-    if run_id and (run is None or target.name not in of_run(turn.world, run)):
+    if run_id and (run is None or _is_past(turn.world, run) or target.name not in of_run(turn.world, run)):
         _put(turn, _without_due(target, run_id))
         return
     key = f"{run_id or 'server'}/backup-{turn.number()}/{target.name}"
     backed = run.backups.get(target.name) if run is not None else None
-    attempt = run.attempt if run is not None else None
+    attempt = _holder(turn.world, run).attempt if run is not None else None
     turn.act(
         BackUp(
             key=key,
@@ -193,6 +193,18 @@ def _back_up(turn: Turn, target: Target, run_id: str, order: Due) -> None:
         )
     )
     _put(turn, replace(target, doing=key, doing_run=run_id))
+
+
+def _is_past(world: World, run: Run) -> bool:
+    """True for a run whose directory is another's by now."""
+    return run.phase.terminal and world.latest.get(run.name) != run.id
+
+
+def _holder(world: World, run: Run) -> Run:
+    """The run whose attempt last took the directory: of one that has not begun yet the one before it."""
+    while run.attempt is None and (before := world.run(run.predecessor)) is not None:
+        run = before
+    return run
 
 
 def _without_due(target: Target, run: str) -> Target:
@@ -228,7 +240,7 @@ def _note(turn: Turn, run: Run, event: events.BackedUp) -> None:
         snapshot=event.snapshot,
         epoch=event.epoch,
         kept_epoch=event.kept_epoch,
-        at=turn.now,
+        at=turn.now - event.seconds,  # what happened since it was begun may not be in it
         files=event.files,
         bytes=event.bytes,
         ended=event.ended,

@@ -324,9 +324,20 @@ def signs(gpu: Gpu, now: float) -> dict[str, tuple[str, str]]:
     return told
 
 
-def confirm(turn: Turn, gpu: Gpu) -> None:
-    """End what runs on a GPU of which two sources say that it cannot go on."""
-    said = signs(gpu, turn.now)
+def resumed(turn: Turn, run_id: str) -> None:
+    """A stop was taken back, of a training whose GPU failed while somebody else was about to end it."""
+    run = turn.world.live.get(run_id)
+    if run is None or run.attempt is None or not run.attempt.gpu_fault:
+        return
+    for uuid in run.attempt.gpu_ids:
+        gpu = turn.world.gpus.get(uuid)
+        if gpu is not None and gpu.quarantine is not None:
+            confirm(turn, gpu, run.attempt.gpu_fault_at)
+
+
+def confirm(turn: Turn, gpu: Gpu, at: float | None = None) -> None:
+    """End what runs on a GPU of which two sources say (or said then, `at`) that it cannot go on."""
+    said = signs(gpu, turn.now if at is None else at)
     if len(said) < 2:
         return
     causes = [cause for cause, _ in said.values() if cause]
