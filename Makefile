@@ -6,6 +6,7 @@
 #   make test-all                  also the slow ones
 #   make lint                      ruff, mypy
 #   make bench                     the figures of the README
+#   make tools                     rsync, ssh, sshd and rclone for backups and their tests, where they can be installed
 
 HOST_PYTHON ?= python3
 VENV        := .venv
@@ -29,10 +30,14 @@ ifndef PYTHON
 export YOLO_SUPERVISOR_OTHER_ULTRALYTICS := $(CURDIR)/$(TRAIN_VENV)/ultralytics-$(OTHER)
 endif
 
-.PHONY: demo test test-all lint bench clean setup
+.PHONY: demo test test-all lint bench clean setup tools
 .DEFAULT_GOAL := test
 
-setup: $(VENV)/.ready $(TRAIN_READY)
+setup: tools $(VENV)/.ready $(TRAIN_READY)
+
+# Programs, not packages of Python. Asked each time, for they may be removed; it says what is missing and never fails.
+tools:
+	@tests/tools.sh
 
 $(VENV)/.ready: pyproject.toml
 	@echo "== setting up $(VENV): the daemon and the developer's tools"

@@ -12,7 +12,16 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from supervisor import channel_rules, gpu_config, toml_errors, units, user_rules
+from supervisor import (
+    backup_config,
+    channel_rules,
+    config_text,
+    gpu_config,
+    prune_config,
+    toml_errors,
+    units,
+    user_rules,
+)
 from supervisor.backup_config import Backup
 from supervisor.core.backups.model import TargetPolicy
 from supervisor.core.model import Policy
@@ -151,6 +160,7 @@ class Defaults(Table, frozen=True, kw_only=True):
     gpu: GpuDefaults = GpuDefaults()
     time_limit: Duration | None = None
     notify: tuple[Name, ...] | None = None
+    backup: tuple[Name, ...] | None = None
     env: dict[str, str] = {}
     env_pass: tuple[str, ...] = ()
     settings: dict[str, Any] = {}
@@ -170,8 +180,10 @@ class Queue(Table, frozen=True, kw_only=True):
 
 
 class Disk(Table, frozen=True, kw_only=True):
-    """[disk]: with less free space under runs_dir than `pause_below` no job is accepted or started, and the least
-    valuable training is paused; below `prune_below` the [prune] policy is carried out at once.
+    """[disk]: how little free space is too little.
+
+    Below `prune_below` the [prune] policy is carried out at once. Below `pause_below` no job is accepted or started,
+    and the least valuable training is paused.
     """
 
     prune_below: Size = 10 * 1024**3
@@ -247,6 +259,12 @@ def parse(data: bytes, file: str, *, mountinfo: Path = Path("/proc/self/mountinf
     problems += (source.problem(("gpu", *path), found) for path, found in gpu_config.problems(config.gpu))
     for place, key, found in user_rules.problems(config.rule):
         problems.append(source.problem(("rule", str(place), key), found))
+    ours = (config.server.runs_dir, config.server.state_dir)
+    for place, key, found in backup_config.problems(config.backup, ours):
+        problems.append(source.problem(("backup", str(place), key), found))
+    if config.prune is not None:
+        pruning = prune_config.problems(config.prune, ours, backed_up=bool(config.backup))
+        problems += (source.problem(("prune", *path), found) for path, found in pruning)
     if problems:
         raise toml_errors.refusal(file, problems)
     return config
@@ -258,9 +276,13 @@ def rules(config: Config) -> tuple[Rule, ...]:
 
 
 def reloaded(running: Config, read: Config) -> tuple[Config, list[str]]:
-    """Return what holds once the file was read again: limits and rules; and the tables whose changes need a restart."""
+    """Return what holds once the file was read again: limits and rules; and the tables whose changes need a restart.
+
+    What stays of pruning counts at once, as quiet hours and limits of bandwidth do; other targets need a restart.
+    """
     gpu = gpu_config.reloaded(running.gpu, read.gpu)
-    now = msgspec.structs.replace(running, queue=read.queue, rule=read.rule, gpu=gpu)
+    backup = backup_config.reloaded(running.backup, read.backup)
+    now = msgspec.structs.replace(running, queue=read.queue, rule=read.rule, gpu=gpu, backup=backup, prune=read.prune)
     return now, [name for name in Config.__struct_fields__ if getattr(now, name) != getattr(read, name)]
 
 
@@ -287,7 +309,7 @@ def policy(config: Config, gpu_count: int) -> Policy:
 
 def show(config: Config) -> dict[str, Any]:
     """Return the configuration in effect as plain data, in the words of the file; secrets are left out."""
-    shown: dict[str, Any] = _plain(config)
+    shown: dict[str, Any] = config_text.plain(config)
     for channel, plain in zip(config.channel, shown["channel"], strict=True):
         plain |= {"url": redact_url(channel.url)}
         plain |= {key: "(set)" for key in ("secret", "proxy") if plain[key]}
@@ -296,22 +318,7 @@ def show(config: Config) -> dict[str, Any]:
 
 def show_text(config: Config) -> str:
     """Return `show` as TOML text."""
-    lines: list[str] = []
-    for name, table in show(config).items():
-        for inner in table if isinstance(table, list) else [table]:
-            lines += ["", f"[[{name}]]" if isinstance(table, list) else f"[{name}]"]
-            known = ((key, _without_none(value)) for key, value in inner.items() if value is not None)
-            lines += [f"{toml_errors.format_key(key)} = {toml_errors.format_value(value)}" for key, value in known]
-    return "\n".join(lines[1:]) + "\n"
-
-
-def _without_none(value: Any) -> Any:
-    """Leave out what is not set: TOML has no word for it."""
-    if isinstance(value, list):
-        return [_without_none(one) for one in value]
-    if isinstance(value, dict):
-        return {key: _without_none(one) for key, one in value.items() if one is not None}
-    return value
+    return config_text.text(show(config))
 
 
 def environment_problems(env: dict[str, str]) -> list[tuple[str, Problem]]:
@@ -358,16 +365,6 @@ def redact_url(url: str) -> str:
     return f"{parts.scheme}://{host}/…" if host else "…"
 
 
-def _plain(value: Any, kind: Any = None) -> Any:
-    if isinstance(value, msgspec.Struct):
-        fields = msgspec.structs.fields(value)
-        return {known.name: _plain(getattr(value, known.name), known.type) for known in fields}
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    written = toml_errors.write(value, kind)
-    return str(written) if isinstance(written, Path) else written
-
-
 def _server_problems(config: Config, source: Source, mountinfo: Path) -> list[Problem]:
     problems = []
     if kind := network_file_system(config.server.state_dir, mountinfo):
@@ -397,4 +394,6 @@ def _defaults_problems(config: Config, source: Source) -> list[Problem]:
         if name not in names:
             wrong = Problem("there is no such [[channel]]", got=toml_errors.shown(name))
             problems.append(source.problem(("defaults", "notify"), wrong))
+    wanted = backup_config.name_problems(defaults.backup, [target.name for target in config.backup])
+    problems += (source.problem(("defaults", "backup"), found) for found in wanted)
     return problems

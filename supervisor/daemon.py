@@ -19,9 +19,10 @@ import psutil
 from msgspec.structs import replace
 
 from supervisor import __version__, config, layout
+from supervisor.backup_watch import BackupWatch
 from supervisor.clock import WallClock, current_boot
 from supervisor.config import Config
-from supervisor.core import actions, events
+from supervisor.core import actions, events, messages
 from supervisor.core.checkpoints import Saved
 from supervisor.core.model import Phase, Run, World
 from supervisor.core.views import View
@@ -101,7 +102,8 @@ class Daemon:
         put: Callable[[events.Event], None] = lambda event: loop.put(event)  # noqa: E731, PLW0108 - the loop comes after
         self._world = lambda: loop.world
         self._gpus = gpus = GpuWatch(lambda: self._settings, put, self._world, self._clock)
-        dispatcher = self._dispatch = Dispatcher(self._handlers(gpus), put, now)
+        self._backups = backups = BackupWatch(lambda: self._settings, put, self._world, self._clock)
+        dispatcher = self._dispatch = Dispatcher({**self._handlers(gpus), **backups.handlers}, put, now)
         loop = Loop(journal.load(), journal, self._clock, dispatcher)
         pending = journal.pending()
         processes = ProcessSource(self._settings.server.runs_dir, lambda: loop.world, loop.put, now)
@@ -114,6 +116,7 @@ class Daemon:
         hangs = HangSource(self._settings.hang, loop.put, world, runs_dir, clock, board=board, stacks=python_stacks)
         loop.after_step.append(_on_new_attempts(loop, processes.wake))
         self._open(loop, stack)
+        self._clockwork = self._schedules(loop, processes, spool)
         for part in (
             processes,
             gpus,
@@ -121,8 +124,9 @@ class Daemon:
             hangs,
             waits,
             spool,
-            self._schedules(loop, processes, spool),
+            self._clockwork,
             self._api(loop, board, gpus),
+            backups,
         ):
             part.start()
             stack.callback(part.stop)
@@ -137,6 +141,9 @@ class Daemon:
         loop.put(  # first: nothing may be placed under the boot before this one
             events.DaemonStarted(at=now, origin="daemon", pid=os.getpid(), version=__version__, boot=current_boot())
         )
+        restored = self._backups.restored()
+        if restored is not None:
+            loop.put(restored)
         loop.put(events.Configured(at=now, origin="daemon", policy=policy))
         for number, handler in (
             (signal.SIGTERM, functools.partial(self._stop_on, loop)),
@@ -193,7 +200,8 @@ class Daemon:
     def _schedules(self, loop: Loop, processes: ProcessSource, spool: Spool) -> Schedules:
         jobs = self._settings.jobs
         return Schedules(
-            {
+            timed=self._backups.entries(),
+            entries={
                 "rescan": (jobs.rescan, spool.rescan),
                 "machine": (MACHINE_S, lambda: self._look_at_machine(loop)),
                 "resync": (RESYNC_S, processes.observe),
@@ -220,6 +228,7 @@ class Daemon:
             checkpoints=self._checkpoints,
             gpu_readings=gpus.readings,
             kernel_state=gpus.kernel_state,
+            pruning=self._backups.pruning,
         )
 
     def _checkpoints(self, run: Run) -> View:
@@ -233,7 +242,8 @@ class Daemon:
 
     def _facts(self, loop: Loop) -> dict[str, object]:
         """What `status` shows beside the runs; sizes in bytes."""
-        return {"pid": os.getpid(), "version": __version__, "degraded": loop.degraded, **self._machine}
+        machine = {**self._machine, "disks": self._backups.disks()}
+        return {"pid": os.getpid(), "version": __version__, "degraded": loop.degraded, **machine}
 
     def _look_at_machine(self, loop: Loop) -> None:
         """What `status` shows of the machine, and how many GPUs there are: the driver may come after the daemon.
@@ -254,6 +264,8 @@ class Daemon:
     def _serve(self, loop: Loop) -> None:
         while loop.run_once(block=False):
             pass  # what was decided at start is on record before anybody is told that we are ready
+        if not loop.degraded:
+            self._backups.restored_is_noted()
         self._manager.tell(READY="1", STATUS=self._status(loop), MAINPID=str(os.getpid()))
         log.info("ready: %s", self._status(loop))
         while not self._stopping:
@@ -288,7 +300,7 @@ class Daemon:
             return
         self._next_alarm_at = now + UNJOURNALLED_EVERY_S
         for channel in loop.world.policy.channels:
-            self._dispatch((degraded_alarm(channel, loop.degraded, now),))
+            self._dispatch((messages.degraded(channel, loop.degraded, now),))
 
     def _make_reserve(self) -> None:
         with suppress(OSError):  # no room for the reserve: it is tried again every few seconds
@@ -324,21 +336,8 @@ class Daemon:
             log.warning("changed in the configuration, but needs a restart: %s", ", ".join(ignored))
         policy = config.policy(self._settings, self._gpu_count)
         loop.put(events.Configured(at=self._clock.now(), origin="reload", policy=policy))
+        self._clockwork.change(self._backups.entries())
         self._manager.tell(READY="1")
-
-
-def degraded_alarm(channel: str, error: str, now: float) -> actions.Announce:
-    """The one message that is not in the journal, because it says that the journal cannot be written."""
-    return actions.Announce(
-        key=f"unjournalled-{now:.0f}/{channel}",
-        channel=channel,
-        what="degraded",
-        severity="page",
-        title="yolo-supervisor cannot write its journal",
-        text=f"{error}. Trainings go on, but nothing is started, stopped or restarted. (Not journalled.)",
-        todo="free space on the disk of the state directory; it goes on by itself",
-        at=now,
-    )
 
 
 def _make_jobs_folder(folder: Path) -> None:

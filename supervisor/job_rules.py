@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from supervisor import toml_errors
+from supervisor import publish_config, toml_errors
 from supervisor.config import Count, Defaults, KeepEpochs, KeepLast, Priority, environment_problems
 from supervisor.core.placeholders import PLACEHOLDERS, names_in
 from supervisor.core.revisions import ALLOWED_TRAIN_KEYS
@@ -121,6 +121,8 @@ class JobFile(msgspec.Struct, frozen=True, kw_only=True):
     limits: LimitsTable = LimitsTable()
     restart: RestartTable = RestartTable()
     notify: tuple[Name, ...] | None = None
+    backup: tuple[Name, ...] | None = None
+    publish: publish_config.PublishTable | None = None
     env: dict[str, str] = {}
     settings: dict[str, bool | int | float | str] = {}
     train: dict[str, Any] | None = None
@@ -166,6 +168,8 @@ def problems_of(spec: JobFile, source: Source, defaults: Defaults) -> Iterator[P
     yield from _family_problems(spec, source)
     yield from _stage_problems(spec, source)
     yield from _start_problems(spec, source)
+    for key, problem in publish_config.problems(spec.publish) if spec.publish is not None else ():
+        yield source.problem(("publish", key), problem)
     if (spec.train is not None or spec.script_family) and not _has_python(spec, defaults):
         hint = 'write python = "/…/bin/python" or conda = "NAME", or set one in [defaults] of config.toml'
         yield Problem("the job names no interpreter", key="python", expected="python or conda", hint=hint)

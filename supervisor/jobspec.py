@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from supervisor import gpu_config, toml_errors
+from supervisor import gpu_config, publish_config, toml_errors
 from supervisor.config import Defaults
 from supervisor.core.job import Checkpoints, Done, Restart, Stage, StartFrom, Watch
 from supervisor.core.model import Job
@@ -80,6 +80,8 @@ def _settle(spec: JobFile, defaults: Defaults, *, start_after_at: float | None, 
         log_max_bytes=either(spec.limits.log_max, defaults.limits.log_max),
         restart=_restart(spec, defaults),
         notify=either(spec.notify, defaults.notify),
+        backup=either(spec.backup, defaults.backup),
+        publish=publish_config.as_job(spec.publish),
         env={**defaults.env, **spec.env},
         env_pass=defaults.env_pass,
         settings={**defaults.settings, **spec.settings},

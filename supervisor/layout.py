@@ -14,6 +14,7 @@ CHECKPOINT = RUNNER / "checkpoint.py"
 DEEP_CHECK = RUNNER / "deep_check.py"
 DESCRIBE = RUNNER / "describe.py"
 DRAW = RUNNER / "draw.py"
+DRILL = RUNNER / "drill.py"
 FINISH_SCRIPT = RUNNER / "finish_script.py"
 GPU_TEST = RUNNER / "gpu_test.py"
 INJECT = RUNNER / "inject"
@@ -171,6 +172,11 @@ def kernel_place(state_dir: Path) -> Path:
 def reboot_record(state_dir: Path) -> Path:
     """By which order the machine was restarted last: no order does it twice."""
     return state_dir / "reboot.json"
+
+
+def restored_file(state_dir: Path) -> Path:
+    """Says that the journal came from a backup, until the daemon has taken note of it."""
+    return state_dir / "restored.json"
 
 
 def interpreter_cache(state_dir: Path) -> Path:

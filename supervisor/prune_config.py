@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
-from supervisor.toml_errors import AbsolutePath, Duration, Name
+from supervisor.backup_config import clock_problems, place_problems
+from supervisor.errors import Problem
+from supervisor.toml_errors import AbsolutePath, Duration, Name, shown
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000, description="a whole number from 1 on")]
 
@@ -14,8 +18,10 @@ Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000, description="a whole num
 class Keeps(msgspec.Struct, frozen=True, kw_only=True):
     """What stays, in restic's words: a run that any of these wants stays. None: this one wants nothing.
 
-    `keep_last`: so many of the newest ended runs, `keep_best` of the highest mAP, `keep_within` all that ended so long
-    ago at most, `keep_tag` all with one of these tags.
+    `keep_last`: so many of the newest that succeeded, and as many of the newest that failed or were cancelled (a row of
+    failures takes nobody's place); `keep_best`: so many of the highest mAP50-95; `keep_within`: all that ended so long
+    ago at most; `keep_tag`: all with one of these tags. Runs that share a directory (a retry, a rewind, an extension)
+    count as one. A zero or an empty list wants nothing, and a table in which nothing is wanted is refused.
     """
 
     keep_last: Count | None = None
@@ -25,7 +31,7 @@ class Keeps(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OfProject(Keeps, frozen=True, kw_only=True):
-    """[[prune.project]]: other words for one project."""
+    """[[prune.project]]: other words for one project; without any of them nothing of it is let go."""
 
     name: Name
 
@@ -34,8 +40,9 @@ class Prune(Keeps, frozen=True, kw_only=True):
     """[prune]: what is let go, and when. Without this table nothing ever is.
 
     The words of Keeps hold for each project by itself unless `across` says for all runs together. `keep_epochs`: which
-    epochN.pt stay inside a run. `archive_after`: so long after its end a run's weights are only in its verified backups.
-    `trash`: so long what was let go can be taken back. `folders`: foreign Ultralytics runs lie there, and may be pruned.
+    epochN.pt stay inside a run. `archive_after`: so long after its end a run's weights are only in its verified
+    backups. `trash`: so long what was let go can be taken back. `folders`: foreign Ultralytics runs lie there, and may
+    be pruned.
     """
 
     schedule: Annotated[str, msgspec.Meta(max_length=100)] = "04:00"
@@ -45,3 +52,41 @@ class Prune(Keeps, frozen=True, kw_only=True):
     trash: Duration = 7 * 86400.0
     folders: tuple[AbsolutePath, ...] = ()
     project: tuple[OfProject, ...] = ()
+
+
+WORDS = ("keep_last", "keep_best", "keep_within", "keep_tag")
+
+
+def problems(prune: Prune, ours: Iterable[Path], *, backed_up: bool) -> Iterator[tuple[tuple[str, ...], Problem]]:
+    """Yield what is wrong with [prune]: the path below it, and what to say.
+
+    `ours` are the runs' and the state's folders, which hold no foreign runs; `backed_up`: there is a [[backup]].
+    """
+    ours = tuple(ours)
+    if not any(_keeps(words) for words in (prune, *prune.project)):
+        hint = "write for example keep_last = 10; without a [prune] table nothing is ever pruned"
+        yield (), Problem("this policy keeps nothing", expected=f"one of {', '.join(WORDS)}", hint=hint)
+    for key, found in (*_tag_problems(prune), *clock_problems("schedule", prune.schedule)):
+        yield (key,), found
+    if prune.archive_after is not None and not backed_up:
+        hint = "configure a [[backup]], or remove the key"
+        yield ("archive_after",), Problem("weights that no backup has cannot be left to it", hint=hint)
+    for place, folder in enumerate(prune.folders):
+        yield from ((("folders",), found) for found in place_problems(folder, ours))
+        if folder in prune.folders[:place]:
+            yield ("folders",), Problem("this folder is named twice", got=shown(str(folder)), hint="keep one of them")
+    names = [one.name for one in prune.project]
+    for place, one in enumerate(prune.project):
+        yield from ((("project", str(place), key), found) for key, found in _tag_problems(one))
+        if one.name in names[:place]:
+            yield ("project", str(place), "name"), Problem("another table is for this project", got=shown(one.name))
+
+
+def _keeps(words: Keeps) -> bool:
+    """A policy that keeps nothing is refused, as restic refuses it: it is a forgotten line, and not a wish."""
+    return any((words.keep_last, words.keep_best, words.keep_within, words.keep_tag))
+
+
+def _tag_problems(words: Keeps) -> Iterator[tuple[str, Problem]]:
+    if "" in (words.keep_tag or ()):
+        yield "keep_tag", Problem("a tag is not empty", got='""')

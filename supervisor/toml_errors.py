@@ -177,8 +177,7 @@ def _decode(data: bytes, file: str) -> str:
 
 def _encoding_error(guess: str, line: int, file: str) -> UserError:
     hint = "save the file as UTF-8" if guess != "a binary file" else "is this the right file?"
-    problem = Problem("this is not UTF-8 text", line=line, expected="UTF-8", got=guess, hint=hint)
-    return UserError(file=file, problems=(problem,))
+    return UserError(file=file, problems=(Problem("this is not UTF-8 text", "", line, "UTF-8", guess, hint),))
 
 
 def _guess_encoding(data: bytes) -> str:
@@ -322,6 +321,8 @@ def _value(value: Any, kind: Any, source: Source, path: tuple[str, ...], problem
 def _scalar(value: Any, kind: Any) -> Any:
     if reader := READERS.get(reader_of(kind)):
         return reader(value)
+    if get_origin(kind) is tuple and isinstance(value, list) and reader_of(get_args(kind)[0]):
+        return tuple(_scalar(item, get_args(kind)[0]) for item in value)
     metas = list(_metas(kind))
     secret = any(meta.extra and meta.extra.get("secret") for meta in metas)
     try:

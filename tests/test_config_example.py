@@ -9,18 +9,20 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from supervisor import config, gpu_config, toml_errors, user_rules, xid_rules
+from supervisor import backup_config, config, gpu_config, prune_config, toml_errors, user_rules, xid_rules
 
 EXAMPLE = Path(__file__).parents[1] / "config.example.toml"
 NESTED = {"limits": config.Limits, "restart": config.Restarts, "checkpoints": config.Checkpoints}
 NESTED |= {"gpu": gpu_config.GpuDefaults}
 EXAMPLES_ONLY = {"defaults.python", "defaults.time_limit", "defaults.notify", "channel.ca_file", "rule.remedy"}
-EXAMPLES_ONLY |= {"gpu.limit.slowdown_c", "gpu.xid.attempt", "gpu.xid.gpu", "gpu.xid.cause"}
+EXAMPLES_ONLY |= {"defaults.backup", "backup.ssh_key", "backup.known_hosts", "backup.rclone_config"}
+EXAMPLES_ONLY |= {"prune.keep_last", "prune.keep_best", "prune.keep_within", "prune.keep_tag", "prune.archive_after"}
+EXAMPLES_ONLY |= {"prune.project.keep_last", "gpu.limit.slowdown_c", "gpu.xid.attempt", "gpu.xid.gpu", "gpu.xid.cause"}
 
 
 def uncommented() -> str:
     """The example with every key switched on."""
-    return re.sub(r"^# (\[\[[a-z.]+\]\]|[a-z_.]+ = )", r"\1", EXAMPLE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return re.sub(r"^# (\[\[?[a-z.]+\]\]?|[a-z_.]+ = )", r"\1", EXAMPLE.read_text(encoding="utf-8"), flags=re.MULTILINE)
 
 
 def keys_of_example() -> set[str]:
@@ -39,13 +41,14 @@ def keys_of_code() -> set[str]:
     keys = set()
     tables = {"channel": config.Channel, "server": config.Server, "jobs": config.Jobs, "defaults": config.Defaults}
     tables |= {"queue": config.Queue, "hang": config.Hang, "disk": config.Disk, "rule": user_rules.UserRule}
-    tables["gpu"] = gpu_config.Gpu
+    tables |= {"gpu": gpu_config.Gpu, "backup": backup_config.Backup, "prune": prune_config.Prune}
     assert tables.keys() == set(config.Config.__struct_fields__)
     keys |= {f"gpu.xid.{field}" for field in xid_rules.XidRow.__struct_fields__}
+    keys |= {"prune.project.name", "prune.project.keep_last"}  # and the other words of [prune]
     keys |= {"gpu.limit.gpu", "gpu.limit.slowdown_c"}  # and any other threshold
     for table, struct in tables.items():
         for field in struct.__struct_fields__:
-            if f"{table}.{field}" in {"gpu.xid", "gpu.limit"}:
+            if f"{table}.{field}" in {"gpu.xid", "gpu.limit", "prune.project"}:
                 continue  # tables of their own
             inner = NESTED[field].__struct_fields__ if table == "defaults" and field in NESTED else None
             keys |= {f"{table}.{field}.{key}" for key in inner} if inner else {f"{table}.{field}"}
@@ -77,6 +80,19 @@ def test_the_example_shows_the_defaults(monkeypatch, tmp_path):
     for field in msgspec.structs.fields(user_rules.UserRule):
         if not field.required and f"rule.{field.name}" not in EXAMPLES_ONLY:
             assert getattr(loaded.rule[0], field.name) == field.default, field.name
+
+
+def test_the_example_shows_the_defaults_of_targets_and_policy(monkeypatch, tmp_path):
+    """As above: each key of [[backup]] and [prune] stands there with its default."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    loaded = config.parse(uncommented().encode(), "config.example.toml", mountinfo=tmp_path / "none")
+    assert loaded.prune is not None
+    for field in msgspec.structs.fields(prune_config.Prune):
+        if f"prune.{field.name}" not in {*EXAMPLES_ONLY, "prune.project"}:
+            assert getattr(loaded.prune, field.name) == field.default, field.name
+    for field in msgspec.structs.fields(backup_config.Backup):
+        if not field.required and f"backup.{field.name}" not in EXAMPLES_ONLY:
+            assert getattr(loaded.backup[0], field.name) == field.default, field.name
 
 
 def test_the_example_as_it_stands_is_the_default(monkeypatch, tmp_path):

@@ -16,7 +16,7 @@ from supervisor.toml_errors import Source, format_value
 Place = tuple[str | int, ...]
 
 _ALWAYS_PATHS: tuple[Place, ...] = (("python",), ("cwd",))
-_PROGRAMS: tuple[Place, ...] = (("command", 0), ("resume_command", 0))
+_WITH_A_SLASH: tuple[Place, ...] = (("command", 0), ("resume_command", 0), ("publish", "to"))  # others are names
 _MAYBE_PATHS: tuple[Place, ...] = (
     ("train", "model"),
     ("train", "data"),
@@ -45,7 +45,7 @@ def make_absolute(data: bytes, base: Path, file: str) -> bytes:
 
 
 def _relative(table: dict[str, Any], base: Path) -> Iterator[tuple[Place, str]]:
-    for place in (*_ALWAYS_PATHS, *_PROGRAMS, *_MAYBE_PATHS):
+    for place in (*_ALWAYS_PATHS, *_WITH_A_SLASH, *_MAYBE_PATHS):
         value = _get(table, place)
         if not isinstance(value, str) or not value or value.startswith(("/", "{")) or _ADDRESS.match(value):
             continue

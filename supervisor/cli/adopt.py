@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from supervisor.cli import screen
-from supervisor.cli.client import Client, Target, View, connect, target_options
+from supervisor.cli.client import Client, Target, connect, target_options
 from supervisor.cli.examples import examples
 from supervisor.cli.failures import BadInput, Failure, NoDaemon, Refused
 from supervisor.cli.interpreter import must_start
+from supervisor.cli.proposal import Proposal, Wishes
 
 if TYPE_CHECKING:
     from supervisor.config import Config
@@ -28,55 +29,6 @@ _FRESH_S = 600.0  # a checkpoint younger than that may be of a training that goe
 _OURS = "YOLO_SUPERVISOR_RUN"  # in the environment of every training that we started
 
 
-@dataclass(frozen=True)
-class Wishes:
-    """What the person said; empty where nothing."""
-
-    folder: str | None = None
-    pid: int | None = None
-    saves_to: str | None = None
-    name: str = ""
-    project: str = ""
-    python: str = ""
-    conda: str = ""
-    gpus: int | None = None
-    script: str = ""
-    cwd: str = ""
-    family: str | None = None
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """What would be submitted: the job file, and what it leads to."""
-
-    name: str
-    text: str
-    folder: RunFolder
-    training: Training | None
-    plan: tuple[str, ...]
-
-    @property
-    def view(self) -> View:
-        """The proposal for programs."""
-        best = self.folder.best
-        return {
-            "version": 1,
-            "name": self.name,
-            "folder": str(self.folder.path),
-            "family": self.folder.family,
-            "trainer_version": self.folder.version or None,
-            "epoch": best.done_epochs if best is not None else 0,
-            "epochs": self.folder.epochs,
-            "checkpoints": [
-                {"path": one.path, "state": one.state, "epoch": one.done_epochs or None, "reason": one.reason or ""}
-                for one in self.folder.found
-            ],
-            "watched_pid": self.training.pid if self.training is not None else None,
-            "plan": list(self.plan),
-            "job": self.text,
-        }
-
-
 @click.command(
     "adopt",
     epilog=examples(
@@ -84,9 +36,10 @@ class Proposal:
         "yolo-supervisor adopt --pid 4242",
         "yolo-supervisor adopt ~/yolov5/runs/train/exp3 --script ~/yolov5/train.py --python ~/venv/bin/python",
         "yolo-supervisor adopt runs/detect/train7 --dry-run > train7.toml",
+        "yolo-supervisor adopt /share/truck.json --epochs 200 --data /data/truck.yaml",
     ),
 )
-@click.argument("folder", required=False, metavar="[DIR]", type=click.Path(file_okay=False))
+@click.argument("folder", required=False, metavar="[DIR|CARD]", type=click.Path())
 @click.option("--pid", type=click.IntRange(min=1), metavar="N", help="Watch this live training; never end it.")
 @click.option("--dir", "saves_to", metavar="DIR", help="With --pid: where it saves, if that cannot be seen.")
 @click.option("--name", metavar="NAME", default="", help="The run's name; default: the old one's.")
@@ -96,6 +49,9 @@ class Proposal:
 @click.option("--gpus", type=click.IntRange(min=0), metavar="N", help="How many GPUs; default: as many as it had.")
 @click.option("--script", metavar="FILE", default="", help="The train.py of YOLOv5, v7 or v9.")
 @click.option("--cwd", metavar="DIR", default="", help="Where the training was started.")
+@click.option("--data", metavar="FILE", default="", help="With CARD: the data set, where it lies elsewhere here.")
+@click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="With CARD: how many epochs in all.")
+@click.option("--into", metavar="DIR", default="", help="With CARD: the new folder; default: the name, here.")
 @click.option("--family", type=click.Choice(_FAMILIES), default=None, help="Where the folder does not tell it.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @click.option("--dry-run", is_flag=True, help="Print the job file; say what would be done, and do nothing.")
@@ -105,19 +61,26 @@ class Proposal:
 def adopt_verb(ctx: click.Context, /, *, yes: bool, dry_run: bool, as_json: bool, **said: Any) -> None:
     """Go on with the training in DIR, in place, from its newest good checkpoint; or watch a live one.
 
-    With --pid the training is watched and never touched. When it has died before its end, it is resumed.
+    With CARD, the JSON file beside published weights, the training of another server is gone on with here, in a new
+    folder and from a copy of its last checkpoint. With --pid the training is watched and never touched. When it has
+    died before its end, it is resumed.
     """
     wishes = Wishes(**said)
     if (wishes.folder is None) == (wishes.pid is None):
-        raise click.UsageError("give either DIR, or --pid N")
+        raise click.UsageError("give either DIR or CARD, or --pid N")
+    from_card = wishes.folder is not None and Path(wishes.folder).is_file()
+    if not from_card and (wishes.data or wishes.epochs or wishes.into):
+        raise click.UsageError("--data, --epochs and --into belong to a CARD, a file that ends with .json")
     target = ctx.find_object(Target) or Target()
     client = _client(target, needed=not dry_run)
-    proposal = _propose(target, client, wishes)
+    proposal = _propose_card(target, client, wishes) if from_card else _propose(target, client, wishes)
     _show(proposal, dry_run=dry_run, as_json=as_json)
     if dry_run or client is None:
         return
     if not (yes or as_json):
         _confirm(proposal)
+    if proposal.bring is not None:
+        proposal.bring()
     ctx.exit(_submit(client, proposal, as_json=as_json))
 
 
@@ -132,13 +95,20 @@ def _client(target: Target, *, needed: bool) -> Client | None:
 
 
 # ---- what would be done
+def _propose_card(target: Target, client: Client | None, wishes: Wishes) -> Proposal:
+    from supervisor.cli import adopt_card
+    from supervisor.cli.plan import configuration
+
+    return adopt_card.propose(configuration(target, client), client, wishes)
+
+
 def _propose(target: Target, client: Client | None, wishes: Wishes) -> Proposal:
     from supervisor.cli.plan import configuration
     from supervisor.effects import run_folders
     from supervisor.errors import RetryableError
 
     config = configuration(target, client)
-    _check_interpreter(wishes, config)
+    check_interpreter(wishes, config)
     training = _training(wishes) if wishes.pid is not None else None
     told = wishes.folder or wishes.saves_to
     path = _folder_of(training) if training is not None and not told else Path(told or "")
@@ -148,9 +118,9 @@ def _propose(target: Target, client: Client | None, wishes: Wishes) -> Proposal:
         raise Failure(f"{path} cannot be looked at: {error}") from None
     _refuse(found, config, training)
     name = wishes.name or _name(found)
-    _refuse_name(name, client)
+    refuse_name(name, client)
     text = _job_file(found, training, wishes, name)
-    _check(text, name, config)
+    check_job(text, name, config)
     interpreter = next((line for line in text.splitlines() if line.startswith(("python = ", "conda = "))), "")
     plan = (*_plan(found, training), f"as the run {name}" + (f", with {interpreter}" if interpreter else ""))
     return Proposal(name, text, found, training, plan)
@@ -162,7 +132,7 @@ def _name(found: RunFolder) -> str:
     return drafts.as_name(found.options.get("name")) or drafts.as_name(found.path.name) or "adopted"
 
 
-def _check_interpreter(wishes: Wishes, config: Config) -> None:
+def check_interpreter(wishes: Wishes, config: Config) -> None:
     """Raise BadInput where no interpreter is named anywhere, or the named one does not run."""
     from supervisor import drafts
 
@@ -223,7 +193,8 @@ def _refuse(found: RunFolder, config: Config, training: Training | None) -> None
         raise Refused(f"nothing in {found.path}/weights can be resumed{states or ': no checkpoint is there'}")
 
 
-def _refuse_name(name: str, client: Client | None) -> None:
+def refuse_name(name: str, client: Client | None) -> None:
+    """Raise Refused where a run of this name has not ended."""
     from supervisor.cli.plan import known_run
 
     run = known_run(name, client)
@@ -231,7 +202,8 @@ def _refuse_name(name: str, client: Client | None) -> None:
         raise Refused(f"{run['id']} is {run['phase']}, and a name is of one run at a time\n  fix: give --name NAME")
 
 
-def _check(text: str, name: str, config: Config) -> None:
+def check_job(text: str, name: str, config: Config) -> None:
+    """Raise UserError where the daemon would refuse the job file for what stands in it."""
     from supervisor import jobspec
 
     jobspec.parse(text.encode(), path=f"{name}.toml", owner=os.getuid(), defaults=config.defaults, now=time.time())

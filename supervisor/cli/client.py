@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 
 import click
 
-from supervisor.cli.failures import BadInput, Failure, NoDaemon, NoSuchGpu, NoSuchRun, Refused, TryLater
+from supervisor.cli.failures import BadInput, Failure, NoDaemon, NoSuchBackup, NoSuchGpu, NoSuchRun, Refused, TryLater
 
 if TYPE_CHECKING:
     from supervisor.config import Config
@@ -104,6 +104,8 @@ def _judge(status: int, data: bytes, path: str) -> View:
         raise NoSuchRun(text)
     if status == 404 and path.startswith("/v1/gpus/"):
         raise NoSuchGpu(text)
+    if status == 404 and path.startswith("/v1/backups"):
+        raise NoSuchBackup(text)
     raise _FAILURES.get(status, Failure)(text)
 
 
@@ -208,3 +210,12 @@ def complete_gpu(ctx: click.Context, _parameter: click.Parameter, incomplete: st
         return []
     names = [name for gpu in gpus for name in (str(gpu["index"]), gpu["uuid"] or "")]
     return [name for name in names if name and name.startswith(incomplete)]
+
+
+def complete_backup_target(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Names of backup targets for the shell's completion; silent where no daemon answers."""
+    try:
+        targets = connect(ctx.find_object(Target) or Target(), timeout_s=1.0).get("/v1/backups")["targets"]
+    except Exception:  # noqa: BLE001 - a broken completion must not write into a person's command line
+        return []
+    return [one["name"] for one in targets if one["name"].startswith(incomplete)]

@@ -49,6 +49,12 @@ class NoSuchGpu(Failure):
     exit_code: ClassVar[int] = 5
 
 
+class NoSuchBackup(Failure):
+    """No run, or no backup target, has this name."""
+
+    exit_code: ClassVar[int] = 5
+
+
 class TryLater(Failure):
     """It may work later."""
 

@@ -47,6 +47,10 @@ class Reading(Protocol):
         """The server; see views.status_view."""
         ...
 
+    def backups(self, name: str | None, *, every: bool) -> View:
+        """The backup targets and how the runs, or one, stand on them; see backups.views.backups_view."""
+        ...
+
     def gpus(self) -> View:
         """All GPUs; see gpus.views.gpus_view."""
         ...
@@ -96,6 +100,11 @@ class Online:
     def status(self) -> View:
         """See Reading."""
         return self._client.get("/v1/status")
+
+    def backups(self, name: str | None, *, every: bool) -> View:
+        """See Reading."""
+        asked = {**({"run": name} if name else {}), **({"all": 1} if every else {})}
+        return self._client.get("/v1/backups", **asked)
 
     def gpus(self) -> View:
         """See Reading."""
@@ -208,6 +217,15 @@ class Offline:
 
         with self._open() as journal:
             return self._marked(views.status_view(journal.load(), self.state_at()))
+
+    def backups(self, name: str | None, *, every: bool) -> View:
+        """See Reading."""
+        from supervisor.core.backups import views
+
+        with self._open() as journal:
+            world = journal.load()
+        run = _find(world, name) if name else None
+        return self._marked(views.backups_view(world, self.state_at(), run=run, every=every))
 
     def gpus(self) -> View:
         """See Reading. Nobody reads the GPUs now: their values are not known."""

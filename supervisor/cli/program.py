@@ -43,14 +43,19 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "extend": ("lineage", "Train a finished run on."),
         "branch": ("lineage", "Begin a new run at an epoch of another one."),
         "priority": ("orders", "Change which runs start first."),
+        "publish": ("publish", "Copy a run's weights to where others take them."),
         "drain": ("orders", "End all trainings gracefully and start none."),
     },
     "GPUs": {
         "gpus": ("gpus", "List the GPUs: how they stand, and who uses them."),
         "gpu": ("gpus", "Show, drain, quarantine, release or test a GPU."),
     },
+    "Backups": {
+        "backup": ("backup", "List, run, verify, rehearse or restore backups."),
+    },
     "Server": {
         "run": ("run", "Start the daemon in the foreground."),
+        "prune": ("prune", "Show or do what the [prune] policy lets go."),
         "config": ("configure", "Check or show the configuration."),
         "version": ("configure", "Show versions."),
         "completion": ("configure", "Print the completion script of a shell."),

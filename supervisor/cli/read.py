@@ -24,6 +24,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON f
 WATCH_EVERY_S = 2.0
 _HEADERS = ("NAME", "PHASE", "EPOCH", "MAP50-95", "ETA", "RESTARTS", "WAITING FOR / REASON")
 _LEAST_WIDTHS = (0, 0, 0, 78, 66, 72, 0)
+_TICKS = {"yes": "✓", "no": "behind", "trouble": "failing", "none": "-"}
 _HAS_GPUS = frozenset({"PREPARING", "STARTING", "RUNNING", "STOPPING"})
 
 
@@ -73,12 +74,23 @@ def _show_runs(view: View, *, as_json: bool) -> None:
     if view["draining"]:
         screen.note("draining: nothing starts until `yolo-supervisor drain --off` or a new daemon")
     if view["runs"]:
-        screen.show_columns(_HEADERS, [_line(row) for row in view["runs"]], _LEAST_WIDTHS)
+        _show_table(view["runs"])
     else:
         click.echo("no runs; drop a job file into the jobs folder, or `yolo-supervisor submit FILE`")
     if view["not_shown"]:
         one = view["not_shown"] == 1
         screen.note(f"{view['not_shown']} older run{' is' if one else 's are'} not shown (--all shows them)")
+
+
+def _show_table(rows: Sequence[View]) -> None:
+    """A column more where there are backup targets."""
+    ticks = [_TICKS.get(row.get("backed_up") or "") for row in rows]
+    if not any(ticks):
+        screen.show_columns(_HEADERS, [_line(row) for row in rows], _LEAST_WIDTHS)
+        return
+    lines = [[*_line(row)[:-1], tick or "-", _line(row)[-1]] for row, tick in zip(rows, ticks, strict=True)]
+    headers = (*_HEADERS[:-1], "BACKUP", _HEADERS[-1])
+    screen.show_columns(headers, lines, (*_LEAST_WIDTHS[:-1], 84, _LEAST_WIDTHS[-1]))
 
 
 def _line(row: View) -> list[str]:
@@ -151,6 +163,9 @@ def _facts(view: View) -> list[tuple[str, str]]:
         ("progress", _progress_text(view)),
         ("saved", f"epoch {view['saved_epoch']}" if view["saved_epoch"] else "no epoch yet"),
         ("kept", f"verified copy of epoch {view['kept_epoch']}" if view["kept_epoch"] else ""),
+        *(("backup", text) for text in _backups(view)),
+        ("archived", "its weights lie in the backup only" if view.get("archived") else ""),
+        ("published", str(view.get("published") or "")),
         ("metrics", "  ".join(f"{name} {value:.4g}" for name, value in view["metrics"].items())),
         ("losses", "  ".join(f"{name} {value:.4g}" for name, value in view["losses"].items())),
         ("next save", f"in about {duration_text(view['next_save_s'])}" if view["next_save_s"] is not None else ""),
@@ -168,6 +183,17 @@ def _facts(view: View) -> list[tuple[str, str]]:
         *(("lineage", text) for text in _lineage(view["lineage"])),
     ]
     return [(label, text) for label, text in facts if text]
+
+
+def _backups(view: View) -> list[str]:
+    """A line for each target: what lies there, and why there is none newer."""
+    found = []
+    for one in view.get("backups", ()):
+        what = f"epoch {one['epoch']}" if one["epoch"] else "files" if one["snapshot"] else "nothing yet"
+        when = f", {duration_text(view['at'] - one['at'])} ago" if one["at"] else ""
+        state = one["text"] or ("" if one["covered"] or not one["wanted"] else "not all that is kept here")
+        found.append(f"{one['target']}: {what}{when}{f' ({state})' if state else ''}")
+    return found
 
 
 def _lineage(lineage: View) -> list[str]:
@@ -346,6 +372,10 @@ def _status_lines(view: View) -> list[str]:
     if "free_bytes" in daemon and "memory_available_bytes" in daemon:
         free, memory = format_size(daemon["free_bytes"]), format_size(daemon["memory_available_bytes"])
         lines.append(f"{free} free for runs, {memory} of memory available")
+    backups: dict[str, Any] = view.get("backups", {})
+    lines += [f"backup {line}" for line in backups.get("lines", ())[: backups.get("targets", 0)]]
+    lines += backups.get("lines", ())[backups.get("targets", 0) :]
+    lines += [f"warning: {warning}" for warning in backups.get("warnings", ())]
     lines += [f"  {count:>6} {phase_text(phase)}" for phase, count in view["phases"].items() if count]
     lines += [f"refused: {path}: {text}" for path, text in view["refused_files"].items()]
     return lines

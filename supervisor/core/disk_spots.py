@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from supervisor.core.model import World
 
-OURS = frozenset({"runs", "state"})  # what fills these, fills the disk of all trainings
+RUNS = "runs"  # the only one that pruning or pausing trainings can help
+OURS = frozenset({RUNS, "state"})  # nothing starts while one of these is full
 
 
 def refuses(world: World) -> str:

@@ -8,12 +8,13 @@ from supervisor.core import events, orders
 from supervisor.core.actions import Prune
 from supervisor.core.backups import notices
 from supervisor.core.backups.events import Spot
-from supervisor.core.disk_spots import OURS
+from supervisor.core.disk_spots import RUNS
 from supervisor.core.model import Phase, Run, StopOrder
 from supervisor.core.turn import Turn
 from supervisor.core.words import duration, size
 
 PRUNE_AGAIN_S = 600.0
+BY = "the disk"
 
 
 def seen(turn: Turn, event: events.DiskSeen) -> None:
@@ -30,13 +31,19 @@ def seen(turn: Turn, event: events.DiskSeen) -> None:
         full_in_s=event.full_in_s,
         text=event.text,
     )
-    turn.world = replace(turn.world, spots={**turn.world.spots, event.place: spot})
-    if before.level != event.level:
+    others = {place: one for place, one in turn.world.spots.items() if place != event.place}
+    gone = event.level == "ok" and not event.total_bytes  # nothing of ours is written there any more
+    turn.world = replace(turn.world, spots=others if gone else {**others, event.place: spot})
+    if before.level != event.level and not gone:
         _tell(turn, before, event)
-    if event.what in OURS and event.level != "ok" and turn.world.policy.prunes:
+    if event.what != RUNS:
+        return  # neither pruning runs nor pausing them would bring room there
+    if event.level != "ok" and turn.world.policy.prunes:
         _prune(turn)
-    if event.what in OURS and event.level == "full":
+    if event.level == "full":
         pause_one(turn, event)
+    else:
+        _let_go_on(turn)
 
 
 def _prune(turn: Turn) -> None:
@@ -77,13 +84,16 @@ def pruned(turn: Turn, event: events.Pruned) -> None:
 
 
 def pause_one(turn: Turn, event: events.DiskSeen) -> None:
-    """Stop the least valuable training at its next checkpoint; it goes on when there is room again."""
-    running = [run for run in turn.world.live.values() if run.phase is Phase.RUNNING and not _is_watched(run)]
+    """Stop the least valuable training at its next checkpoint; it goes on when there is room again.
+
+    One that saves nothing would lose all it did, and a watched one is not ours to end: these are never chosen.
+    """
+    running = [run for run in turn.world.live.values() if run.phase is Phase.RUNNING and _may_pause(run)]
     if not running or any(_is_pausing(run) for run in turn.world.live.values()):
         return
     chosen = min(running, key=worth)
-    reason = f"paused: {size(event.free_bytes)} are free under {event.place}"
-    orders.stop(turn, chosen, StopOrder(how="save", then=Phase.QUEUED, by="the disk", reason=reason))
+    reason = f"paused: {event.text or f'{size(event.free_bytes)} are free under {event.place}'}"
+    orders.stop(turn, chosen, StopOrder(how="save", then=Phase.QUEUED, by=BY, reason=reason))
     text = f"{reason}. It stops at its next checkpoint, so that the others can save, and goes on when there is room."
     turn.announce(
         chosen,
@@ -95,12 +105,19 @@ def pause_one(turn: Turn, event: events.DiskSeen) -> None:
     )
 
 
-def _is_watched(run: Run) -> bool:
-    return run.attempt is not None and run.attempt.watched
+def _let_go_on(turn: Turn) -> None:
+    """There is room before the paused training has stopped: it need not."""
+    for run in tuple(turn.world.live.values()):
+        if _is_pausing(run) and not turn.world.draining:
+            orders.undrain(turn, run, BY, "there is room again: it goes on without a pause")
+
+
+def _may_pause(run: Run) -> bool:
+    return run.attempt is not None and not run.attempt.watched and orders.can_save(run)
 
 
 def _is_pausing(run: Run) -> bool:
-    return run.phase is Phase.STOPPING and run.stop is not None and run.stop.by == "the disk"
+    return run.phase is Phase.STOPPING and run.stop is not None and run.stop.by == BY
 
 
 def worth(run: Run) -> tuple[int, float, float]:
@@ -114,7 +131,7 @@ def _tell(turn: Turn, before: Spot, event: events.DiskSeen) -> None:
     where = f"under {event.place} ({event.what})"
     forecast = f"; at this pace it is full in {duration(event.full_in_s)}" if event.full_in_s is not None else ""
     text = event.text or f"{size(event.free_bytes)} of {size(event.total_bytes)} are free {where}{forecast}."
-    if event.level == "ok":
+    if event.level == "ok" or before.level == "full":
         if before.level == "full":
             notices.disk(turn, f"There is {what} again {where}", text, page=False, todo="")
         return

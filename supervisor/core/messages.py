@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from supervisor.core import words
+from supervisor.core.actions import Announce
 from supervisor.core.diagnosis.evidence import Incident
 from supervisor.core.model import Attempt, Run
 from supervisor.core.turn import Turn
@@ -127,3 +128,17 @@ def failed(turn: Turn, run: Run, tail: tuple[str, ...], incident: Incident | Non
 def cancelled(turn: Turn, run: Run) -> None:
     """The run was cancelled by a person."""
     turn.announce(run, "cancelled", "info", f"{run.name} cancelled", run.reason)
+
+
+def degraded(channel: str, error: str, now: float) -> Announce:
+    """The one message that is not in the journal, because it says that the journal cannot be written."""
+    return Announce(
+        key=f"unjournalled-{now:.0f}/{channel}",
+        channel=channel,
+        what="degraded",
+        severity="page",
+        title="yolo-supervisor cannot write its journal",
+        text=f"{error}. Trainings go on, but nothing is started, stopped or restarted. (Not journalled.)",
+        todo="free space on the disk of the state directory; it goes on by itself",
+        at=now,
+    )

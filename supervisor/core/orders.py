@@ -76,7 +76,7 @@ def _at_next_save(turn: Turn, run: Run, order: StopOrder) -> None:
     """Wait for the next saved epoch, where one will be seen and where the training is ours to end then."""
     if run.attempt is not None and run.attempt.watched:
         _let_go(turn, run, order)
-    elif not _can_save(run):
+    elif not can_save(run):
         reason = f"{order.reason} (this trainer tells of no checkpoint, so it was asked to end at once)"
         term(turn, run, replace(order, reason=reason))
     else:
@@ -97,7 +97,7 @@ def _clear_away(turn: Turn, run: Run, order: StopOrder) -> None:
     terminate(turn, run, "kill")
 
 
-def _can_save(run: Run) -> bool:
+def can_save(run: Run) -> bool:
     """True if a safe point will be seen: our runner tells of each save, other trainers show it in their files."""
     return run.job.train is not None or bool(run.job.checkpoint_files)
 
@@ -257,12 +257,13 @@ def drain(turn: Turn, event: events.DrainAsked) -> None:
             stop(turn, run, order)
 
 
-def undrain(turn: Turn, run: Run, by: str) -> None:
-    """Take a drain's order back that has not been carried out yet."""
+def undrain(turn: Turn, run: Run, by: str, reason: str = "") -> None:
+    """Take the order of a drain or of a full disk back that has not been carried out yet; `reason`: in other words."""
     order = run.stop
     if order is None or order.then is not Phase.QUEUED or order.how != "save":
         return
     if run.phase is Phase.STOPPING:
-        turn.move(replace(run, stop=None), Phase.RUNNING, f"{by} took the drain back", within_s=OBSERVED_S)
+        reason = reason or f"{by} took the drain back"
+        turn.move(replace(run, stop=None), Phase.RUNNING, reason, within_s=OBSERVED_S)
     else:
-        turn.put(replace(run, stop=None))
+        turn.put(replace(run, stop=_taken_back(run)))

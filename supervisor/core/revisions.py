@@ -18,6 +18,8 @@ _ALLOWED = {
     "notes": "notes",
     "tags": "tags",
     "notify": "notify",
+    "backup": "backup",
+    "publish": "publish",
     "restart": "restart",
     "log_max_bytes": "limits",
     "time_limit_s": "time_limit",

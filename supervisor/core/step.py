@@ -16,6 +16,7 @@ from supervisor.core.policy import FINAL_S, LIMIT_OVERRUN, OBSERVED_S
 from supervisor.core.turn import Turn
 
 ALWAYS_PLACE = (events.TimePassed, events.Configured)
+BEFORE_PLACE = (events.DaemonStarted, events.StateRestored)
 
 
 def step(world: World, event: events.Event, now: float) -> tuple[World, tuple[Action, ...]]:
@@ -25,7 +26,7 @@ def step(world: World, event: events.Event, now: float) -> tuple[World, tuple[Ac
         run_machine.apply(turn, event)
     else:
         SERVER[type(event)](turn, event)
-    if not isinstance(event, events.DaemonStarted) and (turn.world is not world or isinstance(event, ALWAYS_PLACE)):
+    if not isinstance(event, BEFORE_PLACE) and (turn.world is not world or isinstance(event, ALWAYS_PLACE)):
         quarantine.attend(turn)
         for run in _just_ended(world, turn.world):
             publishing.ended(turn, run)

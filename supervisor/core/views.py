@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from supervisor.core import ancestry, incidents_view, outlook, secrets, stages, words
+from supervisor.core.backups import views as backup_views
 from supervisor.core.diagnosis import rungs
 from supervisor.core.gpus import views as gpu_views
 from supervisor.core.gpus import waits
@@ -70,6 +71,7 @@ def status_view(world: World, now: float) -> View:
             run.attempt is not None and run.busy and len(run.attempt.gpus) for run in world.live.values()
         ),
         "channels": list(policy.channels),
+        "backups": {**backup_views.summary(world, now), "targets": len(world.targets)},
         "refused_files": {path: note.refused for path, note in world.files.items() if note.refused},
     }
 
@@ -85,7 +87,14 @@ def runs_view(world: World, board: Board, now: float, *, every: bool = False) ->
     runs = sorted([*world.live.values(), *ended], key=_place)
     who = waits.taken(world)
     shown = [(run, waits.as_seen(run, world, who)) for run in runs]
-    rows = [{**row(seen, board.get(run.id), now), "newest": is_newest(world, run)} for run, seen in shown]
+    rows = [
+        {
+            **row(seen, board.get(run.id), now),
+            "newest": is_newest(world, run),
+            "backed_up": backup_views.tick(world, run),
+        }
+        for run, seen in shown
+    ]
     return {
         "version": VERSION,
         "at": now,
@@ -179,6 +188,9 @@ def run_view(
         "next_job": job_view(run.next_job) if run.next_job else None,
         "predecessor": run.predecessor,
         "kept_epoch": run.kept_epoch or None,
+        "backups": backup_views.run_view(world, run, now)["targets"],
+        "published": run.published,
+        "archived": run.archived,
         "lineage": ancestry.view(world, run),
         "newest": is_newest(world, run),
     }

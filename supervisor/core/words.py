@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from supervisor.core.backups import words as backup_words
 from supervisor.core.gpus import words as gpu_words
 from supervisor.core.model import Phase, Run
 
@@ -375,4 +376,5 @@ _SENTENCES: dict[str, Callable[[Body], str]] = {
     "UndoAsked": lambda body: f"{_by(body)} asked to take the changes back: the next attempt runs as the job file says",
     "Poisoned": lambda body: f"the supervisor has a bug; it held this run: {_one_line(body.get('error', ''))}",
     **gpu_words.sentences(duration),
+    **backup_words.sentences(duration, size),
 }

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from supervisor import jobspec, layout, toml_errors
+from supervisor import backup_config, jobspec, layout, toml_errors
 from supervisor.clock import Clock
 from supervisor.config import Config
 from supervisor.core.actions import CheckJob
@@ -127,6 +127,7 @@ class JobChecker:
             if name not in names:
                 expected = f"one of {', '.join(names)}" if names else "a [[channel]] in config.toml; there is none"
                 yield Problem("there is no such channel", key="notify", expected=expected, got=shown(name))
+        yield from _target_problems(job, [target.name for target in self._config.backup])
 
     def _with_run_dir(self, job: Job) -> Job:
         run_dir = str(layout.run_directory(self._runs_dir, job.project, job.name).root)
@@ -154,6 +155,13 @@ class JobChecker:
         if problems:
             raise UserError(problems=problems)
         return msgspec.structs.replace(job, train=train, trainer_version=known.ultralytics or "")
+
+
+def _target_problems(job: Job, known: list[str]) -> Iterator[Problem]:
+    """Find backup targets that nobody configured."""
+    yield from (replace(found, key="backup") for found in backup_config.name_problems(job.backup, known))
+    if job.publish is not None and not job.publish.to.startswith("/"):
+        yield from (replace(found, key="publish.to") for found in backup_config.name_problems([job.publish.to], known))
 
 
 def _mounts(job: Job, runs_dir: Path) -> tuple[Mount, ...]:

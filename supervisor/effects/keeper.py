@@ -42,9 +42,11 @@ class Keeper:
         with ledger.exclusive(run_dir):
             if not _is_ours(run_dir, action.token):
                 return (self._kept(action, Taken(None, "the run directory belongs to another attempt by now")),)
-            return (self._kept(action, self._keep(run_dir, action)),)
+            at = self._now()
+            taken = self._keep(run_dir, action, at)
+            return (self._kept(action, taken, best=_is_new_best(run_dir, taken, at)),)
 
-    def _kept(self, action: Keep, taken: Taken) -> Kept:
+    def _kept(self, action: Keep, taken: Taken, *, best: bool = False) -> Kept:
         entry = taken.entry
         return Kept(
             at=self._now(),
@@ -55,11 +57,12 @@ class Keeper:
             file=entry.file if entry is not None else "",
             reason=taken.reason,
             fault=taken.fault,
+            best=best,
         )
 
-    def _keep(self, run_dir: layout.RunDirectory, action: Keep) -> Taken:
+    def _keep(self, run_dir: layout.RunDirectory, action: Keep, at: float) -> Taken:
         """The private copy of the last save if the runner left one, else what the trainer wrote last."""
-        maker = Maker(action.run, action.attempt, action.job, self._now())
+        maker = Maker(action.run, action.attempt, action.job, at)
         final = ledger.take_final(run_dir, maker)
         if final.entry is not None:
             return final
@@ -80,6 +83,15 @@ class Keeper:
             return
         if 0 <= age_s < QUIET_S:
             raise RetryableError(f"{source} was written {age_s:.1f} s ago", QUIET_S - age_s)
+
+
+def _is_new_best(run_dir: layout.RunDirectory, taken: Taken, at: float) -> bool:
+    """True for a copy that was entered just now and has a higher mAP than all others."""
+    entry = taken.entry
+    if entry is None or entry.map50_95 is None or entry.kept_at != at:
+        return False
+    others = [one.map50_95 for one in ledger.read(run_dir).entries if one.file != entry.file]
+    return all(entry.map50_95 > other for other in others if other is not None)
 
 
 def _take(run_dir: layout.RunDirectory, source: Path, maker: Maker) -> Taken:

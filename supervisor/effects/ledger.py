@@ -131,6 +131,11 @@ def _present(run_dir: layout.RunDirectory) -> set[str]:
     return {name for name in names if _OURS.fullmatch(name)}
 
 
+def is_copy_name(name: str) -> bool:
+    """True for a name that a copy in good/ may have."""
+    return _OURS.fullmatch(name) is not None
+
+
 def _same_size(run_dir: layout.RunDirectory, entry: Entry) -> bool:
     with contextlib.suppress(FileNotFoundError):
         return path_of(run_dir, entry).stat().st_size == entry.size_bytes

@@ -136,7 +136,7 @@ class Preparer:
         point, reason = conditions.missing_mount(needed)
         if point:
             return f"mount: {point}", reason
-        return "disk", conditions.no_room(run_dir.root, self._pause_below_bytes)
+        return "disk", conditions.no_room_for(action.job, run_dir, self._pause_below_bytes)
 
     def _furnish(self, run_dir: layout.RunDirectory, action: Prepare) -> list[str]:
         notes = []

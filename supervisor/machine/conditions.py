@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from supervisor import layout
 from supervisor.core.job import Mount
 from supervisor.core.model import Job
-from supervisor.machine import mounts, places, resources
+from supervisor.machine import bounded, disk_room, mounts, places, resources
 from supervisor.machine.bounded import NoAnswerError
 from supervisor.units import format_size
 
@@ -30,6 +30,7 @@ MEMORY_AT_MOST = 0.5
 #: 64 MiB in all, of which half must do.
 SHM_BYTES = 64 * MIB
 SHM_AT_MOST = 0.5
+OTHERS_LOOK_S = 1.0  # for each place beside the runs, before a start
 _MOUNT = "mount: "
 
 
@@ -50,33 +51,56 @@ def unmet(waiting_for: str, job: Job, runs_dir: Path, pause_below_bytes: int, *,
             return missing_mount([one for one in job.mounts if one.point == point])[1]
         if waiting_for == "disk":
             run_dir = layout.run_directory(runs_dir, job.project, job.name)
-            touched = [*places.written(job, run_dir), *named_in(seen)]
-            lacks = (lack_of_room(one, resources.room(Path(one.path)), pause_below_bytes) for one in touched)
-            return next(filter(None, lacks), "")
+            return no_room_for(job, run_dir, pause_below_bytes, named_in(seen))
         look = _LOOKS.get(waiting_for)
         return look() if look is not None else ""
     except (OSError, ValueError, KeyError) as error:
         return f"it cannot be seen whether {waiting_for} is back: {error}"
 
 
-def no_room(folder: Path, pause_below_bytes: int) -> str:
-    """Return why no attempt can be started below a folder of runs: too few bytes or inodes are free.
+def no_room_for(
+    job: Job, run_dir: layout.RunDirectory, pause_below_bytes: int, more: Iterable[places.Place] = ()
+) -> str:
+    """Return why no attempt of a job can be started: a place that it writes has too few bytes or inodes.
 
-    Raises NoAnswerError (an OSError) where its file system does not answer.
+    Where its checkpoints go there must be room for some more of them: see disk_room.wanted_for_saves. Raises OSError
+    where the disk of the runs cannot be asked; another place of which nobody can say what it has is passed over.
     """
-    return lack_of_room(places.Place("runs", str(folder)), resources.room(folder), pause_below_bytes)
+    about = f"checkpoints of {run_dir.root}"
+    saves_bytes = bounded.ask(about, lambda: disk_room.wanted_for_saves(job, run_dir), resources.LOOK_S)
+    lacks = (_lack(place, pause_below_bytes, saves_bytes) for place in (*places.written(job, run_dir), *more))
+    return next(filter(None, lacks), "")
 
 
-def lack_of_room(place: places.Place, room: resources.Room, pause_below_bytes: int) -> str:
+def _lack(place: places.Place, pause_below_bytes: int, saves_bytes: int) -> str:
+    is_runs = place.what == "runs"
+    try:
+        room = resources.room(Path(place.path), resources.LOOK_S if is_runs else OTHERS_LOOK_S)
+    except NoAnswerError as error:
+        if is_runs:
+            raise
+        return f"{place.path} ({place.what}) does not answer: {error.strerror}"
+    except OSError:
+        if is_runs:
+            raise
+        return ""
+    return lack_of_room(place, room, pause_below_bytes, saves_bytes)
+
+
+def lack_of_room(place: places.Place, room: resources.Room, pause_below_bytes: int, saves_bytes: int = 0) -> str:
     """Return why a place that a training writes has too little room, with what it has and what it needs.
 
-    A read-only one has none that could come back.
+    A read-only one has none that could come back. `saves_bytes`: so many are needed where its checkpoints go, but
+    never more than half of all that is there.
     """
     is_runs = place.what == "runs"
     if room.read_only and not is_runs:
         return ""
     where = f"under {place.path}" if is_runs else f"under {place.path} ({place.what})"
     free, wanted = format_size(room.free_bytes), _wanted_bytes(place.what, room, pause_below_bytes)
+    saves_bytes = min(saves_bytes, room.total_bytes // 2)
+    if (is_runs or place.what in SAVES) and wanted <= room.free_bytes < saves_bytes:
+        return f"{free} are free {where}, {format_size(saves_bytes)} are needed for its next checkpoints"
     if room.free_bytes < wanted:
         needed = f"below disk.pause_below = {format_size(wanted)}" if is_runs else f"{format_size(wanted)} are needed"
         return f"{free} are free {where}, {needed}"

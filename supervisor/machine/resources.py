@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from supervisor.machine import bounded
+from supervisor.machine import bounded, disk_room
 
 SHM = Path("/dev/shm")  # noqa: S108 - it is looked at, nothing is written there
 LOOK_S = 3.0
@@ -23,13 +23,18 @@ class Memory(msgspec.Struct, frozen=True):
 
 
 class Room(msgspec.Struct, frozen=True):
-    """A file system: bytes and inodes that a plain user may still use. Inodes are None where it does not count them."""
+    """A file system: bytes and inodes that may still be used. Inodes are None where it does not count them.
+
+    `quota`: a quota leaves less than the disk has.
+    """
 
     device: int
     total_bytes: int
     free_bytes: int
     free_inodes: int | None
     read_only: bool
+    total_inodes: int | None = None
+    quota: bool = False
 
 
 def memory(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> Memory:
@@ -90,10 +95,30 @@ def _room(path: Path) -> Room:
     while not path.exists() and path != path.parent:
         path = path.parent
     found = os.statvfs(path)
-    return Room(
+    on_disk = Room(
         device=path.stat().st_dev,
         total_bytes=found.f_blocks * found.f_frsize,
         free_bytes=found.f_bavail * found.f_frsize,
         free_inodes=found.f_favail if found.f_files else None,
         read_only=bool(found.f_flag & os.ST_RDONLY),
+        total_inodes=found.f_files or None,
     )
+    return within_quota(on_disk, disk_room.quota_left(path))
+
+
+def within_quota(room: Room, quota: disk_room.Quota) -> Room:
+    """Return what of it the quota leaves."""
+    free_bytes = _least(room.free_bytes, quota.free_bytes) or 0
+    free_inodes = _least(room.free_inodes, quota.free_inodes)
+    return msgspec.structs.replace(
+        room,
+        free_bytes=free_bytes,
+        total_bytes=_least(room.total_bytes, quota.limit_bytes) or 0,
+        free_inodes=free_inodes,
+        total_inodes=_least(room.total_inodes, quota.limit_inodes),
+        quota=(free_bytes, free_inodes) != (room.free_bytes, room.free_inodes),
+    )
+
+
+def _least(*numbers: int | None) -> int | None:
+    return min([number for number in numbers if number is not None], default=None)

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -28,8 +28,10 @@ from supervisor.errors import RetryableError
 from supervisor.layout import run_directory
 from supervisor.web import answers, orders
 from supervisor.web.answers import JsonResponse, flag, whole_number
+from supervisor.web.backups import BackupRoutes
 from supervisor.web.gpus import GpuRoutes
 from supervisor.web.orders import Order, RefusedOrder
+from supervisor.web.prune import NoPruning, PruneRoutes, Pruning
 
 T = TypeVar("T")
 
@@ -76,7 +78,7 @@ class Parts:
 
     `saved` looks for the epochs that a run can go back to; at one epoch closely, where one is given. `checkpoints`
     lists all that a run has. `gpu_readings` are the newest ones by UUID, `kernel_state` tells how the kernel's log is
-    followed.
+    followed. `pruning` looks at what would be pruned.
     """
 
     world: Callable[[], World]
@@ -91,6 +93,7 @@ class Parts:
     checkpoints: Callable[[Run], Mapping[str, Any]] = lambda _run: {}
     gpu_readings: Callable[[], Mapping[str, Reading]] = dict
     kernel_state: Callable[[], str] = str
+    pruning: Pruning = field(default_factory=NoPruning)
 
 
 class Api:
@@ -120,6 +123,8 @@ class Api:
             Route("/v1/files", self.files),
             Route("/v1/drain", self.drain, methods=["POST"]),
             *GpuRoutes(self._parts, self._until).routes(),
+            *BackupRoutes(self._parts, self._until).routes(),
+            *PruneRoutes(self._parts, self._until).routes(),
         ]
         handlers: Mapping[Any, Callable[[Request, Any], Awaitable[Response]]] = {
             HTTPException: self._http_error,

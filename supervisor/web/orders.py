@@ -177,6 +177,14 @@ def check_saved(verb: str, run: Run, order: Order, saved: Saved) -> None:
         raise RefusedOrder(409, f"{run.name} has no verified checkpoint of epoch {order.epoch}; {there}{weights}")
 
 
+def _check_publish(_world: World, run: Run, _order: Order) -> None:
+    if run.job.publish is None:
+        hint = f'add publish = {{ to = "/a/shared/folder" }} to the job file of {run.name}'
+        raise RefusedOrder(409, f"{run.name} does not say where it is published; {hint}")
+    if not run.progress.saved_epoch and not run.phase.terminal:
+        raise RefusedOrder(409, f"{run.name} has not saved an epoch yet: there is nothing to publish")
+
+
 def _check_priority(_world: World, run: Run, order: Order) -> None:
     _not_ended(run, "give a priority to")
     if order.priority is None or not LOWEST <= order.priority <= HIGHEST:
@@ -201,6 +209,7 @@ _CHECKS: dict[str, Callable[[World, Run, Order], None]] = {
     "rewind": _check_rewind,
     "extend": _check_extend,
     "priority": _check_priority,
+    "publish": _check_publish,
 }
 VERBS = tuple(_CHECKS)
 NEED_A_CHECKPOINT = frozenset({"rewind", "extend"})
@@ -222,6 +231,7 @@ _EVENTS: dict[str, tuple[Callable[..., events.Event], Callable[[Order], dict[str
     "rewind": (events.RewindAsked, lambda order: {"epoch": order.epoch or 0}),
     "extend": (events.ExtendAsked, lambda order: {"epochs": order.epochs or 0}),
     "priority": (events.PriorityAsked, lambda order: {"priority": order.priority or 0}),
+    "publish": (events.PublishAsked, lambda _: {}),
 }
 
 
@@ -246,6 +256,7 @@ _EFFECTS: dict[str, Callable[[Run, Order], bool]] = {
     "resume": lambda after, _: after.wanted is Wanted.UP and after.phase is not Phase.HELD,
     "undo": lambda after, _: not after.changes and not after.avoided_gpus,
     "priority": lambda after, order: after.priority == order.priority,
+    "publish": lambda _after, _order: True,  # it takes minutes, and the run stays as it is meanwhile
 }
 
 
@@ -256,6 +267,9 @@ def what_next(verb: str, before: Run, after: Run, live: outlook.Live | None, now
         return f"{name} has priority {after.priority}; it counts when places are given"
     if verb == "undo":
         return _taken_back(before, after)
+    if verb == "publish":
+        to = after.job.publish.to if after.job.publish is not None else ""
+        return f"{name} is being published to {to}; `show {name}` tells where it lies then, and channels are told"
     if verb in {"stop", "cancel"}:
         return _ending(before, after, live, now)
     agreed = "; what has changed around it is accepted" if after.accepted else ""

@@ -24,6 +24,7 @@ from supervisor.core.model import Run, World
 from supervisor.errors import UserError
 from supervisor.web.api import Api, History, LiveBoard, Parts
 from supervisor.web.orders import Peer
+from supervisor.web.prune import NoPruning, Pruning
 
 log = logging.getLogger("yolo-supervisor")
 
@@ -149,9 +150,10 @@ class ApiServer:
         checkpoints: Callable[[Run], Mapping[str, Any]] = lambda _run: {},
         gpu_readings: Callable[[], Mapping[str, Reading]] = dict,
         kernel_state: Callable[[], str] = str,
+        pruning: Pruning = NoPruning(),  # noqa: B008 - has no state
     ) -> None:
         """`history` opens a read-only journal for one request; for what has a default see Parts."""
-        looks = (server, saved, checkpoints, gpu_readings, kernel_state)
+        looks = (server, saved, checkpoints, gpu_readings, kernel_state, pruning)
         parts = Parts(world, put, board, history, config_view, clock, runs_dir, *looks)
         self._application = Api(parts).application()
         self._path = socket_path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from bench import Bench, go_on
+from gpu_bench import GpuBench
 
 from supervisor.core import actions, events
 from supervisor.core.model import Phase
@@ -136,3 +137,14 @@ def test_healthy_trainings_are_ended_by_orders_only(phase):
     bench.bring_to(phase)
     bench.wait(5 * 86_400.0)
     assert bench.of(actions.Terminate) == []
+
+
+def test_the_end_of_a_drain_is_not_the_end_of_what_a_dead_gpu_leads_to():
+    """A GPU failed while its training was starting; then a drain came and went: the training is ended all the same."""
+    bench = GpuBench()
+    bench.bring_to(Phase.STARTING, gpus=1)
+    bench.lose()
+    assert bench.run().stop.of_gpu
+    bench.tell(events.DrainAsked, by="ann")
+    bench.tell(events.DrainAsked, by="ann", off=True)
+    assert bench.run().stop.of_gpu

@@ -190,6 +190,7 @@ class Site:
             "gpu": {"watch": False, "kmsg": ""},  # what this machine has is not what is tested: see gpu_room
         }
         self.channels: list[dict[str, object]] = []
+        self.targets: list[dict[str, object]] = []
         for name, table in tables.items():
             self.tables.setdefault(name, {}).update(table)
         self.write_config()
@@ -200,8 +201,9 @@ class Site:
         lines = []
         for name, table in self.tables.items():
             lines += [f"[{name}]", *(f"{key} = {format_value(value)}" for key, value in table.items())]
-        for channel in self.channels:
-            lines += ["[[channel]]", *(f"{key} = {format_value(value)}" for key, value in channel.items())]
+        for kind, entries in (("channel", self.channels), ("backup", self.targets)):
+            for entry in entries:
+                lines += [f"[[{kind}]]", *(f"{key} = {format_value(value)}" for key, value in entry.items())]
         self.config.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     @property

@@ -10,6 +10,7 @@ from machine_room import MachineRoom
 
 from supervisor.core import actions, events
 from supervisor.core.gpus import xids
+from supervisor.core.gpus.health import SIGN_S
 from supervisor.core.gpus.model import GpuFacts, Holder
 from supervisor.core.model import Phase
 from supervisor.loop import Loop
@@ -73,7 +74,8 @@ class Cards:
             found += [self._found(card, kind) for kind in sorted(card.findings - kinds)]
             found += [self._found(card, kind, is_open=False) for kind in sorted(kinds - card.findings)]
             signs = loop.world.gpus[card.uuid].signs if card.uuid in loop.world.gpus else ()
-            if card.dead and not card.released and not signs:  # a line that was not read yet
+            fresh = [one for one in signs if self.now() - one.at < SIGN_S]
+            if card.dead and not card.released and not fresh:  # a line that was not read yet
                 found.append(events.XidSeen(at=self.now(), xid=card.xid, gpu=card.uuid, text="x"))
             found.append(events.GpuHeld(at=self.now(), gpu=card.uuid, holders=(STRANGER,) if card.held else ()))
         return found

@@ -7,10 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from folders import WrongError
-
 from msgspec.structs import replace
 
-from supervisor.core import actions
+from supervisor.core import actions, events
 from supervisor.core.model import Phase
 from supervisor.journal import Entry, Journal
 
@@ -47,6 +46,7 @@ class Recorder:
         self.journal.commit(entries)
         for entry in entries:
             _check_phases(entry)
+            _check_start(entry)
             for action in entry.actions:
                 if action.key in self.keys and isinstance(action, ONCE):
                     raise WrongError(f"the key {action.key} was given twice")
@@ -55,6 +55,22 @@ class Recorder:
                     self.announced[(action.run, action.what, action.channel)] += 1
         if kill == "after":
             raise KilledError
+
+
+def _check_start(entry: Entry) -> None:
+    """No epoch is trained again that a backup is known to hold, where that could be asked."""
+    event = entry.event
+    run = entry.before.live.get(event.run) if isinstance(event, events.Prepared) else None
+    if run is None or run.goal is not None or run.distrust_from or run.set_aside:
+        return
+    known = {name: one.epoch for name, one in run.backups.items() if name not in run.restored_from}
+    for action in entry.actions:
+        if (
+            isinstance(action, actions.Launch)
+            and action.start == "resume"
+            and max([0, *known.values()]) > action.from_epoch
+        ):
+            raise WrongError(f"{run.id} goes on after epoch {action.from_epoch}, but backups hold {known}")
 
 
 def _check_phases(entry: Entry) -> None:

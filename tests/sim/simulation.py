@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from people import People, picked
 from promises import check_changes, check_known
 from recorder import ENDS, KilledError, Recorder
-from vaults import POLICIES, TARGETS, Vault, Vaults, back_up, check_start, restore
+from vaults import POLICIES, TARGETS, Vault, Vaults, back_up, restore
 
 from supervisor.core import actions, deadlines, events
 from supervisor.core.gpus.model import GpuPolicy
@@ -125,8 +125,6 @@ class Simulation(People, Cards, Vaults):
     def _carry_out(self, action: actions.Action | None, how: int) -> None:
         if action is None:
             return
-        if isinstance(action, actions.Launch):
-            check_start(self.loop.world.live.get(action.run), action)
         try:
             found = self.room.carry_out(action)
         except RetryableError:

@@ -14,7 +14,7 @@ from recorder import Recorder
 from supervisor.core import actions, events
 from supervisor.core.backups.model import TargetPolicy
 from supervisor.core.ledger import Entry, usable
-from supervisor.core.model import Phase, Run
+from supervisor.core.model import Run
 from supervisor.loop import Loop
 
 TARGETS = ("nas", "s3")
@@ -147,15 +147,3 @@ def restore(room: MachineRoom, action: actions.Restore) -> tuple[events.Event, .
     entry = replace(entry, line=folder.ledger.line_of(action.run))
     folder.ledger = replace(folder.ledger, entries=(*others, entry))
     return (events.Restored(**about, ok=True, epoch=entry.epoch),)
-
-
-def check_start(world_run: Run | None, action: actions.Launch) -> None:
-    """No epoch is trained again that a backup holds, where that could be asked."""
-    run = world_run
-    if run is None or run.phase is not Phase.STARTING or action.start != "resume" or run.goal is not None:
-        return
-    if run.distrust_from or run.set_aside:
-        return
-    known = {name: one.epoch for name, one in run.backups.items() if name not in run.restored_from}
-    if any(epoch > action.from_epoch for epoch in known.values()):
-        raise WrongError(f"{run.id} goes on after epoch {action.from_epoch}, but backups hold {known}")

@@ -50,7 +50,7 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path):
     assert problems["defaults.restart.backof"].expected == "`backoff`"
 
 
-@pytest.mark.parametrize("key", ["[server]\nlanguage = 'de'", "[api]", "[ping]", "[disk]\nprune_below='1GB'"])
+@pytest.mark.parametrize("key", ["[server]\nlanguage = 'de'", "[api]", "[ping]", "[disk]\nwarn_below='1GB'"])
 def test_what_is_not_built_is_unknown(tmp_path, key):
     """Keys of later versions are refused, never read and ignored."""
     assert any("unknown key" in problem.message for problem in refusal(tmp_path, key).values())

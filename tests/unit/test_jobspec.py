@@ -133,9 +133,7 @@ def test_the_jobs_interpreter_replaces_the_default_one():
 @pytest.mark.parametrize(
     ("line", "key"),
     [
-        ('backup = ["nas"]', "backup"),
         ('checkpoints = { snapshot_every = "10m" }', "checkpoints.snapshot_every"),
-        ('publish = { to = "/x" }', "publish"),
         ('run_as = "me"', "run_as"),
         ('limits = { memory = "1GiB" }', "limits.memory"),
         ("limits = { pids = 5 }", "limits.pids"),

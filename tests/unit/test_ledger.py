@@ -379,3 +379,15 @@ def test_the_metric_of_a_family_comes_from_its_table(tmp_path):
     room.save(checkpoint(0, train_metrics=None, opt={"epochs": 10}))
     room.keep()
     assert room.ledger.entries[0].map50_95 == 0.25
+
+
+def test_a_new_best_is_said_once(tmp_path):
+    """A copy with a higher mAP than all others: that is sent to the backups at once. The same file again is no news."""
+    room = Room(tmp_path)
+    found = [room.saved(epoch, map50_95=value).best for epoch, value in ((1, 0.2), (2, 0.1), (3, 0.3), (4, 0.3))]
+    assert found == [True, False, True, False]
+    room.save(checkpoint(4, map50_95=0.9))
+    assert room.keep().best
+    room.now += 1.0
+    assert not room.keep().best
+    assert not room.saved(6).best, "no metric, no best"

@@ -15,11 +15,15 @@ from supervisor.core.model import Job
 from supervisor.effects.prepare import Preparer
 from supervisor.errors import PermanentError, RetryableError
 from supervisor.layout import RunDirectory
+from supervisor.machine import resources
+from supervisor.machine.bounded import NoAnswerError
+from supervisor.machine.resources import Room
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from toy_trainer import Checkpoint, packed, unpacked
 
 JOB = Job(name="truck", project="p", revision="r1", train={"epochs": 8})
+GIB = 1024**3
 HEADER = "epoch,time,train/box_loss\n"
 
 
@@ -278,6 +282,55 @@ def test_too_little_space_waits_for_the_disk(run):
     assert isinstance(event, PrepareFailed)
     assert event.waiting_for == "disk"
     assert "disk.pause_below" in event.reason
+
+
+def test_every_place_that_it_writes_must_have_room(run, tmp_path, monkeypatch):
+    """A full temporary folder or disk of checkpoints ends a training as surely: it waits before it begins."""
+    plenty = Room(1, 1000 * GIB, 500 * GIB, None, False)
+    rooms = {}
+    monkeypatch.setattr(resources, "room", lambda path, _within_s=0: rooms.get(str(path), plenty))
+    monkeypatch.setenv("TMPDIR", "/scratch")
+    job = Job(name="truck", project="p", revision="r1", command=("x",), checkpoint_files=("/ckpt/*.pt",))
+    for place in ("/scratch", "/ckpt"):
+        rooms = {place: Room(2, 1000 * GIB, 0, None, False)}
+        event = prepare(run, job=job, scratch=True)
+        assert (type(event), event.waiting_for) == (PrepareFailed, "disk")
+        assert place in event.reason
+        assert not run.root.exists()
+    rooms = {}
+    assert isinstance(prepare(run, job=job, scratch=True), Prepared)
+
+
+def test_there_must_be_room_for_the_next_checkpoints(run, monkeypatch):
+    """Three of the newest one, wherever disk.pause_below is: the first save would be the end of it."""
+    checkpoint(run.weights / "last.pt", 3)
+    size = (run.weights / "last.pt").stat().st_size
+    for free, waits in ((3 * size - 1, True), (3 * size, False)):
+        found = Room(1, 1000 * GIB, free, None, False)
+        plenty = Room(2, 1000 * GIB, 500 * GIB, None, False)
+        monkeypatch.setattr(
+            resources, "room", lambda path, _=0, found=found, plenty=plenty: found if path == run.root else plenty
+        )
+        event = prepare(run)
+        assert isinstance(event, PrepareFailed) is waits
+        assert not waits or "next checkpoints" in event.reason
+
+
+def test_a_place_that_does_not_answer_is_waited_for_and_one_that_is_forbidden_is_not(run, monkeypatch):
+    """A training on a dead temporary folder would hang; what nobody may look at need not be full."""
+    plenty = Room(1, 1000 * GIB, 500 * GIB, None, False)
+    monkeypatch.setenv("TMPDIR", "/scratch")
+    for error, waits in ((NoAnswerError("/scratch", 1.0), True), (PermissionError(13, "no"), False)):
+
+        def room(path, _within_s=0, error=error):
+            if str(path) == "/scratch":
+                raise error
+            return plenty
+
+        monkeypatch.setattr(resources, "room", room)
+        event = prepare(run, scratch=True)
+        assert isinstance(event, PrepareFailed) is waits
+        assert not waits or "/scratch (temporary files) does not answer" in event.reason
 
 
 def test_a_planted_link_leads_nowhere(run, tmp_path):

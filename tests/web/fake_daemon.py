@@ -12,6 +12,8 @@ from supervisor.core.checkpoints import Saved
 from supervisor.core.model import Boot, Job, Policy, World
 from supervisor.core.step import step
 from supervisor.effects import listing
+from supervisor.effects.prune.carry_out import Pruner
+from supervisor.effects.prune.showing import Showing
 from supervisor.journal import Entry, Journal
 from supervisor.sources.course import Live
 from supervisor.web.server import ApiServer
@@ -63,6 +65,8 @@ class FakeDaemon:
         self.world, self.deaf, self.waiting = World(), False, []
         self.saved = lambda _run, _epoch: Saved()
         self.readings, self.kernel = {}, "followed"
+        self.prune = None  # the [prune] table
+        self.pruner = Pruner(lambda: self.prune, self.runs_dir, lambda: self.world, self.clock.now)
         self.lock = threading.Lock()
         self.socket_path = root / "socket"
         self.api = self.make_api()
@@ -85,6 +89,7 @@ class FakeDaemon:
             checkpoints=lambda run: listing.checkpoints_view(run, self.runs_dir, self.clock.now()),
             gpu_readings=lambda: dict(self.readings),
             kernel_state=lambda: self.kernel,
+            pruning=Showing(self.pruner),
         )
 
     def make(self):

@@ -101,8 +101,9 @@ class DrillAsked(Event, frozen=True, kw_only=True, tag=True):
 class Drilled(Event, frozen=True, kw_only=True, tag=True):
     """A restore was rehearsed. `ok`: fetched, whole, loaded, its epoch and metric those of the manifest.
 
-    `trained`: one batch was trained from it in the job's Python on the CPU; else `untrained` says why not. `cause`:
-    what is wrong with the target, if it could not even be asked.
+    `metric` is the checkpoint's mAP50-95, `metric_wanted` that of the manifest. `trained`: one batch was trained from
+    it in the job's Python on the CPU; else `untrained` says why not. `cause`: what is wrong with the target, if it
+    could not even be asked.
     """
 
     target: str
@@ -111,6 +112,8 @@ class Drilled(Event, frozen=True, kw_only=True, tag=True):
     ok: bool
     epoch: int = 0
     epoch_wanted: int = 0
+    metric: float | None = None
+    metric_wanted: float | None = None
     trained: bool = False
     untrained: str = ""
     loss: float | None = None

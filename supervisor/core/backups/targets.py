@@ -141,6 +141,9 @@ def attend(turn: Turn) -> None:
 def _next_task(turn: Turn, target: Target) -> None:
     if target.retry_at > turn.now:
         return
+    left = {run_id: order for run_id, order in target.due.items() if _is_to_be_sent(turn.world, target, run_id)}
+    if len(left) < len(target.due):
+        target = _put(turn, replace(target, due=left))
     ready = [(order, run) for run, order in target.due.items() if _is_ready(target, order, turn.now)]
     if ready:
         order, run_id = min(ready, key=lambda one: (not one[0].asked, one[0].failures, one[0].at, one[1]))
@@ -170,9 +173,6 @@ def _next_times(target: Target, now: float) -> list[float]:
 
 def _back_up(turn: Turn, target: Target, run_id: str, order: Due) -> None:
     run = turn.world.run(run_id) if run_id else None
-    if run_id and (run is None or _is_past(turn.world, run) or target.name not in of_run(turn.world, run)):
-        _put(turn, _without_due(target, run_id))
-        return
     key = f"{run_id or 'server'}/backup-{turn.number()}/{target.name}"
     backed = run.backups.get(target.name) if run is not None else None
     attempt = _holder(turn.world, run).attempt if run is not None else None
@@ -195,9 +195,13 @@ def _back_up(turn: Turn, target: Target, run_id: str, order: Due) -> None:
     _put(turn, replace(target, doing=key, doing_run=run_id))
 
 
-def _is_past(world: World, run: Run) -> bool:
-    """True for a run whose directory is another's by now."""
-    return run.phase.terminal and world.latest.get(run.name) != run.id
+def _is_to_be_sent(world: World, target: Target, run_id: str) -> bool:
+    """False for a run whose directory is another's by now, and for one that does not go there (any more)."""
+    run = world.run(run_id)
+    if run is None:
+        return run_id == STATE
+    past = run.phase.terminal and world.latest.get(run.name) != run.id
+    return not past and target.name in of_run(world, run)
 
 
 def _holder(world: World, run: Run) -> Run:
@@ -391,5 +395,6 @@ def drilled(turn: Turn, event: events.Drilled) -> None:
     _put(turn, _well(turn, replace(target, drilled_at=turn.now)))
 
 
-def _put(turn: Turn, target: Target) -> None:
+def _put(turn: Turn, target: Target) -> Target:
     turn.world = replace(turn.world, targets={**turn.world.targets, target.name: target})
+    return target

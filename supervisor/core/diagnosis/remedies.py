@@ -20,6 +20,7 @@ from supervisor.core.policy import after_failure, backoff_s
 WINDOW_S = 24 * 3600.0
 AT_ONCE_S = 1.0
 PLAIN = ("retry", "backoff")
+QUOTA = "disk-quota"
 _ARGUMENTS = frozenset(RUNGS) - {"checkpoint", "gpus"}
 
 
@@ -125,6 +126,8 @@ def _no_chance(case: _Case) -> bool:
 def _can(step: str, case: _Case) -> bool:
     if step == "wait-mount":
         return bool(case.evidence.unmounted)
+    if step == "wait-disk" and case.found.cause.name == QUOTA:  # servers of files do not tell: it would be no wait
+        return any(one.lack for one in case.evidence.disks)
     return step not in RUNGS or rungs.applicable(step, case.run, case.policy)
 
 

@@ -1,0 +1,148 @@
+"""All about backups, prunings, disks and publications in one daemon, put together."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from supervisor import layout
+from supervisor.clock import Clock
+from supervisor.config import Config
+from supervisor.core import actions
+from supervisor.core.events import Event, StateRestored
+from supervisor.core.model import World
+from supervisor.effects.backup.drill import Driller
+from supervisor.effects.backup.restore import Restorer
+from supervisor.effects.backup.targets import open_target
+from supervisor.effects.backup.targets.base import Target, TargetError
+from supervisor.effects.backup.transaction import BackerUp, Places
+from supervisor.effects.backup.verify import Verifier
+from supervisor.effects.prune.carry_out import Pruner
+from supervisor.effects.prune.showing import Showing
+from supervisor.effects.publish import Publisher
+from supervisor.restore_all import Restored
+from supervisor.sources.disks import DiskSource
+from supervisor.sources.timetable import Entries, Timetable
+
+log = logging.getLogger("yolo-supervisor")
+
+Handler = Callable[..., tuple[Event, ...]]
+SCRATCH = ".scratch"  # in the folder of the runs: no project can have that name
+
+
+class BackupWatch:
+    """The parts, and what the rest of the daemon asks of them."""
+
+    def __init__(
+        self,
+        settings: Callable[[], Config],
+        put: Callable[[Event], None],
+        world: Callable[[], World],
+        clock: Clock,
+    ) -> None:
+        """`settings` are the newest ones."""
+        config, now = settings(), clock.now
+        runs_dir, state_dir = config.server.runs_dir, config.server.state_dir
+        self._settings = settings
+        self._put = put
+        self._now = now
+        self._state_dir = state_dir
+        self._stop = threading.Event()
+        self._timetable = Timetable(settings, world, put, now)
+        self._disks = DiskSource(put, world, clock, runs_dir, state_dir, self._marks)
+        pruner = Pruner(
+            lambda: settings().prune,
+            runs_dir,
+            world,
+            now,
+            targets=lambda: [one.name for one in settings().backup],
+            stopping=self._stop.is_set,
+        )
+        self.pruning = Showing(pruner)
+        places = Places(runs_dir, state_dir, layout.journal_file(state_dir))
+        scratch: Callable[[str], Path] = lambda target: runs_dir / SCRATCH / target  # noqa: E731 - one expression
+        opened = self._open_target
+        self._handlers: dict[type[actions.Action], Handler] = {
+            actions.BackUp: BackerUp(settings, places, now, self._stop),
+            actions.VerifyBackup: Verifier(
+                state_dir, scratch, opened, now, verify_within_s=self._verify_within_s, stop=self._stop
+            ),
+            actions.Drill: Driller(scratch, opened, now, stop=self._stop),
+            actions.Restore: Restorer(runs_dir, scratch, opened, now, stop=self._stop),
+            actions.Prune: pruner,
+            actions.Publish: Publisher(
+                runs_dir,
+                state_dir,
+                config.server.name or socket.gethostname(),
+                config.backup,
+                now,
+                stop=self._stop,
+            ),
+        }
+
+    # ---- its life
+    def start(self) -> None:
+        """Begin to watch the disks."""
+        self._disks.start()
+
+    def stop(self) -> None:
+        """End: a transfer that is under way is cut off, and gone on with by the next daemon."""
+        self._stop.set()
+        self._disks.stop()
+
+    # ---- for the others
+    @property
+    def handlers(self) -> Mapping[type[actions.Action], Handler]:
+        """Who carries out what is ordered."""
+        return self._handlers
+
+    def entries(self) -> Entries:
+        """What is due by the clock; to be asked again when the configuration was read again."""
+        return self._timetable.entries()
+
+    def disks(self) -> list[dict[str, Any]]:
+        """The newest readings of the file systems."""
+        return self._disks.view()
+
+    def restored(self) -> StateRestored | None:
+        """What a restored journal does not know of its run directories; None if this is no restored journal."""
+        path = layout.restored_file(self._state_dir)
+        try:
+            told = msgspec.json.decode(path.read_bytes(), type=Restored)
+        except FileNotFoundError:
+            return None
+        return StateRestored(
+            at=self._now(),
+            origin="restore",
+            target=told.target,
+            token=told.token,
+            attempts=told.attempts,
+            moved=told.moved,
+        )
+
+    def restored_is_noted(self) -> None:
+        """It stands in the journal now."""
+        layout.restored_file(self._state_dir).unlink(missing_ok=True)
+
+    # ---- parts
+    def _marks(self) -> tuple[int, int]:
+        disk = self._settings().disk
+        return disk.prune_below, disk.pause_below
+
+    def _verify_within_s(self, target: str) -> float:
+        return next((one.verify_within for one in self._settings().backup if one.name == target), 0.0)
+
+    def _open_target(self, name: str) -> Target:
+        """A target by its name. Raises TargetError."""
+        config = self._settings()
+        chosen = next((one for one in config.backup if one.name == name), None)
+        if chosen is None:
+            raise TargetError("failed", f"there is no [[backup]] named {name!r} any more")
+        server = config.server.name or socket.gethostname()
+        return open_target(chosen, server, self._state_dir, stop=self._stop)

@@ -1,0 +1,306 @@
+"""`backup …`: what people and programs see, with the daemon and without, and what the exit codes say."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+from click.testing import CliRunner
+
+from supervisor.cli import backup_waiting
+from supervisor.cli.program import program
+from supervisor.core import actions, events
+from supervisor.core.backups.model import TargetPolicy
+from supervisor.core.model import Policy
+
+
+@pytest.fixture
+def server(daemon):
+    """Two targets; a run that has kept epoch 3."""
+    policy = Policy(max_running=4, server="test", backups=(TargetPolicy(name="nas"), TargetPolicy(name="oss")))
+    daemon.put(events.Configured(at=daemon.clock.now(), policy=policy))
+    run_id = daemon.launch("truck")
+    daemon.progress(run_id, 3, 3)
+    daemon.put(events.Kept(at=daemon.clock.now(), run=run_id, attempt=1, epoch=3, file="epoch3.pt"))
+    return daemon
+
+
+class Hands:
+    """Somebody who carries out what is ordered, one answer for each kind of action."""
+
+    def __init__(self, daemon, **answers):
+        self.daemon, self.answers, self.ended = daemon, answers, threading.Event()
+        self.done = set()
+        self.thread = threading.Thread(target=self.work)
+        self.thread.start()
+
+    def work(self):
+        """Answer until the test ends."""
+        while not self.ended.wait(0.01):
+            with self.daemon.lock:
+                pending = self.daemon.journal.pending()
+            for action in pending:
+                name = type(action).__name__
+                if name in self.answers and action.key not in self.done:
+                    self.done.add(action.key)
+                    kind, fields = self.answers[name]
+                    run = {"run": action.run} if name == "BackUp" else {}
+                    at = self.daemon.clock.now()
+                    self.daemon.put(kind(at=at, target=action.target, answers=action.key, **run, **fields))
+
+    def close(self):
+        """No more."""
+        self.ended.set()
+        self.thread.join()
+
+
+@pytest.fixture
+def hands(server):
+    """Makes Hands that are closed at the end."""
+    made = []
+
+    def make(**answers):
+        made.append(Hands(server, **answers))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+ARRIVED = (events.BackedUp, {"snapshot": "snap-1", "epoch": 3, "kept_epoch": 3, "sent_bytes": 2048, "sent_files": 3})
+PROVEN = (
+    events.Drilled,
+    {"run": "truck@1", "snapshot": "snap-1", "ok": True, "epoch": 3, "epoch_wanted": 3, "trained": True,
+     "metric": 0.41, "metric_wanted": 0.41, "loss": 1.5, "seconds": 9.5},
+)  # fmt: skip
+
+
+# ---- looking
+def test_the_list_for_people(server, cli, hands):
+    """Targets, what of which run lies there, what was proven, and what is wrong with what to do."""
+    hands(BackUp=ARRIVED, Drill=PROVEN)
+    assert cli("backup", "run", "truck", "--to", "nas", "--wait").exit_code == 0
+    assert cli("backup", "drill", "nas").exit_code == 0
+    server.put(events.BackupFailed(at=server.clock.now(), target="oss", cause="full", text="ENOSPC"))
+    text = cli("backup", "ls").stdout
+    lines = [line.split() for line in text.splitlines()]
+    assert lines[0][:2] == ["TARGET", "STATE"]
+    assert lines[1][:2] == ["nas", "ok"]
+    assert lines[2][:2] == ["oss", "trouble"]
+    assert any(line[:5] == ["truck", "RUNNING", "3", "nas", "epoch"] and line[-1] == "covered" for line in lines)
+    assert "last proven restore" in text
+    assert "of truck at epoch 3 from nas" in text
+    assert "oss: has no room (ENOSPC)" in text
+    assert "fix: free space on backup target oss" in text
+    assert "\x1b" not in text
+
+
+def test_the_list_for_programs_and_for_one_run(server, cli):
+    """--json has a version; a name shows that run, and one that is unknown exits 5."""
+    view = json.loads(cli("backup", "ls", "truck", "--json").stdout)
+    assert (view["version"], [run["name"] for run in view["runs"]]) == (1, ["truck"])
+    done = cli("backup", "ls", "truk")
+    assert done.exit_code == 5
+    assert "did you mean truck" in done.stderr
+
+
+def test_without_targets_the_list_says_what_is_missing(daemon, cli):
+    """And orders are refused with exit code 4."""
+    assert "there is no [[backup]]" in cli("backup", "ls").stdout
+    done = cli("backup", "run")
+    assert done.exit_code == 4
+    assert "there is no [[backup]]" in done.stderr
+
+
+def test_the_list_works_without_the_daemon(server):
+    """From the journal, and it says so."""
+    config = server.write_config()
+    server.api.stop()
+    done = CliRunner().invoke(program, ["backup", "ls", "--config", str(config)])
+    assert done.exit_code == 0
+    assert "truck" in done.stdout
+    assert "daemon is not running" in done.stderr
+    server.make()
+
+
+def test_other_verbs_show_backups_where_there_are_targets(server, cli, hands):
+    """A column in `ls`, lines in `show` and `status`."""
+    assert "behind" in cli("ls").stdout
+    hands(BackUp=ARRIVED)
+    cli("backup", "run", "truck", "--wait")
+    assert "✓" in cli("ls").stdout
+    assert "nas: epoch 3" in cli("show", "truck").stdout
+    status = cli("status").stdout
+    assert "backup nas: last backup" in status
+    assert "no restore was proven yet" in status
+
+
+def test_other_verbs_say_nothing_where_there_are_none(daemon, cli):
+    """A server without targets looks as before."""
+    daemon.launch("truck")
+    assert "BACKUP" not in cli("ls").stdout
+    assert "backup" not in cli("status").stdout
+
+
+# ---- ordering
+def test_a_backup_is_ordered_and_what_happens_next_is_told(server, cli):
+    """At once, without waiting."""
+    done = cli("backup", "run", "truck")
+    assert done.exit_code == 0
+    assert done.stdout == "truck is sent to nas and oss now; `backup ls` shows how far it is\n"
+    assert json.loads(cli("backup", "run", "truck", "--json").stdout)["done"]
+
+
+def test_waiting_for_a_backup_tells_each_result(server, cli, hands):
+    """Exit code 0 when all arrived."""
+    hands(BackUp=ARRIVED)
+    done = cli("backup", "run", "truck", "--wait", "--json")
+    assert done.exit_code == 0
+    assert {one["target"] for one in json.loads(done.stdout)["results"]} == {"nas", "oss"}
+    assert "truck@1: epoch 3 lies verified on oss; 2.0 KiB were sent" in done.stderr
+
+
+def test_a_backup_that_fails_exits_1_with_what_to_do(server, cli, hands):
+    """With the name of the run in the command."""
+    hands(BackUp=(events.BackupFailed, {"cause": "shrunken", "text": "12 files are gone"}))
+    done = cli("backup", "run", "truck", "--to", "nas", "--wait")
+    assert done.exit_code == 1
+    assert "12 files are gone" in done.stderr
+    assert "`backup run truck --accept-loss` agrees to it" in done.stderr
+
+
+def test_a_backup_that_our_own_end_interrupted_is_waited_for(server, cli, hands):
+    """It is tried again by itself."""
+    helper = hands(BackUp=(events.BackupFailed, {"cause": "stopped", "text": "the daemon ends"}))
+
+    def later():
+        helper.answers = {"BackUp": ARRIVED}
+        server.clock.at += 60
+        server.put(events.TimePassed(at=server.clock.now()))
+
+    timer = threading.Timer(0.2, later)
+    timer.start()
+    done = cli("backup", "run", "truck", "--to", "nas", "--wait")
+    timer.join()
+    assert done.exit_code == 0
+    assert "interrupted" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["run", "--accept-loss"], 2, "name the run"),
+        (["run", "car"], 5, "there is no run named car"),
+        (["run", "truck", "--to", "nsa"], 5, "did you mean nas"),
+        (["verify", "nsa"], 5, "did you mean nas"),
+        (["drill", "nas"], 4, "no checkpoint of any run lies on nas yet"),
+        (["drill", "nas", "--hurry"], 2, "No such option"),
+    ],
+)
+def test_exit_codes(server, cli, arguments, code, words):
+    """Those of the contract."""
+    done = cli("backup", *arguments)
+    assert done.exit_code == code
+    assert words in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"files": 7, "bytes": 2048}, (0, "7 files (2.0 KiB) on nas were read again: all are as stored")),
+        ({"files": 7, "damaged": ("x",)}, (1, "1 are damaged, such as x")),
+        ({"cause": "absent", "text": "no folder"}, (75, "nas could not be read again")),
+    ],
+)
+def test_a_verification(server, cli, hands, fields, expected):
+    """0 whole, 1 damaged, 75 not to be asked."""
+    hands(VerifyBackup=(events.BackupVerified, fields))
+    done = cli("backup", "verify", "nas", "--whole", "--wait")
+    assert done.exit_code == expected[0]
+    assert expected[1] in done.stderr
+
+
+# ---- rehearsing
+@pytest.fixture
+def backed_up(server, cli, hands):
+    """The run lies on nas."""
+    helper = hands(BackUp=ARRIVED)
+    cli("backup", "run", "truck", "--to", "nas", "--wait")
+    helper.close()
+    return server
+
+
+def test_a_rehearsal_waits_and_tells_what_was_proven(backed_up, cli, hands):
+    """For programs: loaded, trained, epoch and metric with those of the manifest, and how long it took."""
+    hands(Drill=PROVEN)
+    done = cli("backup", "drill", "--json")
+    view = json.loads(done.stdout)
+    assert done.exit_code == 0
+    assert (view["loaded"], view["trained"], view["epoch"], view["epoch_wanted"]) == (True, True, 3, 3)
+    assert (view["metric"], view["metric_wanted"], view["seconds"], view["run"]) == (0.41, 0.41, 9.5, "truck@1")
+    text = cli("backup", "drill", "nas", "--run", "truck").stdout
+    assert [line.split() for line in text.splitlines()][:4] == [
+        ["loaded", "yes"], ["trained", "yes"], ["epoch", "3"], ["metric", "0.41"],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        (
+            {"ok": False, "run": "truck@1", "epoch": 2, "epoch_wanted": 3, "text": "another epoch"},
+            (1, "2, and 3 was backed up"),
+        ),
+        ({"ok": False, "cause": "unreachable", "text": "no route"}, (75, "trained   no")),
+        ({"ok": True, "epoch": 3, "epoch_wanted": 3, "untrained": "no interpreter"}, (0, "no (no interpreter)")),
+    ],
+)
+def test_a_rehearsal_that_does_not_work(backed_up, cli, hands, fields, expected):
+    """1 if it was found not to work, 75 if the target could not be asked."""
+    hands(Drill=(events.Drilled, fields))
+    done = cli("backup", "drill", "nas")
+    assert done.exit_code == expected[0]
+    assert expected[1] in done.stdout
+
+
+def test_a_rehearsal_need_not_be_waited_for(backed_up, cli):
+    """--no-wait only orders it."""
+    done = cli("backup", "drill", "nas", "--no-wait")
+    assert (done.exit_code, done.stdout) == (0, "a restore of a run that chance chooses from nas is rehearsed now\n")
+    assert any(isinstance(one, actions.Drill) for one in backed_up.journal.pending())
+
+
+def test_waiting_outlives_the_daemon():
+    """While it is exchanged nothing is lost: the answer is found in the journal of the next one."""
+    from supervisor.cli.failures import NoDaemon
+
+    class Exchanged:
+        looks = 0
+
+        def get(self, _path, *, after):
+            self.looks += 1
+            if self.looks == 2:
+                raise NoDaemon("nobody answers")
+            found = [{"kind": "Drilled", "target": "nas", "ok": True, "run": ""}] if self.looks == 3 else []
+            return {"answers": found, "next": after + 1}
+
+    slept = []
+    taken = {"ordered": [{"verb": "drill", "target": "nas", "run": ""}], "after": 7}
+    results, code = backup_waiting.wait_for(Exchanged(), taken, sleep=slept.append)
+    assert (len(results), code, len(slept)) == (1, 0, 2)
+
+
+@pytest.mark.parametrize("verb", ["ls", "run", "verify", "drill"])
+def test_each_verb_has_help_with_an_example(verb):
+    """As all verbs have."""
+    done = CliRunner().invoke(program, ["backup", verb, "--help"])
+    assert done.exit_code == 0
+    assert f"yolo-supervisor backup {verb}" in done.stdout.split("Examples:")[1]
+
+
+def test_help_of_the_group_lists_all_verbs():
+    """`restore` too, which is imported only then."""
+    text = CliRunner().invoke(program, ["backup", "--help"]).stdout
+    assert all(f"\n  {verb} " in text for verb in ("ls", "run", "verify", "drill", "restore"))
