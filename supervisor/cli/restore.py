@@ -15,7 +15,7 @@ import click
 from supervisor.cli import screen
 from supervisor.cli.client import Target, settings, target_options
 from supervisor.cli.examples import examples
-from supervisor.cli.failures import BadInput, Failure, Refused, TryLater
+from supervisor.cli.failures import BadInput, Failure, NoSuchRun, Refused, TryLater
 
 if TYPE_CHECKING:
     from supervisor import restore_all
@@ -65,7 +65,8 @@ def restore_verb(
     With NAME and --to: the newest backup of one run (NAME or PROJECT/NAME) into a new folder, at any time. Runs whose
     files are gone are restored by the daemon itself: nothing is to be done for these.
 
-    Exit codes: 0 done, 1 files are damaged or missing there, 2 wrong names, 4 refused, 75 the target cannot be reached.
+    Exit codes: 0 done, 1 files are damaged or missing there, 2 wrong input, 4 refused, 5 no such run there, 75 the target
+    cannot be reached just now.
     """
     if everything == bool(name):
         raise click.UsageError("give either NAME or --all")
@@ -129,9 +130,12 @@ def _say(text: str) -> None:
 
 # ---- one run
 def _one(target: BackupTarget, name: str, folder: Path, *, as_json: bool) -> int:
-    from supervisor.effects.backup.whole_run import epoch_of, restore_one
+    from supervisor.effects.backup.whole_run import NoSuchBackupError, epoch_of, restore_one
 
-    manifest, brought = restore_one(target, name, folder, _say)
+    try:
+        manifest, brought = restore_one(target, name, folder, _say)
+    except NoSuchBackupError as error:
+        raise NoSuchRun(str(error)) from error
     if as_json:
         view = {
             "version": 1, "run": manifest.run, "project": manifest.project, "name": manifest.name,

@@ -376,3 +376,19 @@ def test_every_cause_tells_what_to_do_or_passes_by_itself():
         assert kind.means, name
         assert kind.todo or not kind.page, name
     assert causes.kind("of a newer version") is causes.KINDS["failed"]
+
+
+def test_what_a_person_asks_for_comes_next_however_busy_the_target_is(bench):
+    """The whole target, of one run, in quiet hours, before what the schedule wants: nothing of the order is lost."""
+    trained(bench)
+    bench.tell(events.QuietSeen, target="nas", quiet=True)
+    (order,) = sent(bench.tell(events.BackupAsked, by="ann", run="a@1"))
+    assert not bench.tell(events.VerifyAsked, target="nas", by="ann", whole=True)
+    assert not bench.tell(events.DrillAsked, target="nas", by="ann", run="a@1")
+    bench.tell(events.BackupDue, target="nas")
+    (reading,) = answer(bench, order)
+    assert isinstance(reading, actions.VerifyBackup)
+    assert reading.whole
+    (drill,) = answer(bench, reading, events.BackupVerified)
+    assert (drill.project, drill.name) == ("default", "a")
+    assert not answer(bench, drill, events.Drilled, ok=True, run="a@1"), "the schedule waits for the end of the quiet"

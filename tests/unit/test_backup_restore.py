@@ -98,7 +98,9 @@ def test_a_run_whose_folder_is_gone_goes_on_from_its_backup(room):
     assert (room.run_dir / "train/args.yaml").exists()
     assert (room.run_dir / "attempts/1/log").read_bytes() == b"Epoch 1/10\n"
     assert (room.run_dir / "mark").read_bytes() == mark, "the loggers' curve goes on"
-    assert (room.run_dir / "train/weights/best.pt").read_bytes() == (room.run_dir / "good/epoch2-attempt1.pt").read_bytes()
+    assert (room.run_dir / "train/weights/best.pt").read_bytes() == (
+        room.run_dir / "good/epoch2-attempt1.pt"
+    ).read_bytes()
 
 
 def test_a_torn_last_pt_without_a_ledger_goes_on_from_the_backup(room):
@@ -120,7 +122,7 @@ def test_copies_that_rotted_here_are_replaced_by_those_of_the_backup(room):
     assert room.prepare().start == "refused"
     assert room.restore().epoch == 3
     room.resumes(3)
-    assert all(ledger.verify_entry(room.dir, entry) for entry in room.ledger.entries)
+    assert {entry.epoch for entry in room.ledger.entries if ledger.verify_entry(room.dir, entry)} == {2, 3}
 
 
 def test_a_table_that_is_gone_or_short_comes_back(room):
@@ -242,7 +244,9 @@ def test_another_job_of_the_same_name_is_of_no_help(room):
 def test_lines_and_distrust_come_back_with_the_copies(room):
     """What a person decided about epochs is not forgotten with the disk."""
     kept = room.ledger
-    kept = msgspec.structs.replace(kept, lines=(Line(number=2, parent=1, from_epoch=2, run="truck@1", reason="rewound"),))
+    kept = msgspec.structs.replace(
+        kept, lines=(Line(number=2, parent=1, from_epoch=2, run="truck@1", reason="rewound"),)
+    )
     ledger.write(room.dir, distrusting(kept, Distrust(from_epoch=2, attempt=2, line=2, reason="it diverged")))
     room.write("train/args.yaml", b"changed: yes\n")
     room.back_up()

@@ -52,7 +52,9 @@ class Site(RestoreRoom):
             files={self.file: FileNote(REVISION, live.id)},
             next_token=5,
         )
-        seen = events.JobFileSeen(at=1.0, origin="spool", path=self.file, data=SOURCE, revision=REVISION, owner=os.getuid())
+        seen = events.JobFileSeen(
+            at=1.0, origin="spool", path=self.file, data=SOURCE, revision=REVISION, owner=os.getuid()
+        )
         journal = Journal.open(self.journal)
         journal.commit([Entry(seen, 1.0, World(), world, ())])
         journal.close()
@@ -266,7 +268,7 @@ def test_nothing_begins_that_does_not_fit(site, monkeypatch):
     monkeypatch.setattr(fetched, "free_bytes", lambda _folder: 1000)
     with pytest.raises(fetched.NoRoomError):
         restore_all.carry_out(site.config, plan, site.said.append)
-    assert not (site.new / "runs").exists()
+    assert not (site.new / "runs/default").exists()
 
 
 # ---- one run

@@ -57,7 +57,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     `failures` in a row since `failing_since`, and is tried again at `retry_at`, with one backup first.
     `told` is the cause that people know of. `proven_at`: when a restore was last rehearsed well, of the run
     `proven_run` at `proven_epoch`. `unproven`: what the newest rehearsal found instead. `damaged`: files there that
-    are not what was stored, until a verification finds none.
+    are not what was stored, until a verification finds none. `verify_by` and `drill_by`: the person who asked for what
+    is due, if one did: of the whole target (`verify_whole`), of one run (`drill_run`).
     """
 
     name: str
@@ -74,9 +75,13 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     retry_at: float = 0.0
     told: str = ""
     verify_due: bool = False
+    verify_by: str = ""
+    verify_whole: bool = False
     verified_at: float = 0.0
     verified_from: float = 0.0
     drill_due: bool = False
+    drill_by: str = ""
+    drill_run: str = ""
     drilled_at: float = 0.0
     proven_at: float = 0.0
     proven_run: str = ""

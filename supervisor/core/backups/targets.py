@@ -145,13 +145,18 @@ def _next_task(turn: Turn, target: Target) -> None:
     if len(left) < len(target.due):
         target = _put(turn, replace(target, due=left))
     ready = [(order, run) for run, order in target.due.items() if _is_ready(target, order, turn.now)]
-    if ready:
+    asked = any(order.asked for order, _ in ready)
+    if target.verify_due and target.verify_by and not asked:
+        _verify(turn, target)
+    elif target.drill_due and target.drill_by and not asked:
+        _drill(turn, target)
+    elif ready:
         order, run_id = min(ready, key=lambda one: (not one[0].asked, one[0].failures, one[0].at, one[1]))
         _back_up(turn, target, run_id, order)
     elif target.verify_due and not target.quiet:
-        _verify(turn, target, whole=False)
+        _verify(turn, target)
     elif target.drill_due and not target.quiet:
-        drill(turn, target, None)
+        _drill(turn, target)
 
 
 def _is_ready(target: Target, order: Due, now: float) -> bool:
@@ -316,20 +321,17 @@ def policy_of(world: World, name: str) -> TargetPolicy:
 
 
 def verify_asked(turn: Turn, event: events.VerifyAsked) -> None:
-    """By the schedule a part, when there is nothing else to do; for a person all, at once."""
+    """By the schedule a part, when there is nothing else to do; for a person at once, or next."""
     target = turn.world.targets.get(event.target)
-    if target is None:
-        return
-    if event.by and not target.doing:
-        _verify(turn, target, whole=event.whole)
-    else:
-        _put(turn, replace(target, verify_due=True))
+    if target is not None:
+        by, whole = event.by or target.verify_by, event.whole or target.verify_whole
+        _put(turn, replace(target, verify_due=True, verify_by=by, verify_whole=whole))
 
 
-def _verify(turn: Turn, target: Target, *, whole: bool) -> None:
+def _verify(turn: Turn, target: Target) -> None:
     key = f"server/verify-{turn.number()}/{target.name}"
-    turn.act(VerifyBackup(key=key, target=target.name, whole=whole))
-    _put(turn, replace(target, doing=key, doing_run="", verify_due=False))
+    turn.act(VerifyBackup(key=key, target=target.name, whole=target.verify_whole))
+    _put(turn, replace(target, doing=key, doing_run="", verify_due=False, verify_by="", verify_whole=False))
 
 
 def verified(turn: Turn, event: events.BackupVerified) -> None:
@@ -356,23 +358,19 @@ def verified(turn: Turn, event: events.BackupVerified) -> None:
 def drill_asked(turn: Turn, event: events.DrillAsked) -> None:
     """As verify_asked."""
     target = turn.world.targets.get(event.target)
-    if target is None:
-        return
-    run = turn.world.run(event.run) if event.run else None
-    if event.by and not target.doing:
-        drill(turn, target, run)
-    else:
-        _put(turn, replace(target, drill_due=True))
+    if target is not None:
+        by, run = event.by or target.drill_by, event.run or target.drill_run
+        _put(turn, replace(target, drill_due=True, drill_by=by, drill_run=run))
 
 
-def drill(turn: Turn, target: Target, run: Run | None) -> None:
-    """Order a rehearsal."""
-    number = turn.number()
+def _drill(turn: Turn, target: Target) -> None:
+    """Order a rehearsal: of the run that a person chose, or of any."""
+    number, run = turn.number(), turn.world.run(target.drill_run)
     key = f"server/drill-{number}/{target.name}"
     pythons = {f"{one.job.project}/{one.name}": one.job.python for one in _all_runs(turn.world) if one.job.python}
     chosen = {"project": run.job.project, "name": run.name} if run is not None else {}
     turn.act(Drill(key=key, target=target.name, seed=f"{number}/{turn.now:.0f}", pythons=pythons, **chosen))
-    _put(turn, replace(target, doing=key, doing_run="", drill_due=False))
+    _put(turn, replace(target, doing=key, doing_run="", drill_due=False, drill_by="", drill_run=""))
 
 
 def drilled(turn: Turn, event: events.Drilled) -> None:

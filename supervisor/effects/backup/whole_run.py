@@ -28,6 +28,10 @@ def ignore(done_bytes: int, total_bytes: int) -> None:
     """Nobody wants to know."""
 
 
+class NoSuchBackupError(UserError):
+    """No run, or more than one, is meant by a name."""
+
+
 @dataclass
 class Brought:
     """What came of it: files in place, files that were there already, and by path what is not to be had and why."""
@@ -99,17 +103,17 @@ def epoch_of(manifest: Manifest) -> int:
 def restore_one(target: Target, name: str, to: Path, say: Callable[[str], None]) -> tuple[Manifest, Brought]:
     """Fetch the newest backup of a run (NAME or PROJECT/NAME) into a new folder; works at any time.
 
-    Raises UserError for a name that is not there or not alone, and a folder that has files; TargetError, OSError.
+    Raises NoSuchBackupError, UserError for a folder that has files, TargetError, NoRoomError, OSError.
     """
     if to.is_symlink() or (to.exists() and (not to.is_dir() or any(path.name != ".fetching" for path in to.iterdir()))):
         raise UserError(f"{to} is there already: give a folder that does not exist yet, or an empty one")
     holdings = Holdings(target)
     found = [folder for folder in holdings.folders if folder.endswith(f"/{name}") or folder == f"runs/{name}"]
     if len(found) != 1:
-        raise UserError(_not_one(target.name, name, found, holdings))
+        raise NoSuchBackupError(_not_one(target.name, name, found, holdings))
     manifest = holdings.newest(found[0])
     if manifest is None:
-        raise UserError(f"no manifest of {name} on {target.name} can be read")
+        raise NoSuchBackupError(f"no manifest of {name} on {target.name} can be read")
     say(f"{manifest.snapshot}: {len(manifest.files)} files, {format_size(manifest.bytes)}, epoch {epoch_of(manifest)}")
 
     def progress(done_bytes: int, total_bytes: int) -> None:

@@ -15,14 +15,15 @@ from typing import TypeVar
 
 from supervisor import durable
 from supervisor.backup_config import Address, Backup
-from supervisor.effects.backup.targets import base, local_files
+from supervisor.effects.backup.targets import base, direct, local_files
 from supervisor.effects.backup.targets.base import Facts, Found, TargetError, of_error
 from supervisor.effects.backup.targets.local_files import Staged, Unnamed
 from supervisor.effects.backup.targets.watched import Going, watched
 
 LOOK_S = 20.0  # for a look at a mount: longer takes only one whose server is gone
 SILENCE_S = 600.0  # for writing: a slow disk takes its time to have a large file safe
-BATCH_FILES = 64  # are made safe together: the first waits for the disk, the others find their work done
+BATCH_FILES = 256  # are open at once
+FEW_FILES = 4  # are made safe one by one; more of them with everything else on their file system, which is faster
 BATCH_BYTES = 256 * 1024 * 1024
 
 Answer = TypeVar("Answer")
@@ -246,9 +247,12 @@ def _send_batch(folder: int, stage: Path, batch: Sequence[Staged], going: Going)
         for file in batch:
             unnamed.append(local_files.begun(folder, file.name))
             _copy(stage / file.path, unnamed[-1].handle, going)
+        together = len(batch) > FEW_FILES
+        if together:
+            direct.sync_all(folder)
         for one in unnamed:
             going.on()
-            one.settle()
+            one.settle(safe=together)
     finally:
         for one in unnamed:
             one.close()

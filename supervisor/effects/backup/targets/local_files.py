@@ -12,12 +12,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from supervisor.effects.backup.targets import direct
 from supervisor.effects.backup.targets.base import TargetError, of_error
 from supervisor.effects.backup.targets.watched import Going
 
-BLOCK_BYTES = 4 * 1024 * 1024
-SAFE_BYTES = 256 * 1024 * 1024
-COMPARED_BYTES = 1024 * 1024  # fits the caches of a processor twice
 FOLDER_MODE = 0o700  # a backup holds whatever a run wrote: it is nobody else's; the manifest knows the modes
 FILE_MODE = 0o600
 
@@ -133,11 +131,10 @@ class Unnamed:
     temporary: str
     handle: int
 
-    def settle(self) -> None:
-        """Have it on the disk, let the memory forget it so that who reads it reads the disk, and give it its name."""
-        os.fsync(self.handle)
-        with suppress(OSError):  # only an advice; some network file systems take none
-            os.posix_fadvise(self.handle, 0, 0, os.POSIX_FADV_DONTNEED)
+    def settle(self, *, safe: bool = False) -> None:
+        """Have it on the disk, unless it is `safe` already, and give it its name."""
+        if not safe:
+            os.fsync(self.handle)
         os.rename(self.temporary, self.name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
         self.temporary = ""
 
@@ -158,16 +155,12 @@ def begun(folder: int, name: str) -> Unnamed:
 
 
 def copy(reading: int, writing: int, going: Going) -> int:
-    """Copy bytes within the kernel, never by sharing blocks: a backup that shares them is none. How many they were.
-
-    What was written is had on the disk bit by bit: a slow one would be silent for too long at the end.
-    """
-    count = unsafe = 0
-    while sent := os.sendfile(writing, reading, None, BLOCK_BYTES):
-        count, unsafe = count + sent, unsafe + sent
-        if unsafe >= SAFE_BYTES:
-            os.fdatasync(writing)
-            unsafe = 0
+    """Copy bytes, never by sharing blocks: a backup that shares them is none. How many they were."""
+    if os.fstat(reading).st_size >= direct.LARGE_BYTES:
+        return direct.copy(reading, writing, going.moved)
+    count = 0
+    while sent := os.sendfile(writing, reading, None, direct.LARGE_BYTES):
+        count += sent
         going.moved(sent)
     return count
 
@@ -176,13 +169,4 @@ def same(left: int, right: int, going: Going) -> bool:
     """True if two files hold the same bytes. Those of `right` are read from the disk where it can be had."""
     if os.fstat(left).st_size != os.fstat(right).st_size:
         return False
-    with suppress(OSError):  # only an advice
-        os.posix_fadvise(right, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.posix_fadvise(right, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-    place = 0
-    while ours := os.pread(left, COMPARED_BYTES, place):
-        if os.pread(right, len(ours), place) != ours:
-            return False
-        place += len(ours)
-        going.on()
-    return True
+    return direct.same(left, right, lambda _: going.on())
