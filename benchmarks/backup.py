@@ -4,8 +4,8 @@
                                 [--rounds 5] [--copies 3] [--copy-mb 228] [--saves 200]
 
 Everything is written to a temporary folder ($TMPDIR), about four times --copies x --copy-mb. Ratios are medians of
-pairs of one run, in swapped order. Exit code 1 if something could not be measured, if a torn checkpoint was accepted, or
-if the bare rsync took too few torn files for that to mean anything; figures of speed never fail it.
+pairs of one run, in swapped order. Exit code 1 if something could not be measured, if a torn checkpoint was accepted,
+or if the bare rsync took too few torn files for that to mean anything; figures of speed never fail it.
 """
 
 from __future__ import annotations

@@ -65,8 +65,13 @@ def local_place(folder: Path, keep: Keep = EVERYTHING) -> Place:
 def ssh_place(folder: Path) -> Iterator[Place]:
     """An account behind an sshd of our own on the loopback; our backups and the bare rsync use the same key."""
     with sshd(folder / "sshd", folder / "there") as room:
-        files = {"ssh_key": room.key("full"), "known_hosts": room.known_hosts}
-        settings = Backup(name=TARGET, to=room.to("full", "/target"), keep=EVERYTHING, **files)
+        settings = Backup(
+            name=TARGET,
+            to=room.to("full", "/target"),
+            keep=EVERYTHING,
+            ssh_key=room.key("full"),
+            known_hosts=room.known_hosts,
+        )
         shell = f"ssh -p {room.port} -i {room.key('full')} -o UserKnownHostsFile={room.known_hosts} -o BatchMode=yes"
         there = room.root / "target"
         there.mkdir()
@@ -135,8 +140,17 @@ def make_run(shop: Shop, name: str, *, copies: int, copy_bytes: int) -> tuple[Jo
 
 def _entry(path: Path, epoch: int, run: str, sha256: str) -> Entry:
     status = path.stat()
-    about = {"size_bytes": status.st_size, "source_bytes": status.st_size, "source_mtime_ns": status.st_mtime_ns}
-    return Entry(file=path.name, epoch=epoch, run=run, attempt=1, epochs=1000, sha256=sha256, **about)
+    return Entry(
+        file=path.name,
+        epoch=epoch,
+        run=run,
+        attempt=1,
+        epochs=1000,
+        sha256=sha256,
+        size_bytes=status.st_size,
+        source_bytes=status.st_size,
+        source_mtime_ns=status.st_mtime_ns,
+    )
 
 
 def make_small_files(folder: Path, count: int, size_bytes: int = SMALL_BYTES) -> None:

@@ -43,8 +43,8 @@ def measure(folder: Path, small_files: int) -> list[Figure]:
         if not done.unchanged:
             raise MeasurementError(f"something had changed: {done.sent_files} files were sent")
     how = (
-        f"{done.files} files, {done.bytes / GB:.1f} GB (checkpoints are sparse), nothing changed: a whole order from the "
-        f"look at the target to the answer, median of {REPEATS}"
+        f"{done.files} files, {done.bytes / GB:.1f} GB (checkpoints are sparse), nothing changed: a whole order, from "
+        f"the look at the target to the answer, median of {REPEATS}"
     )
     details = {"all_s": taken_s, "steps_s": shop.seconds_of_steps()}
     return [Figure("look at an unchanged run", median(taken_s), "s", GOAL_S, how, details=details)]

@@ -1,4 +1,4 @@
-"""How many torn checkpoints a bare rsync takes for good beside a trainer that saves all the time, and how many we do."""
+"""How many torn checkpoints a bare rsync takes for good beside a trainer that saves all the time, and how many ours."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ import msgspec
 
 from benchmarks.backup_place import Shop, local_place
 from benchmarks.figures import Figure
+from benchmarks.hot_writer import hot_writer
 from benchmarks.lab import MeasurementError
 from supervisor import layout
 from supervisor.backup_config import Keep as Policy
 from supervisor.core import actions
 from supervisor.core.backups.manifest import MANIFEST, Manifest, run_folder
+from supervisor.core.events import Kept
 from supervisor.core.job import Job
 from supervisor.effects.keeper import Keeper
 from supervisor.effects.private_copy import sha256_of
 from supervisor.errors import RetryableError
 from supervisor.runner.checkpoint import inspect
-from tests.e2e.hot_writer import hot_writer
 
 SIZE_BYTES = 24_000_000
 LEAST_TORN = 10  # by the bare rsync: otherwise the writer was not hot, and no torn file of ours would say nothing
@@ -35,7 +36,7 @@ WHOLE = "resumable"
 def measure(folder: Path, saves: int) -> list[Figure]:
     """Copy the same file both ways, in turns, while it is being rewritten in place."""
     room = _Room(folder)
-    with hot_writer(room.last, size_bytes=SIZE_BYTES):
+    with hot_writer(room.last, SIZE_BYTES):
         for number in range(saves):
             room.bare(number)
             room.ours(number)
@@ -81,6 +82,8 @@ class _Room:
         except RetryableError:
             self.by_us["refused: written meanwhile"] += 1
             return
+        if not isinstance(kept, Kept):
+            raise MeasurementError(f"no answer to the order: {kept}")
         if not kept.file:
             self.by_us[f"refused: {kept.fault or kept.reason}"] += 1
             return

@@ -22,6 +22,7 @@ from benchmarks.lab import MeasurementError
 GOAL_PERCENT = 99.0
 TOY = Path(__file__).with_name("toy_units.py")
 NICE = (0, 10, 19)
+SMALL = Load(copies=1, copy_bytes=24_000_000)  # a nice backup gets hardly anything of a busy core
 LEAST_S = 0.5
 
 Window = tuple[float, float]
@@ -35,35 +36,42 @@ class Pair:
     quiet: Window
 
 
+@dataclass(frozen=True)
+class Beside:
+    """How a backup is made beside the training: with what load, on which cores, how nice."""
+
+    load: Load
+    cores: frozenset[int]
+    nice: int = 0
+
+
 def measure(folder: Path, load: Load, slices: int) -> list[Figure]:
     """Let one training compute on a core of its own; back up now and then."""
     cores = sorted(os.sched_getaffinity(0))
-    ratios, pieces_s = _ratios(folder / "free", load, slices, cores[0], set(cores), 0)
+    ratios, piece_s = _ratios(folder / "free", Beside(load, frozenset(cores)), slices, cores[0])
     how = (
-        f"pieces of CPU work a second while a backup to a local folder is made, by those in a time as long beside it; "
-        f"median of {len(ratios)} pairs, {min(ratios):.1f} to {max(ratios):.1f}; the training has one core by taskset, the "
-        f"backup may use all {len(cores)}; a piece takes {1000 * pieces_s:.1f} ms"
+        "pieces of CPU work a second while a backup to a local folder is made, by those in a time as long beside it; "
+        f"median of {len(ratios)} pairs, {min(ratios):.1f} to {max(ratios):.1f}; taskset gives the training one core, "
+        f"the backup may use all {len(cores)}; a piece takes {1000 * piece_s:.1f} ms"
     )
     about = {"ratios": ratios}
     name = "training throughput beside a backup"
-    figures = [Figure(name, median(ratios), "% of without", GOAL_PERCENT, how, at_most=False, details=about)]
-    for nice in NICE:
-        figures.append(_on_one_core(folder / f"nice-{nice}", load, max(3, slices // 4), cores[0], nice))
-    return figures
+    free = Figure(name, median(ratios), "% of without", GOAL_PERCENT, how, at_most=False, details=about)
+    return [free, *(_on_one_core(folder / f"nice-{nice}", max(3, slices // 3), cores[0], nice) for nice in NICE)]
 
 
-def _on_one_core(folder: Path, load: Load, slices: int, core: int, nice: int) -> Figure:
+def _on_one_core(folder: Path, slices: int, core: int, nice: int) -> Figure:
     """The worst case: a machine whose every core trains."""
-    ratios, _ = _ratios(folder, load, slices, core, {core}, nice)
+    ratios, _ = _ratios(folder, Beside(SMALL, frozenset({core}), nice), slices, core)
     how = f"both on one and the same core, the backup with nice {nice}; median of {len(ratios)} pairs"
     name = f"training throughput on the core of the backup, nice {nice}"
     return Figure(name, median(ratios), "% of without", None, how, at_most=False, details={"ratios": ratios})
 
 
-def _ratios(folder: Path, load: Load, slices: int, core: int, cores: set[int], nice: int) -> tuple[list[float], float]:
+def _ratios(folder: Path, beside: Beside, slices: int, core: int) -> tuple[list[float], float]:
     """Percent for each pair, and the usual seconds of a piece."""
     folder.mkdir()
-    with _backer(folder / "server", load, nice, cores) as backer, _training(folder / "ends", core):
+    with _backer(folder / "server", beside) as backer, _training(folder / "ends", core):
         pairs = list(_pairs(backer, slices))
     ends = array("d", (folder / "ends").read_bytes())
     if len(ends) < 100:
@@ -108,15 +116,16 @@ def _told(backer: subprocess.Popen[str], word: str) -> None:
 
 
 @contextmanager
-def _backer(folder: Path, load: Load, nice: int, cores: set[int]) -> Iterator[subprocess.Popen[str]]:
-    words = [str(folder), str(load.copies), str(load.copy_bytes), "--nice", str(nice)]
-    with _process(["-m", "benchmarks.backup_beside", *words], cores, "ready\n") as process:
+def _backer(folder: Path, beside: Beside) -> Iterator[subprocess.Popen[str]]:
+    load = beside.load
+    words = [str(folder), str(load.copies), str(load.copy_bytes), "--nice", str(beside.nice)]
+    with _process(["-m", "benchmarks.backup_beside", *words], beside.cores, "ready\n") as process:
         yield process
 
 
 @contextmanager
 def _training(ends: Path, core: int) -> Iterator[None]:
-    with _process([str(TOY), str(ends)], {core}, "working\n") as process:
+    with _process([str(TOY), str(ends)], frozenset({core}), "working\n") as process:
         yield
         process.terminate()
         if process.wait(60):
@@ -124,7 +133,7 @@ def _training(ends: Path, core: int) -> Iterator[None]:
 
 
 @contextmanager
-def _process(words: Sequence[str], cores: set[int], ready: str) -> Iterator[subprocess.Popen[str]]:
+def _process(words: Sequence[str], cores: frozenset[int], ready: str) -> Iterator[subprocess.Popen[str]]:
     """A program of ours on these cores; it is there no more at the end."""
     line = ["taskset", "-c", ",".join(map(str, sorted(cores))), sys.executable, *words]
     with ExitStack() as stack:

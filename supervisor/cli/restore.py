@@ -65,8 +65,8 @@ def restore_verb(
     With NAME and --to: the newest backup of one run (NAME or PROJECT/NAME) into a new folder, at any time. Runs whose
     files are gone are restored by the daemon itself: nothing is to be done for these.
 
-    Exit codes: 0 done, 1 files are damaged or missing there, 2 wrong input, 4 refused, 5 no such run there, 75 the target
-    cannot be reached just now.
+    Exit codes: 0 done, 1 files are damaged or missing there, 2 wrong input, 4 refused, 5 no such run there, 75 the
+    target cannot be reached just now.
     """
     if everything == bool(name):
         raise click.UsageError("give either NAME or --all")

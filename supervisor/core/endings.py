@@ -37,7 +37,7 @@ def conclude(turn: Turn, run: Run, event: events.Examined) -> None:
         finish(turn, run, Phase.SUCCEEDED, f"{event.proof}{divergence.words(run)}")
     elif order is not None and not _is_ours(order):
         run = recovery.hung_before_its_end(turn, run, event) if order.hung else run
-        after_stop(turn, run, f"{order.reason}: {how}")
+        after_stop(turn, _with_progress(run), f"{order.reason}: {how}")
     elif event.unknown:
         hold(turn, run, f"it could not be learnt how the attempt ended: {how}", event.log_tail)
     elif event.result == "detached":
@@ -50,6 +50,14 @@ def conclude(turn: Turn, run: Run, event: events.Examined) -> None:
         _interrupted(turn, run, how)
     else:
         recovery.after_death(turn, run, event, how)
+
+
+def _with_progress(run: Run) -> Run:
+    """The run after a stop that somebody ordered: an epoch saved before it counts for the failures before that."""
+    saved = run.progress.saved_epoch
+    if saved <= run.failed_at_epoch:
+        return run
+    return replace(run, failures=0, spent={}, last_failure="", failed_at_epoch=saved)
 
 
 def _is_ours(order: StopOrder) -> bool:

@@ -185,7 +185,7 @@ class Site:
             "server": {"name": "testbed", "state_dir": str(self.state), "socket": str(self.socket)},
             "jobs": {"folder": str(self.jobs), "allow_root": True, "settle": "1s", "rescan": "1s"},
             "queue": {"max_running": 4, "stop_grace": "5s"},
-            "disk": {"pause_below": "1MiB"},
+            "disk": {"prune_below": "2MiB", "pause_below": "1MiB"},
             "defaults": {"restart.backoff": "1s", "restart.backoff_max": "2s", "gpus": 0},
             "gpu": {"watch": False, "kmsg": ""},  # what this machine has is not what is tested: see gpu_room
         }

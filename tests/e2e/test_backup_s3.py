@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from s3_room import BUCKET, S3Room, demand_store, s3_room
+from torch_files import checkpoint
 
 from supervisor.effects.backup.targets import open_target
 from supervisor.effects.backup.targets.base import Target, TargetError
+from tests.unit.test_publish import Workshop
 
 pytestmark = pytest.mark.e2e
 
@@ -215,3 +217,16 @@ def test_options_cannot_come_from_the_environment(
     target_of(room, tmp_path).send(stage, SNAP)
     assert f"yolo/gpu-one/{SNAP}/results.csv" in room.all_keys()
     assert (room.objects / BUCKET).is_dir()
+
+
+def test_weights_are_published_to_a_bucket(room: S3Room, tmp_path: Path) -> None:
+    """Best, last and card lie in `published` there; the same again changes nothing, other weights get a number."""
+    workshop = Workshop(tmp_path)
+    workshop.backups = (room.settings(),)
+    first = workshop.publish(to="store")
+    assert first.ok, first.text
+    assert [key for key in room.all_keys() if not key.startswith("yolo/gpu-one/published/")] == []
+    assert workshop.publish(to="store").files == first.files
+    workshop.best.write_bytes(checkpoint(stripped=True, map50_95=0.5319, numbers=(1.0,) * 16))
+    assert workshop.publish(to="store").files[-1].endswith("-2.json")
+    assert len(room.all_keys()) == 6

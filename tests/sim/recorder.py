@@ -6,6 +6,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Sequence
 
+from disk_promises import check_disks
 from folders import WrongError
 from msgspec.structs import replace
 
@@ -47,6 +48,7 @@ class Recorder:
         for entry in entries:
             _check_phases(entry)
             _check_start(entry)
+            check_disks(entry)
             for action in entry.actions:
                 if action.key in self.keys and isinstance(action, ONCE):
                     raise WrongError(f"the key {action.key} was given twice")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from disk_promises import all_free, disk_seen
 from folders import Folder, WrongError
 from machine_room import MachineRoom
 from msgspec.structs import replace
@@ -20,7 +21,6 @@ from supervisor.loop import Loop
 TARGETS = ("nas", "s3")
 POLICIES = tuple(TargetPolicy(name=name) for name in TARGETS)
 TROUBLES = ("unreachable", "full", "host-key", "changed", "shrunken", "stopped")
-LEVELS = ("ok", "low", "full")
 
 
 @dataclass
@@ -65,8 +65,8 @@ class Vaults:
         self.room.vaults[TARGETS[pick % 2]].trouble = TROUBLES[how % len(TROUBLES)] if how % 3 else ""
 
     def _move_spot(self, pick: int, how: int) -> None:
-        """The disk of the runs fills up, or has room again."""
-        self._put([events.DiskSeen(at=self.now(), place="/runs", what="runs", level=LEVELS[how % 3])], pick)
+        """A disk fills up, or has room again."""
+        self._put([disk_seen(self.now(), how)], pick)
 
     def _move_lose(self, pick: int, how: int) -> None:
         """All checkpoints of a run that does not train just now are gone, the ledger with them."""
@@ -88,7 +88,8 @@ class Vaults:
             vault.trouble = ""
             self.loop.put(events.QuietSeen(at=self.now(), target=name, quiet=False))
             self.loop.put(events.BackupDue(at=self.now(), target=name))
-        self.loop.put(events.DiskSeen(at=self.now(), place="/runs", what="runs", level="ok"))
+        for event in all_free(self.now()):
+            self.loop.put(event)
 
     def check_vaults(self) -> None:
         """Whoever is stopped for the disk is stopped at a save only; at most one thing is under way on each target."""

@@ -45,7 +45,7 @@ def stored(room, path):
     return file, room.target.root / fetched.place(room.folder, file)
 
 
-def fetch(room, *paths, scratch=None, **options):
+def fetch(room, *paths, **options):
     """Fetch files of the newest manifest."""
     holdings = Holdings(room.target, room.folder)
     manifest = holdings.newest(room.folder)
@@ -184,9 +184,13 @@ def test_nothing_is_fetched_that_does_not_fit(room, monkeypatch):
 def test_scratch_is_empty_at_the_start_and_gone_at_the_end(tmp_path):
     """Also after a failure, and where a crash left something."""
     (tmp_path / "scratch" / "old").mkdir(parents=True)
-    with pytest.raises(KeyError), fetched.scratch_folder(tmp_path / "scratch") as scratch:
-        assert not list(scratch.iterdir())
-        raise KeyError
+
+    def fail():
+        with fetched.scratch_folder(tmp_path / "scratch") as scratch:
+            raise KeyError(list(scratch.iterdir()))
+
+    with pytest.raises(KeyError, match=r"\[\]"):
+        fail()
     assert not (tmp_path / "scratch").exists()
 
 
@@ -225,7 +229,7 @@ def test_what_is_there_stays(tmp_path):
     assert (tmp_path / "root/a").read_bytes() == b"data"
     assert put(tmp_path, "a", data=b"new", over=True)
     assert (tmp_path / "root/a").read_bytes() == b"new"
-    assert os.listdir(tmp_path / "root") == ["a"]
+    assert [path.name for path in (tmp_path / "root").iterdir()] == ["a"]
 
 
 def test_no_link_leads_out_of_the_folder(tmp_path):

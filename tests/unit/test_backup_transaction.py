@@ -17,6 +17,7 @@ from supervisor.core.backups.manifest import is_snapshot
 from supervisor.core.ledger import Distrust, Ledger, distrusting, usable
 from supervisor.effects import ledger
 from supervisor.effects.backup import ownership
+from supervisor.effects.backup.collect import Tree
 from supervisor.effects.backup.targets.base import TargetError
 from supervisor.errors import RetryableError
 from tests.backup_room import BackupRoom
@@ -320,6 +321,51 @@ def test_a_copy_that_rotted_here_is_not_sent_for_good(room):
     rot(room.dir.good / "epoch3-attempt1.pt")
     assert room.back_up().cause == "damaged"
     assert (len(room.manifests()), room.wrong()) == (1, [])
+
+
+@pytest.mark.parametrize("epoch", [2, 6])
+def test_a_ledger_that_changes_just_then_is_read_again(room, monkeypatch, epoch):
+    """A save pushes the copy that is being staged out, or replaces it by another one of that epoch."""
+    room.saved(1, 2)
+    real, saves = os.link, [epoch]
+
+    def link(*args, **keywords):
+        if saves:
+            last = saves.pop()
+            room.saved(*range(2, last + 1), numbers=(1.0, 2.0))
+        return real(*args, **keywords)
+
+    monkeypatch.setattr(os, "link", link)
+    assert room.back_up().epoch == epoch
+    assert room.wrong() == []
+
+
+def test_a_ledger_on_another_file_system_is_copied(room, monkeypatch):
+    """Where no hard link can be, a copy is."""
+
+    def link(*_args, **_keywords):
+        raise OSError(errno.EXDEV, "cross-device")
+
+    monkeypatch.setattr(os, "link", link)
+    room.saved(1)
+    assert (room.back_up().epoch, room.wrong()) == (1, [])
+
+
+def test_an_unchanged_run_is_not_read(room, monkeypatch):
+    """However much it is: only who holds it, and which training it is, is looked up."""
+    room.saved(1)
+    with room.write("train/huge.bin", b"x").open("r+b") as file:
+        file.truncate(MIB)
+    room.back_up()
+    opened, real = [], Tree.opened
+
+    def noted(tree, path):
+        opened.append(path)
+        return real(tree, path)
+
+    monkeypatch.setattr(Tree, "opened", noted)
+    assert room.back_up().unchanged
+    assert set(opened) == {"token", "mark"}
 
 
 def rot(path):

@@ -88,7 +88,7 @@ def test_a_flipped_bit_is_found_within_the_time(room, number):
 
 def test_a_flipped_bit_is_found_at_once_by_reading_everything(room):
     """Without any reading before."""
-    path = sorted(room.files())[-1]
+    path = max(room.files())
     flip(room.target.root / path)
     answer = room.verify(whole=True)
     assert answer.damaged == (path,)
@@ -97,7 +97,7 @@ def test_a_flipped_bit_is_found_at_once_by_reading_everything(room):
 
 def test_damage_is_remembered_until_it_is_mended(room):
     """Each answer tells all that is known; a file that is right again is damaged no more."""
-    path = sorted(room.files())[0]
+    path = min(room.files())
     place = room.target.root / path
     data = place.read_bytes()
     flip(place)

@@ -181,7 +181,7 @@ def test_a_folder_that_knows_more_than_the_backup_is_left_alone(site):
     assert (run.how, run.files) == ("skip", 0)
     summary = site.restore()
     assert "token 7" in summary.skipped["default/truck"]
-    assert os.listdir(site.new_run) == ["token"]
+    assert [path.name for path in site.new_run.iterdir()] == ["token"]
     assert site.told()["token"] == 7
 
 
@@ -306,4 +306,4 @@ def test_a_folder_with_files_is_refused(site):
     (site.new / "state/file").touch()
     with pytest.raises(UserError, match="is there already"):
         whole_run.restore_one(site.target, "truck", site.new / "state", site.said.append)
-    assert os.listdir(site.new / "state") == ["file"]
+    assert [path.name for path in (site.new / "state").iterdir()] == ["file"]

@@ -9,7 +9,7 @@ import re
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from supervisor.core.backups.manifest import MANIFEST
 from supervisor.core.checkpoints import TORCH_SUFFIXES
@@ -59,8 +59,8 @@ class Collected:
 
 def grows(path: str) -> bool:
     """True for files that are only ever appended to: what was there when the copy began is a whole copy."""
-    name = PurePosixPath(path)
-    return name.name in _LOGS or name.suffix in _LOG_SUFFIXES or "tfevents" in name.name
+    name, _, suffix = _parts(path)
+    return name in _LOGS or suffix in _LOG_SUFFIXES or "tfevents" in name
 
 
 def collect(tree: Tree, checkpoints: Iterable[str], *, ended: bool) -> Collected:
@@ -95,14 +95,21 @@ class _Rules:
         return self.is_checkpoint(path) and not (self.ended and is_final(path) and path.startswith("train/"))
 
     def is_checkpoint(self, path: str) -> bool:
-        torch = PurePosixPath(path).suffix in TORCH_SUFFIXES and path.startswith(("train/", "attempts/"))
+        torch = _parts(path)[2] in TORCH_SUFFIXES and path.startswith(("train/", "attempts/"))
         return torch or path in self.checkpoints
 
 
 def is_final(path: str) -> bool:
     """True for the two weights that a trainer leaves at its end."""
-    name = PurePosixPath(path)
-    return name.stem in {"best", "last"} and name.suffix in TORCH_SUFFIXES
+    _, stem, suffix = _parts(path)
+    return stem in {"best", "last"} and suffix in TORCH_SUFFIXES
+
+
+def _parts(path: str) -> tuple[str, str, str]:
+    """Name, stem and suffix; a run may have a hundred thousand files, and pathlib takes its time."""
+    name = path.rpartition("/")[2]
+    stem, suffix = os.path.splitext(name)  # noqa: PTH122 - see above
+    return name, stem, suffix
 
 
 def _walk(folder: int, prefix: str, rules: _Rules, found: Collected) -> None:

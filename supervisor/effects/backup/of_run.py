@@ -23,7 +23,7 @@ from supervisor.effects.backup import guards, kept
 from supervisor.effects.backup.collect import Collected, Seen, Tree, collect, is_final
 from supervisor.effects.backup.guards import NotBackedUpError
 from supervisor.effects.backup.sources import Draft, Scene, stored
-from supervisor.effects.backup.staging import ChangingError, Copied, Copier
+from supervisor.effects.backup.staging import TRIES, ChangingError, Copied, Copier
 from supervisor.effects.backup.targets.base import TargetError
 from supervisor.effects.private_copy import sha256_of
 from supervisor.trainers import trainer_for
@@ -81,9 +81,13 @@ class RunSource:
         volume = guards.volume_of(self._runs_dir, self._tree)
         found = collect(self._tree, self._checkpoint_paths(), ended=self._action.ended)
         self._guard(scene.before, found, mark, volume)
-        chosen = self._chosen(scene, guards.is_same_training(scene.before, mark))
+        copier = Copier(self._tree, scene.folder, scene.record.copied, scene.stop)
+        chosen, linked = self._linked(copier, scene, same=guards.is_same_training(scene.before, mark))
         self._new = dict(chosen.new)
-        files = self._staged(scene, found, chosen)
+        files = {**chosen.there, **linked}
+        self._stage_files(copier, scene, found, files)
+        if chosen.ledger.entries:
+            files[kept.LEDGER] = _ledger_file(copier, chosen.ledger, scene)
         finals = self._finals(scene, files, found)
         if not mark and scene.before is not None:
             mark = scene.before.mark
@@ -106,7 +110,25 @@ class RunSource:
         if guards.is_same_training(before, mark):
             guards.demand_size(before, found.files)
 
-    def _chosen(self, scene: Scene, same: bool) -> kept.Kept:
+    # ---- checkpoints
+    def _linked(self, copier: Copier, scene: Scene, *, same: bool) -> tuple[kept.Kept, dict[str, Stored]]:
+        """The checkpoints that the snapshot has; those that are new are staged, before anything that takes long.
+
+        A save may push one out of the ledger just then, or replace it. Raises NotBackedUpError "changed" if that
+        happens again and again.
+        """
+        for _ in range(TRIES):
+            chosen = self._chosen(scene, same=same)
+            try:
+                linked = {path: _link(copier, path, one, scene.record.snapshot) for path, one in chosen.new.items()}
+            except FileNotFoundError:
+                linked = None
+            before, self._ledger = self._ledger, ledger.read(self._dir)
+            if linked is not None and not _replaced(before, self._ledger):
+                return chosen, linked
+        raise NotBackedUpError("changed", "its ledger changed whenever it was copied")
+
+    def _chosen(self, scene: Scene, *, same: bool) -> kept.Kept:
         older: dict[str, Entry] = {}
         if scene.before is not None and same:
             names = {f"good/{entry.file}" for entry in self._ledger.entries} - {f"good/{one}" for one in self._damaged}
@@ -116,9 +138,8 @@ class RunSource:
         return kept.choose(self._ledger, older, there, self._policy, self._damaged)
 
     # ---- staging
-    def _staged(self, scene: Scene, found: Collected, chosen: kept.Kept) -> dict[str, Stored]:
-        """All files of the snapshot by path: those that lie there already, and those that are staged now."""
-        files = dict(chosen.there)
+    def _stage_files(self, copier: Copier, scene: Scene, found: Collected, files: dict[str, Stored]) -> None:
+        """Enter all other files into `files`: those that lie there already, and those that are staged now."""
         changed = []
         for seen in found.files:
             known = scene.there.get(seen.path)
@@ -127,15 +148,8 @@ class RunSource:
             else:
                 changed.append(seen)
         guards.demand_room(scene.folder, sum(min(one.bytes, one.blocks * 512) for one in changed))
-        copier = Copier(self._tree, scene.folder, scene.record.copied, scene.stop)
         for seen in changed:
             self._stage_one(copier, seen, scene, found, files)
-        for path, entry in chosen.new.items():
-            files[path] = _linked(copier, path, entry, scene.record.snapshot)
-        record = _ledger_file(copier, chosen.ledger, scene)
-        if chosen.ledger.entries:
-            files[record.path] = record
-        return files
 
     def _stage_one(self, copier: Copier, seen: Seen, scene: Scene, found: Collected, files: dict[str, Stored]) -> None:
         """Stage one file; of one that cannot be had now the last snapshot's copy is held on to, if there is one."""
@@ -214,7 +228,13 @@ class RunSource:
         )
 
 
-def _linked(copier: Copier, path: str, entry: Entry, snapshot: str) -> Stored:
+def _replaced(before: Ledger, after: Ledger) -> bool:
+    """True if a name of the ledger stands for other bytes now. One that is gone does no harm once it is staged."""
+    known = {entry.file: entry.sha256 for entry in before.entries}
+    return any(known.get(entry.file, entry.sha256) != entry.sha256 for entry in after.entries)
+
+
+def _link(copier: Copier, path: str, entry: Entry, snapshot: str) -> Stored:
     status = copier.link(path)
     copied = Copied(entry.sha256, status.st_size, status.st_mtime_ns, stat.S_IMODE(status.st_mode) & 0o644)
     return stored(path, copied, snapshot)

@@ -75,10 +75,14 @@ def _write(handle: int, block: _Block, start: int, end: int) -> int:
     return place - start
 
 
+def forget(handle: int) -> None:
+    """Let the memory forget what it has of a file, where it can: who reads it then reads the disk."""
+    with suppress(OSError):  # only an advice; some network file systems take none
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def same(left: int, right: int, moved: Moved) -> bool:
     """True if two files hold the same bytes; those of `right` are read from the disk where that can be had."""
-    with suppress(OSError):  # only an advice
-        os.posix_fadvise(right, 0, 0, os.POSIX_FADV_DONTNEED)
     ours, theirs, place = _Block(), _Block(), 0
     _set(right, direct=True)
     while count := os.preadv(left, [ours.memory], place):
