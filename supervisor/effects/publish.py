@@ -30,7 +30,7 @@ from supervisor.effects.publish_places import Folder, NotAllowedError, OnTarget,
 from supervisor.effects.publish_weights import Weights, fingerprint, gather, job_text
 from supervisor.errors import PermanentError, RetryableError
 
-STAGING = ".staging"
+STAGING = ".publishing"  # in the folder of the runs: no project can have that name
 #: What passes by waiting is tried so often; then a person is told, and `publish NAME` tries again.
 TRIES = 3
 MOST_NUMBERS = 1000
@@ -73,7 +73,7 @@ class Publisher:
 
     def __call__(self, action: actions.Publish) -> tuple[events.Event, ...]:
         """Answer with Published. RetryableError for what passes, a few times."""
-        stage = self._runs_dir / STAGING / "publish" / _UNFIT.sub("-", action.key)
+        stage = self._runs_dir / STAGING / _UNFIT.sub("-", action.key)
         try:
             shutil.rmtree(stage, ignore_errors=True)
             stage.mkdir(parents=True, mode=0o700)

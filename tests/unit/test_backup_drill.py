@@ -84,7 +84,7 @@ def test_a_named_run_is_rehearsed(room):
     """And one that has no backup is said to have none, without a person being woken."""
     assert room.drill(project="default", name="truck").ok
     answer = room.drill(project="default", name="car")
-    assert (answer.ok, answer.cause) == (False, "")
+    assert (answer.ok, answer.run, answer.cause) == (False, "", "")
     assert "no backup of" in answer.text
 
 

@@ -74,7 +74,7 @@ def test_a_part_is_a_part(room):
     assert 0 < room.verify().files < len(room.files())
 
 
-@pytest.mark.parametrize("number", range(0, 14, 3))
+@pytest.mark.parametrize("number", [0, 9])
 def test_a_flipped_bit_is_found_within_the_time(room, number):
     """Whichever file it is in; and at once where everything is read."""
     path = sorted(room.files())[number % len(room.files())]

@@ -59,7 +59,7 @@ class Workshop:
         )
         action = Publish(key="truck@1/publish-1", run="truck@1", job=job, progress=Progress(saved_epoch=3, epochs=10))
         (event,) = publisher(action)
-        assert not list((self.room.runs_dir / STAGING / "publish").iterdir())
+        assert not list((self.room.runs_dir / STAGING).iterdir())
         return event
 
     def names(self):

@@ -118,7 +118,7 @@ class Driller:
         chosen = _choose(holdings, action.seed)
         if chosen is None:
             what = f"a checkpoint of {action.project}/{action.name}" if named else "any run with a checkpoint"
-            return self._told(action, ok=False, run=action.name, text=f"there is no backup of {what}")
+            return self._told(action, ok=False, text=f"there is no backup of {what}")  # no restore failed
         scratch = self._scratch_of(action.target)
         with fetched.scratch_folder(scratch):
             return self._rehearsed(action, holdings, chosen, scratch)
