@@ -1,6 +1,6 @@
 """The figures about backups, measured on this machine.
 
-    python -m benchmarks.backup [--json] [--only throughput ssh scan validation training torn] [--quick]
+    python -m benchmarks.backup [--json] [--only throughput ssh scan validation training one-core torn] [--quick]
                                 [--rounds 5] [--copies 3] [--copy-mb 228] [--saves 200]
 
 Everything is written to a temporary folder ($TMPDIR), about four times --copies x --copy-mb. Ratios are medians of
@@ -36,8 +36,11 @@ MEASUREMENTS: dict[str, Measurement] = {
     "scan": lambda folder, options: backup_scan.measure(folder, options.small_files),
     "validation": lambda folder, options: backup_validation.measure(folder, options.copy_mb * MB),
     "training": lambda folder, options: backup_training.measure(folder, _load(options), options.slices),
+    "one-core": lambda folder, options: backup_training.measure_on_one_core(folder, options.slices),
     "torn": lambda folder, options: backup_torn.measure(folder, options.saves),
 }
+#: Without what takes minutes and has no goal.
+USUAL = tuple(name for name in MEASUREMENTS if name != "one-core")
 
 
 def main() -> int:
@@ -46,7 +49,7 @@ def main() -> int:
     before = machine.facts()
     figures: list[Figure] = []
     failed = False
-    for name in options.only or MEASUREMENTS:
+    for name in options.only or USUAL:
         print(f"measuring {name} …", file=sys.stderr, flush=True)
         try:
             with tempfile.TemporaryDirectory(prefix="ysb-") as folder:
@@ -72,7 +75,7 @@ def _options() -> argparse.Namespace:
     add("--copies", type=int, help="checkpoints that are backed up (default 3, quick 2)")
     add("--copy-mb", type=int, help="size of each in MB (default 228, as of a yolo11x; quick 48)")
     add("--small-files", type=int, help="of the unchanged tree (default 20000, quick 2000)")
-    add("--slices", type=int, help="backups beside the training (default 12, quick 3)")
+    add("--slices", type=int, help="backups beside the training (default 8, quick 2)")
     add("--saves", type=int, help="copies of the hot writer's file (default 200, quick 40)")
     given = parser.parse_args()
     for name, usual, quick in (
@@ -80,7 +83,7 @@ def _options() -> argparse.Namespace:
         ("copies", 3, 2),
         ("copy_mb", 228, 48),
         ("small_files", 20_000, 2000),
-        ("slices", 12, 3),
+        ("slices", 8, 2),
         ("saves", 200, 40),
     ):
         if getattr(given, name) is None:

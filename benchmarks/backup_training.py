@@ -56,12 +56,16 @@ def measure(folder: Path, load: Load, slices: int) -> list[Figure]:
     )
     about = {"ratios": ratios}
     name = "training throughput beside a backup"
-    free = Figure(name, median(ratios), "% of without", GOAL_PERCENT, how, at_most=False, details=about)
-    return [free, *(_on_one_core(folder / f"nice-{nice}", max(3, slices // 3), cores[0], nice) for nice in NICE)]
+    return [Figure(name, median(ratios), "% of without", GOAL_PERCENT, how, at_most=False, details=about)]
+
+
+def measure_on_one_core(folder: Path, slices: int) -> list[Figure]:
+    """The worst case, a machine whose every core trains, with backups that are more or less nice."""
+    core = min(os.sched_getaffinity(0))
+    return [_on_one_core(folder / f"nice-{nice}", slices, core, nice) for nice in NICE]
 
 
 def _on_one_core(folder: Path, slices: int, core: int, nice: int) -> Figure:
-    """The worst case: a machine whose every core trains."""
     ratios, _ = _ratios(folder, Beside(SMALL, frozenset({core}), nice), slices, core)
     how = f"both on one and the same core, the backup with nice {nice}; median of {len(ratios)} pairs"
     name = f"training throughput on the core of the backup, nice {nice}"

@@ -6,17 +6,20 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from supervisor import layout
+from supervisor.backup_config import Backup
 from supervisor.clock import Clock
 from supervisor.config import Config
 from supervisor.core import actions
 from supervisor.core.events import Event, StateRestored
 from supervisor.core.model import World
+from supervisor.effects.backup import fetched, verify
 from supervisor.effects.backup.drill import Driller
 from supervisor.effects.backup.restore import Restorer
 from supervisor.effects.backup.targets import open_target
@@ -33,7 +36,6 @@ from supervisor.sources.timetable import Entries, Timetable
 log = logging.getLogger("yolo-supervisor")
 
 Handler = Callable[..., tuple[Event, ...]]
-SCRATCH = ".scratch"  # in the folder of the runs: no project can have that name
 
 
 class BackupWatch:
@@ -66,15 +68,20 @@ class BackupWatch:
         )
         self.pruning = Showing(pruner)
         places = Places(runs_dir, state_dir, layout.journal_file(state_dir))
-        scratch: Callable[[str], Path] = lambda target: runs_dir / SCRATCH / target  # noqa: E731 - one expression
-        opened = self._open_target
+        opened, scratch = self._open_target, partial(fetched.scratch_of, runs_dir)
         self._handlers: dict[type[actions.Action], Handler] = {
             actions.BackUp: BackerUp(settings, places, now, self._stop),
             actions.VerifyBackup: Verifier(
-                state_dir, scratch, opened, now, verify_within_s=self._verify_within_s, stop=self._stop
+                state_dir,
+                scratch("verify"),
+                opened,
+                now,
+                verify_within_s=self._verify_within_s,
+                folder_of=self._local_folder,
+                stop=self._stop,
             ),
-            actions.Drill: Driller(scratch, opened, now, stop=self._stop),
-            actions.Restore: Restorer(runs_dir, scratch, opened, now, stop=self._stop),
+            actions.Drill: Driller(scratch("drill"), opened, now, stop=self._stop),
+            actions.Restore: Restorer(runs_dir, scratch("restore"), opened, now, stop=self._stop),
             actions.Prune: pruner,
             actions.Publish: Publisher(
                 runs_dir,
@@ -138,11 +145,18 @@ class BackupWatch:
     def _verify_within_s(self, target: str) -> float:
         return next((one.verify_within for one in self._settings().backup if one.name == target), 0.0)
 
-    def _open_target(self, name: str) -> Target:
-        """A target by its name. Raises TargetError."""
+    def _chosen(self, name: str) -> tuple[Backup, str]:
+        """What is configured for a target, and our own name there. Raises TargetError."""
         config = self._settings()
         chosen = next((one for one in config.backup if one.name == name), None)
         if chosen is None:
             raise TargetError("failed", f"there is no [[backup]] named {name!r} any more")
-        server = config.server.name or socket.gethostname()
+        return chosen, config.server.name or socket.gethostname()
+
+    def _open_target(self, name: str) -> Target:
+        chosen, server = self._chosen(name)
         return open_target(chosen, server, self._state_dir, stop=self._stop)
+
+    def _local_folder(self, name: str) -> Path | None:
+        """Where a target's files can be read in place."""
+        return verify.local_folder(*self._chosen(name))

@@ -214,6 +214,18 @@ def test_a_checkpoint_that_is_distrusted_here_is_not_what_a_restore_goes_on_from
     assert usable(msgspec.json.decode(data, type=Ledger))[0].epoch == 2
 
 
+def test_what_is_distrusted_here_is_distrusted_there_although_it_was_pruned_here(tmp_path):
+    """The order holds for the copies that only the target has: what is left is an older one of those."""
+    room = BackupRoom(tmp_path, keep=backup_config.Keep(keep_last=6))
+    for epoch in range(1, 7):
+        room.saved(epoch)
+        room.back_up()
+    assert [entry.epoch for entry in room.ledger.entries] == [4, 5, 6]
+    ledger.write(room.dir, distrusting(room.ledger, Distrust(from_epoch=3, attempt=2, line=1, reason="NaN")))
+    done = room.back_up()
+    assert (done.epoch, done.kept_epoch, room.wrong()) == (2, 6, [])
+
+
 def test_another_training_of_that_name_does_not_inherit_checkpoints(room):
     """The older training's newest snapshot stays for ever, but the new one refers to none of its checkpoints."""
     room.saved(1, 2)
