@@ -21,7 +21,7 @@ def order_rewind(turn: Turn, run: Run, event: events.RewindAsked) -> None:
     new = orders.open_run(turn, job, reason, predecessor=run)
     progress = Progress(epoch=event.epoch, saved_epoch=event.epoch, epochs=run.progress.epochs)
     goal = Goal(kind="rewind", epoch=event.epoch)
-    turn.put(replace(new, goal=goal, progress=progress, failed_at_epoch=event.epoch))
+    turn.put(replace(new, goal=goal, progress=progress, failed_at_epoch=event.epoch, backups={}))
 
 
 def order_extend(turn: Turn, run: Run, event: events.ExtendAsked) -> None:

@@ -6,6 +6,7 @@ from msgspec.structs import replace
 
 from supervisor.core import events
 from supervisor.core.actions import Terminate
+from supervisor.core.backups.model import Backed
 from supervisor.core.endings import after_stop, queue_again
 from supervisor.core.model import Goal, Job, Phase, Progress, Run, StopOrder, Wanted
 from supervisor.core.policy import ABORT_S, CLEARING_S, FINAL_S, KILL_AGAIN_S, OBSERVED_S
@@ -218,9 +219,15 @@ def open_run(turn: Turn, job: Job, reason: str, *, predecessor: Run | None, set_
         failed_at_epoch=progress.saved_epoch,
         predecessor=predecessor.id if predecessor is not None else "",
         set_aside=set_aside,
+        backups=_known_backups(predecessor) if predecessor is not None and not set_aside else {},
     )
     turn.world = replace(turn.world, latest={**turn.world.latest, job.name: run.id})
     return turn.put(replace(run, waiting_for=waits_for(turn.world, run, turn.now) or "slot"))
+
+
+def _known_backups(run: Run) -> dict[str, Backed]:
+    """What of its directory lies elsewhere; the new run's end is still to come."""
+    return {name: replace(one, ended=False, gone=False) for name, one in run.backups.items() if one.snapshot}
 
 
 def order_undo(turn: Turn, run: Run, event: events.UndoAsked) -> None:

@@ -175,8 +175,9 @@ def test_a_killed_sender_is_resumed_and_leaves_nothing(place: Place, tmp_path: P
         assert killed.stdout.readline() == b"begins\n"
         _await(lambda: any(path.is_file() for path in place.root.rglob("*")))
         time.sleep(1.0)  # in the middle of about four seconds
-        for process in (*psutil.Process(killed.pid).children(recursive=True), killed):
+        for process in psutil.Process(killed.pid).children(recursive=True):
             process.kill()
+        killed.kill()
     _await_quiet(place.root)
     for path, found in _files(place.files / SNAP).items():
         assert path not in data or found == data[path]

@@ -392,3 +392,31 @@ def test_what_a_person_asks_for_comes_next_however_busy_the_target_is(bench):
     (drill,) = answer(bench, reading, events.BackupVerified)
     assert (drill.project, drill.name) == ("default", "a")
     assert not answer(bench, drill, events.Drilled, ok=True, run="a@1"), "the schedule waits for the end of the quiet"
+
+
+def test_a_journal_that_cannot_be_read_is_told(bench):
+    """The runs are sent all the same; a person hears once that the record of them is not."""
+    orders = sent(bench.tell(events.BackupDue, target="nas"))
+    for number in range(1, targets.TOLD_AFTER + 2):
+        (order,) = orders
+        assert order.run == STATE
+        told = answer(bench, order, events.BackupFailed, cause="source", text="malformed")
+        assert [one.what for one in sent(told, actions.Announce)] == ["state-unbacked"] * (number == targets.TOLD_AFTER)
+        orders = sent(bench.wait(7200))
+
+
+def test_a_retried_run_knows_the_backups_of_the_one_before(bench):
+    """They are of its own directory and line. A run that goes back to an older epoch knows none: they are beyond it."""
+    trained(bench, epoch=3)
+    (order,) = sent(bench.tell(events.BackupAsked, by="ann", run="a@1"))
+    answer(bench, order, epoch=3, kept_epoch=3)
+    bench.tell(events.CancelAsked, "a", by="ann", at_once=True)
+    bench.die("a", signal=9)
+    (end,) = [one for one in sent(bench.ordered) if one.ended]
+    answer(bench, end, epoch=3, kept_epoch=3)
+    bench.tell(events.RetryAsked, run="a@1", by="ann")
+    backed = bench.world.named("a").backups["nas"]
+    assert (backed.epoch, backed.ended) == (3, False)
+    bench.tell(events.CancelAsked, run="a@2", by="ann", at_once=True)
+    bench.tell(events.RewindAsked, run=bench.world.named("a").id, by="ann", epoch=1)
+    assert not bench.world.named("a").backups

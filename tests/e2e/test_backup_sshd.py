@@ -165,8 +165,8 @@ def test_a_key_that_cannot_delete_cannot_delete(room: Sshd, root: Path, state: P
 
 def test_a_restricted_account_cannot_leave_its_folder(room: Sshd, state: Path, tmp_path: Path) -> None:
     """A configured path with two dots does not lead out of it."""
-    keys = {"ssh_key": room.key("rrsync"), "known_hosts": room.known_hosts}
-    settings = Backup(name="offsite", to=room.to("rrsync", "/../../x"), **keys)
+    to = room.to("rrsync", "/../../x")
+    settings = Backup(name="offsite", to=to, ssh_key=room.key("rrsync"), known_hosts=room.known_hosts)
     target = open_target(settings, SERVER, state, stop=threading.Event())
     assert _cause(target.put, "owner.json", b"{}")[0] == "refused"
 

@@ -40,6 +40,14 @@ def unbacked(turn: Turn, run: Run, event: events.BackupFailed) -> None:
     turn.announce(run, "unbacked", severity, title, f"{event.text}. {last}", todo=todo)
 
 
+def state_unbacked(turn: Turn, event: events.BackupFailed) -> None:
+    """The journal cannot be backed up: a new server would know the checkpoints, and nothing of the jobs."""
+    kind = causes.kind(event.cause)
+    title = f"The journal's backup to {event.target} {kind.means}"
+    todo = "look at the disk of [server] state_dir: a journal that cannot be read may be damaged"
+    turn.announce(None, "state-unbacked", "page", title, f"{event.text}. The runs are backed up all the same.", todo=todo)
+
+
 def backed_up_after_all(turn: Turn, run: Run, event: events.BackedUp) -> None:
     """What could not be backed up, is."""
     text = f"Epoch {event.epoch} lies there, verified." if event.epoch else "All its files lie there, verified."

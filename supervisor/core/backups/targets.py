@@ -234,7 +234,7 @@ def backed_up(turn: Turn, event: events.BackedUp) -> None:
     if known is not None and not _ended_since(run, event):
         target = _without_due(target, event.run)
     if not event.run:
-        target = replace(target, state_at=turn.now)
+        target = replace(target, state_at=turn.now, state_told="")
     target = replace(target, free_bytes=event.free_bytes, warning=event.warning, ok_at=turn.now)
     _put(turn, _well(turn, target))
 
@@ -287,6 +287,9 @@ def failed(turn: Turn, event: events.BackupFailed) -> None:
         count = order.failures + 1
         order = replace(order, at=turn.now + _wait_s(kind, count), failures=count, asked=False, accept=False)
         _put(turn, replace(target, due={**target.due, event.run: order}))
+        if not event.run and target.state_told != event.cause and (kind.page or count >= TOLD_AFTER):
+            _put(turn, replace(turn.world.targets[target.name], state_told=event.cause))
+            notices.state_unbacked(turn, event)
         if run is not None and run.unbacked.get(target.name) != event.cause and (kind.page or count >= TOLD_AFTER):
             turn.put(replace(run, unbacked={**run.unbacked, target.name: event.cause}))
             notices.unbacked(turn, run, event)
