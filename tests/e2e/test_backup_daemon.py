@@ -114,7 +114,9 @@ def test_a_server_that_is_gone_comes_back_on_another_one(backed, vault):
     try:
         other.targets = backed.targets
         other.write_config()
-        done = other.cli("backup", "restore", "--all", "--from", "nas", "--yes", "--json", "--config", str(other.config))
+        done = other.cli(
+            "backup", "restore", "--all", "--from", "nas", "--yes", "--json", "--config", str(other.config)
+        )
         assert done.returncode == 0, done.stderr
         json.loads(done.stdout)
         end_processes_of(backed.state)

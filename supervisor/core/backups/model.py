@@ -54,11 +54,11 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     """How a target stands. At most one thing is under way on it: `doing` is the action's key.
 
     `due` by run id, STATE for the journal. A target in trouble has a `cause` (a name of causes.KINDS), what was `said`,
-    `failures` in a row since `failing_since`, and is tried again at `retry_at`, with one backup first.
-    `told` is the cause that people know of, `state_told` why the journal alone could not be sent. `proven_at`: when a restore was last rehearsed well, of the run
-    `proven_run` at `proven_epoch`. `unproven`: what the newest rehearsal found instead. `damaged`: files there that
-    are not what was stored, until a verification finds none. `verify_by` and `drill_by`: the person who asked for what
-    is due, if one did: of the whole target (`verify_whole`), of one run (`drill_run`).
+    `failures` in a row since `failing_since`, and is tried again at `retry_at`, with one backup first. `told` is the
+    cause that people know of, `state_told` why the journal alone could not be sent. `proven_at`: when a restore was
+    last rehearsed well, of the run `proven_run` at `proven_epoch`. `unproven`: what the newest rehearsal found instead.
+    `damaged`: files there that are not what was stored, until a verification finds none. `verify_by` and `drill_by`:
+    the person who asked for what is due, if one did: of the whole target (`verify_whole`), of one run (`drill_run`).
     """
 
     name: str

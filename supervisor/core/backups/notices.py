@@ -45,7 +45,8 @@ def state_unbacked(turn: Turn, event: events.BackupFailed) -> None:
     kind = causes.kind(event.cause)
     title = f"The journal's backup to {event.target} {kind.means}"
     todo = "look at the disk of [server] state_dir: a journal that cannot be read may be damaged"
-    turn.announce(None, "state-unbacked", "page", title, f"{event.text}. The runs are backed up all the same.", todo=todo)
+    text = f"{event.text}. The runs are backed up all the same."
+    turn.announce(None, "state-unbacked", "page", title, text, todo=todo)
 
 
 def backed_up_after_all(turn: Turn, run: Run, event: events.BackedUp) -> None:
