@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from supervisor.effects.backup.targets.base import Target
 
 SHOWN = 5
+#: Actions that a restored journal still has to carry out; all others are of a machine that is gone.
+OWED = ("Announce", "CheckJob", "MarkFile")
 JOB_FILE_MODE = 0o644
 _ENDS = ("", "-wal", "-shm")  # SQLite's files of one database
 
@@ -285,11 +287,19 @@ def _put_journal(path: Path, state_dir: Path, summary: Summary) -> None:
             if not end:
                 summary.notes.append(f"the journal that was here is now {aside}")
     with contextlib.closing(sqlite3.connect(path)) as connection:
+        _drop_actions(connection)
         connection.execute("PRAGMA journal_mode = DELETE")  # one file
     path.chmod(0o600)
     durable.sync(path)
     path.replace(place)
     durable.sync(state_dir)
+
+
+def _drop_actions(connection: sqlite3.Connection) -> None:
+    """What was under way on the server that is gone is not under way here; only messages and marks are still owed."""
+    owed = ", ".join(f"'{kind}'" for kind in OWED)
+    with connection:
+        connection.execute(f"DELETE FROM actions WHERE kind NOT IN ({owed})")  # noqa: S608 - constants
 
 
 # ---- what the run directories know

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from supervisor.core import endings, hangs, launching, orders, run_machine
-from supervisor.core.backups import targets
+from supervisor.core.backups import restoring, targets
 from supervisor.core.gpus import quarantine
 from supervisor.core.model import Phase, Run, StopOrder, Wanted, World
 from supervisor.core.policy import CLEARING_S, LIMIT_OVERRUN, OBSERVED_S, PREPARING_S, STARTING_S
@@ -23,6 +23,7 @@ def next_at(world: World, now: float) -> float | None:
     start_at = next_start_at(world, now)
     others = (start_at, quarantine.next_at(world, now), targets.next_at(world, now))
     times += [at for at in others if at is not None]
+    times += [at for at in restoring.next_at(world) if at > now]
     return min(times) if times else None
 
 

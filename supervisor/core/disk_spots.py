@@ -5,6 +5,7 @@ from __future__ import annotations
 from supervisor.core.model import World
 
 RUNS = "runs"  # the only one that pruning or pausing trainings can help
+BY = "the disk"  # who stops a training for it
 OURS = frozenset({RUNS, "state"})  # nothing starts while one of these is full
 
 

@@ -8,13 +8,12 @@ from supervisor.core import events, orders
 from supervisor.core.actions import Prune
 from supervisor.core.backups import notices
 from supervisor.core.backups.events import Spot
-from supervisor.core.disk_spots import RUNS
+from supervisor.core.disk_spots import BY, RUNS
 from supervisor.core.model import Phase, Run, StopOrder
 from supervisor.core.turn import Turn
 from supervisor.core.words import duration, size
 
 PRUNE_AGAIN_S = 600.0
-BY = "the disk"
 
 
 def seen(turn: Turn, event: events.DiskSeen) -> None:
@@ -69,10 +68,10 @@ def prune_asked(turn: Turn, event: events.PruneAsked) -> None:
 def pruned(turn: Turn, event: events.Pruned) -> None:
     """What is gone is noted; it is told where something was let go."""
     turn.world = replace(turn.world, pruning="", pruned_at=turn.now)
-    for run_id in event.archived:
+    for run_id in (*event.archived, *event.removed_runs):
         run = turn.world.ended.get(run_id)
         if run is not None:
-            turn.put(replace(run, archived=True))
+            turn.put(replace(run, archived=True, removed=run.removed or run_id in event.removed_runs))
     if event.moved_files or event.purged_files or event.text:
         parts = [
             f"{event.moved_files} files ({size(event.moved_bytes)}) went into the trash" if event.moved_files else "",

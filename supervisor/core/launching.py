@@ -15,7 +15,7 @@ from supervisor.core.turn import Turn
 
 def prepared(turn: Turn, run: Run, event: events.Prepared) -> None:
     """The start is chosen: launch, unless nothing is left to do, a person must look, or a stop came first."""
-    attempt = run.attempt
+    attempt, before = run.attempt, run
     if attempt is None:
         return
     notes = "; ".join(event.notes)
@@ -31,7 +31,7 @@ def prepared(turn: Turn, run: Run, event: events.Prepared) -> None:
     if lost > 0:
         notes = "; ".join((f"{lost} saved epochs are lost", *event.notes))
     run = replace(
-        _behind(run, event),
+        restoring.without_distrusted(_behind(run, event), event),
         attempt=attempt,
         set_aside=still_aside,
         kept_epoch=event.kept_epoch or run.kept_epoch,
@@ -45,7 +45,7 @@ def prepared(turn: Turn, run: Run, event: events.Prepared) -> None:
         endings.finish(turn, run, Phase.SUCCEEDED, event.reason)
     elif run.stop is not None:
         endings.after_stop(turn, run, f"{run.stop.reason} before the training started")
-    elif (target := restoring.better(turn.world, run, event)) and not (
+    elif (target := restoring.better(turn.world, before, event)) and not (
         event.lacking and endings.just_booted(turn.world, turn.now)
     ):
         reason = f"{event.reason or start_words(event)}; a backup knows more"
@@ -159,7 +159,7 @@ def launched(turn: Turn, run: Run, event: events.Launched) -> None:
         return
     attempt = replace(run.attempt, pid=event.pid, shim_pid=event.shim_pid, boot=event.boot, started_at=event.started_at)
     order = run.stop
-    clear = replace(run, told_waiting="", accepted="", stalled="", stalled_todo="", restored_from=())
+    clear = restoring.began(replace(run, told_waiting="", accepted="", stalled="", stalled_todo=""))
     run = incidents.relaunched(clear, turn.now)
     run = turn.move(run, Phase.RUNNING, run.reason, within_s=running_within_s(turn, run), attempt=attempt)
     turn.world = passport.began(turn.world, run)

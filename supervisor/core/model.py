@@ -168,9 +168,10 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     the oldest first.
 
     `backups`: the newest backup by target, `unbacked`: why there is none newer, as far as people were told.
-    `restoring`: the target from which something is being fetched for it, `restored_from` those that were tried since
-    its last launch. `published`: where its weights were published, or why not. `archived`: its weights are only in the
-    backup.
+    `restoring`: the target from which something is to be fetched for it, beyond the epoch `restore_beyond`;
+    `restore_key`: that is under way. `restored_from`: targets that were tried since its last launch. `published`: where
+    its weights were published, or (not `published_ok`) why not. `archived`: its weights are only in the backup,
+    `removed`: its folder was pruned. `began`: one of its own attempts was launched.
     """
 
     id: str
@@ -221,6 +222,11 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     incidents: tuple[Incident, ...] = ()
     backups: dict[str, Backed] = {}
     restoring: str = ""
+    restore_key: str = ""
+    restore_beyond: int = 0
+    began: bool = False
+    removed: bool = False
+    published_ok: bool = False
     restored_from: tuple[str, ...] = ()
     unbacked: dict[str, str] = {}
     published: str = ""

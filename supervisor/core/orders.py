@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from supervisor.core import events
 from supervisor.core.actions import Terminate
 from supervisor.core.backups.model import Backed
+from supervisor.core.disk_spots import BY
 from supervisor.core.endings import after_stop, queue_again
 from supervisor.core.model import Goal, Job, Phase, Progress, Run, StopOrder, Wanted
 from supervisor.core.policy import ABORT_S, CLEARING_S, FINAL_S, KILL_AGAIN_S, OBSERVED_S
@@ -158,6 +159,7 @@ def order_resume(turn: Turn, run: Run, event: events.ResumeAsked) -> None:
     accepted = run.differences if event.accept else ""
     left = _taken_back(run)
     run = replace(run, wanted=Wanted.UP, failures=0, interruptions=0, stop=left, accepted=accepted)
+    run = replace(run, restored_from=())
     run = replace(run, spent={}, last_failure="")  # a person has looked: what may be tried may be tried again
     attempt = run.attempt
     if left is not None:
@@ -267,7 +269,7 @@ def drain(turn: Turn, event: events.DrainAsked) -> None:
 def undrain(turn: Turn, run: Run, by: str, reason: str = "") -> None:
     """Take the order of a drain or of a full disk back that has not been carried out yet; `reason`: in other words."""
     order = run.stop
-    if order is None or order.then is not Phase.QUEUED or order.how != "save":
+    if order is None or order.then is not Phase.QUEUED or order.how != "save" or BY in {order.by} - {by}:
         return
     if run.phase is Phase.STOPPING:
         reason = reason or f"{by} took the drain back"

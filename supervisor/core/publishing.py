@@ -48,5 +48,5 @@ def published(turn: Turn, event: events.Published) -> None:
     text = f"{', '.join(event.files)}" if event.ok else event.text
     if failed:
         text = f"{text}; not exported: {'; '.join(failed)}"
-    turn.put(replace(run, published=text))
+    turn.put(replace(run, published=text, published_ok=event.ok))
     notices.published(turn, run, event, text)

@@ -13,6 +13,7 @@ import msgspec
 from supervisor.core.words import duration
 
 KEEP, DELETE, ARCHIVE = "keep", "delete", "archive"
+IN_NO_BACKUP = "in no backup: the newest snapshot on each target must have just this file"
 FIRST_MARK = 10  # of exponential: epochs 10, 20, 40, 80 …
 REFUSED = (
     "refused: [prune] has no keep_last, keep_best, keep_within or keep_tag: an empty policy would let everything go"
@@ -70,8 +71,8 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
 class FileFacts(msgspec.Struct, frozen=True, kw_only=True):
     """A file of weights in a run directory; `path` is relative to it. `number`: the N of an epochN.pt, else None.
 
-    `superseded`: the ledger has a verified copy of the same or a later epoch that is not older. `backed`: so has every
-    backup that the run goes to.
+    `superseded`: the ledger has a verified copy of the same or a later epoch that is not older. `backed`: every backup
+    that the run goes to has that very copy, too. `held`: every one has this very file.
     """
 
     path: str
@@ -80,15 +81,17 @@ class FileFacts(msgspec.Struct, frozen=True, kw_only=True):
     mtime: float = 0.0
     superseded: bool = False
     backed: bool = False
+    held: bool = False
     open: bool = False
 
 
 class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     """A directory, by its newest run. `live`: a run of it has not ended. `finished`: the newest one SUCCEEDED.
 
-    `covered`: all of it lies verified, as it was at its end, on every target that it is backed up to. `has_copy`: that
-    backup has a checkpoint. `archived`: it is known that its weights are only there. `starting`: an attempt is being
-    prepared just now. `hindrance`: why nothing of it may be touched, for a person; empty if something may.
+    `covered`: what it was at its end lies verified on every target that it is backed up to. `has_copy`: that backup has
+    a checkpoint. `lacking`: the path of weights that would go with the directory and that a backup has not; empty if
+    there are none. `archived`: it is known that its weights are only there. `starting`: an attempt is being prepared
+    just now. `hindrance`: why nothing of it may be touched, for a person; empty if something may.
     """
 
     id: str
@@ -105,6 +108,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     backup_configured: bool = False
     covered: bool = False
     has_copy: bool = False
+    lacking: str = ""
     archived: bool = False
     open: bool = False
     hindrance: str = ""
@@ -141,7 +145,7 @@ def _of_run(run: RunFacts, policy: Retention, wanted: str, now: float) -> Iterat
         if action == DELETE:
             found = (DELETE, "goes with its run")
         elif file.number is None:
-            found = (ARCHIVE, reason) if action == ARCHIVE else (KEEP, _kept_weights(reason))
+            found = _of_weights(file, reason, archived=action == ARCHIVE)
         else:
             found = _of_epoch(run, policy, file, newest, archived=action == ARCHIVE)
         yield Decision(
@@ -149,8 +153,10 @@ def _of_run(run: RunFacts, policy: Retention, wanted: str, now: float) -> Iterat
         )
 
 
-def _kept_weights(reason: str) -> str:
-    return f"stays with its run: {reason}"
+def _of_weights(file: FileFacts, reason: str, *, archived: bool) -> tuple[str, str]:
+    if not archived:
+        return KEEP, f"stays with its run: {reason}"
+    return (ARCHIVE, reason) if file.held else (KEEP, IN_NO_BACKUP)
 
 
 # ---- directories
@@ -165,6 +171,8 @@ def _of_directory(run: RunFacts, policy: Retention, wanted: str, now: float) -> 
         return (ARCHIVE, f"{archived}; {kept}") if archived else (KEEP, _with_archive_hint(run, policy, kept, now))
     if run.backup_configured and not run.covered:
         return KEEP, f"{_unwanted(words)}, but it is not verified in its backup yet"
+    if run.backup_configured and run.lacking:
+        return KEEP, f"{_unwanted(words)}, but {run.lacking} is in no backup"
     if not run.finished and not run.backup_configured:
         return KEEP, f"{run.phase}: it can be retried, and without a backup its records and last checkpoint stay"
     proof = "; verified in its backup" if run.backup_configured else ""
@@ -190,7 +198,8 @@ def _archive(run: RunFacts, policy: Retention, now: float) -> str:
     """Why its weights go; empty if they stay."""
     if not _archive_due(run, policy, now) or not (run.backup_configured and run.covered and run.has_copy):
         return ""
-    if run.archived and not any(file.number is None for file in run.files):
+    weights = [file for file in run.files if file.number is None]
+    if not any(file.held for file in weights) and (run.archived or weights):
         return ""
     return f"archive_after {duration(policy.archive_after_s or 0.0)}: its weights are verified in its backup"
 
@@ -202,8 +211,11 @@ def _archive_due(run: RunFacts, policy: Retention, now: float) -> bool:
 def _with_archive_hint(run: RunFacts, policy: Retention, kept: str, now: float) -> str:
     if not _archive_due(run, policy, now) or run.archived:
         return kept
-    missing = "it is not verified in its backup yet" if run.backup_configured else "it has no backup"
-    return f"{kept}; not archived: {missing}" if not run.covered or not run.backup_configured else kept
+    if not run.backup_configured:
+        return f"{kept}; not archived: it has no backup"
+    if not run.covered:
+        return f"{kept}; not archived: it is not verified in its backup yet"
+    return f"{kept}; not archived: no weights of it are in its backup"
 
 
 # ---- restic's words
@@ -285,7 +297,7 @@ def _held_epoch(run: RunFacts, policy: Retention, file: FileFacts) -> str:
     if not file.superseded:
         return "the ledger has no verified copy of this or a later epoch"
     unproven = run.backup_configured and not file.backed
-    return "this or a later epoch is not verified in its backup yet" if unproven else ""
+    return "no copy of this or a later epoch is both in the ledger and in its backup" if unproven else ""
 
 
 def _marks(run: RunFacts) -> dict[str, int]:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from supervisor.core import deadlines, digest, disks, events, files, hangs, orders, publishing, queue, run_machine
 from supervisor.core.actions import Action
-from supervisor.core.backups import restoring, targets
+from supervisor.core.backups import outcomes, restoring, targets
 from supervisor.core.gpus import health, inventory, quarantine
 from supervisor.core.model import Run, World
 from supervisor.core.policy import FINAL_S, LIMIT_OVERRUN, OBSERVED_S
@@ -22,6 +22,8 @@ BEFORE_PLACE = (events.DaemonStarted, events.StateRestored)
 def step(world: World, event: events.Event, now: float) -> tuple[World, tuple[Action, ...]]:
     """Let `event` happen at wall time `now`. Whatever it frees is given to waiting runs in the same step."""
     turn = Turn(world, now)
+    if isinstance(event, events.Poisoned):
+        targets.given_up(turn, event.answers)
     if isinstance(event, events.RunEvent):
         run_machine.apply(turn, event)
     else:
@@ -32,6 +34,7 @@ def step(world: World, event: events.Event, now: float) -> tuple[World, tuple[Ac
             publishing.ended(turn, run)
             targets.ended(turn, run)
         targets.attend(turn)
+        restoring.attend(turn)
         queue.place(turn)  # not before the new daemon has said, by Configured, what there is room for
     return turn.world, tuple(turn.actions)
 
@@ -144,12 +147,12 @@ SERVER: dict[type[events.Event], Callable[[Turn, Any], None]] = {
     events.BackupDue: targets.due,
     events.BackupAsked: targets.asked,
     events.QuietSeen: targets.quiet,
-    events.BackedUp: targets.backed_up,
-    events.BackupFailed: targets.failed,
+    events.BackedUp: outcomes.backed_up,
+    events.BackupFailed: outcomes.failed,
     events.VerifyAsked: targets.verify_asked,
-    events.BackupVerified: targets.verified,
+    events.BackupVerified: outcomes.verified,
     events.DrillAsked: targets.drill_asked,
-    events.Drilled: targets.drilled,
+    events.Drilled: outcomes.drilled,
     events.Restored: restoring.restored,
     events.StateRestored: restoring.state_restored,
     events.PruneAsked: disks.prune_asked,

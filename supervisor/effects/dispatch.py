@@ -24,7 +24,7 @@ Put = Callable[[events.Event], None]
 
 LANES = {
     "kill": 1, "process": 1, "prepare": 4, "check": 2, "disk": 2, "copies": 2, "files": 1, "network": 2, "autopsy": 2,
-    "gpu": 2, "prune": 1, "publish": 1, "backup": 1,
+    "gpu": 2, "prune": 1, "publish": 1, "backup": 1, "restore": 1,
 }  # fmt: skip
 LANE_OF: dict[type[actions.Action], str] = {
     actions.Terminate: "kill",
@@ -41,7 +41,7 @@ LANE_OF: dict[type[actions.Action], str] = {
     actions.BackUp: "backup",  # these four in a lane for each target: see Dispatcher
     actions.VerifyBackup: "backup",
     actions.Drill: "backup",
-    actions.Restore: "backup",
+    actions.Restore: "restore",  # a run waits for it: not behind hours of sending or reading
     actions.Prune: "prune",
     actions.Publish: "publish",  # an export may take an hour
     actions.Autopsy: "autopsy",  # of its own: a kill follows, and a check that takes minutes must not delay it

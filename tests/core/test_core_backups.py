@@ -7,7 +7,7 @@ from bench import Bench
 from msgspec.structs import replace
 
 from supervisor.core import actions, events
-from supervisor.core.backups import causes, targets
+from supervisor.core.backups import causes, outcomes, targets
 from supervisor.core.backups.model import STATE, TargetPolicy
 from supervisor.core.model import Phase
 
@@ -173,7 +173,7 @@ def test_a_dead_target_is_an_incident_and_no_loop(bench):
         waits.append(bench.now - at)
         assert not sent(answer(bench, order, events.BackupFailed, cause="full", text="x"), actions.Announce)
     assert waits == sorted(waits)
-    assert waits[-1] == targets.LONGEST_WAIT_S
+    assert waits[-1] == outcomes.LONGEST_WAIT_S
     (order,) = sent(bench.wait(nas(bench).retry_at - bench.now))
     after = answer(bench, order)
     assert [one.what for one in sent(after, actions.Announce)] == ["backup-ok"]
@@ -186,7 +186,7 @@ def test_a_network_that_fails_once_wakes_nobody(bench):
     (order,) = sent(bench.tell(events.BackupAsked, by="ann", run="a@1"))
     for number in range(1, 4):
         told = answer(bench, order, events.BackupFailed, cause="unreachable", text="no route")
-        assert bool(sent(told, actions.Announce)) is (number == targets.TOLD_AFTER)
+        assert bool(sent(told, actions.Announce)) is (number == outcomes.TOLD_AFTER)
         if number < 3:
             (order,) = sent(bench.wait(nas(bench).retry_at - bench.now))
 
@@ -220,11 +220,17 @@ def test_a_stop_of_ours_is_no_failure(bench):
     assert sent(bench.wait(5))
 
 
-def test_an_ended_run_without_a_folder_is_not_asked_for_again(bench):
-    """It was pruned or removed by a person: nothing of it can be backed up."""
+def test_an_ended_run_without_a_folder_is_told_until_a_person_agrees(bench):
+    """Its disk may only be away. Who deleted it on purpose says so; what was pruned is asked for by nobody."""
     bench.bring_to(Phase.CANCELLED)
     (order,) = [one for one in sent(bench.ordered) if one.ended]
-    answer(bench, order, events.BackupFailed, cause="empty", text="gone")
+    told = answer(bench, order, events.BackupFailed, cause="empty", text="gone")
+    assert [one.what for one in sent(told, actions.Announce)] == ["unbacked"]
+    assert sent(bench.wait(3600)), "its disk may be back"
+    assert not bench.tell(events.BackupAsked, by="ann", run="a@1", accept=True), "one is under way"
+    (asked,) = sent(answer(bench, sent(bench.ordered)[-1], events.BackupFailed, cause="empty", text="gone"))
+    assert asked.accept
+    answer(bench, asked, events.BackupFailed, cause="empty", text="gone")
     assert not nas(bench).due
     (journal,) = sent(bench.tell(events.BackupDue, target="nas"))
     assert not sent(answer(bench, journal))
@@ -397,11 +403,13 @@ def test_what_a_person_asks_for_comes_next_however_busy_the_target_is(bench):
 def test_a_journal_that_cannot_be_read_is_told(bench):
     """The runs are sent all the same; a person hears once that the record of them is not."""
     orders = sent(bench.tell(events.BackupDue, target="nas"))
-    for number in range(1, targets.TOLD_AFTER + 2):
+    for number in range(1, outcomes.TOLD_AFTER + 2):
         (order,) = orders
         assert order.run == STATE
         told = answer(bench, order, events.BackupFailed, cause="source", text="malformed")
-        assert [one.what for one in sent(told, actions.Announce)] == ["state-unbacked"] * (number == targets.TOLD_AFTER)
+        assert [one.what for one in sent(told, actions.Announce)] == ["state-unbacked"] * (
+            number == outcomes.TOLD_AFTER
+        )
         orders = sent(bench.wait(7200))
 
 
@@ -420,3 +428,179 @@ def test_a_retried_run_knows_the_backups_of_the_one_before(bench):
     bench.tell(events.CancelAsked, run="a@2", by="ann", at_once=True)
     bench.tell(events.RewindAsked, run=bench.world.named("a").id, by="ann", epoch=1)
     assert not bench.world.named("a").backups
+
+
+# ---- found by a review
+def test_a_new_training_of_that_name_never_gets_the_old_ones_checkpoints(bench):
+    """An edited job takes the name of a finished run: nothing is backed up as its own before it is prepared."""
+    trained(bench, epoch=3)
+    (order,) = sent(bench.tell(events.BackupAsked, by="ann", run="a@1"))
+    answer(bench, order, epoch=3, kept_epoch=3)
+    bench.finish()
+    (end,) = [one for one in sent(bench.ordered) if one.ended]
+    bench.submit("a", revision="a-2", start_after_at=bench.now + 3600)
+    assert bench.world.named("a").set_aside
+    answer(bench, end, epoch=3, kept_epoch=3)
+    (journal,) = sent(bench.tell(events.BackupDue, target="nas"))
+    assert journal.run == STATE
+    assert not sent(answer(bench, journal))
+    bench.wait(3601)
+    ordered = bench.tell(events.Prepared, "a", start="fresh")
+    assert not sent(ordered, actions.Restore)
+    assert sent(ordered, actions.Launch)
+
+
+def test_the_end_of_a_run_is_sent_although_its_name_is_taken_again(bench):
+    """Until the new training has set it aside, what lies there is the old one's."""
+    bench.tell(events.QuietSeen, target="nas", quiet=True)
+    trained(bench)
+    bench.finish()
+    bench.submit("a", revision="a-2", start_after_at=bench.now + 3600)
+    (order,) = sent(bench.tell(events.QuietSeen, target="nas", quiet=False))
+    assert (order.run, order.ended) == ("a@1", True)
+
+
+def test_a_folder_that_was_exchanged_covers_nothing(bench):
+    """The disk of the target was emptied, or another one is mounted there: all is sent anew, and a person hears it."""
+    bench.bring_to(Phase.SUCCEEDED)
+    (order,) = [one for one in sent(bench.ordered) if one.ended]
+    answer(bench, order, epoch=1, kept_epoch=bench.run("a").kept_epoch, vault="one")
+    assert targets.covered(bench.world, bench.run("a"))
+    (journal,) = sent(bench.tell(events.BackupDue, target="nas"))
+    after = answer(bench, journal, vault="two")
+    assert "another-vault" in [one.what for one in sent(after, actions.Announce)]
+    assert not targets.covered(bench.world, bench.run("a"))
+    assert {one.run for one in sent(after)} | set(nas(bench).due) >= {"a@1"}
+
+
+def test_nothing_counts_as_covered_before_its_target_answered(bench):
+    """After a start of the daemon, or while a target is in trouble: pruning waits."""
+    bench.bring_to(Phase.SUCCEEDED)
+    (order,) = [one for one in sent(bench.ordered) if one.ended]
+    answer(bench, order, epoch=1, kept_epoch=bench.run("a").kept_epoch, vault="one")
+    bench.tell(events.DaemonStarted, pid=2, version="test", boot=bench.world.boot)
+    assert not targets.covered(bench.world, bench.run("a"))
+    bench.tell(events.Configured, policy=bench.world.policy)
+    (journal,) = sent(bench.tell(events.BackupDue, target="nas"))
+    answer(bench, journal, vault="one")
+    assert targets.covered(bench.world, bench.run("a"))
+
+
+def test_a_run_in_trouble_of_its_own_does_not_starve_its_target(bench):
+    """Whatever the cause is called: where others arrive, it is the run's, and the others get their turn."""
+    trained(bench)
+    trained(bench, "b")
+    orders = sent(bench.tell(events.BackupAsked, by="ann"))
+    arrived, failed = set(), 0
+    for _ in range(12):
+        if not orders:
+            orders = sent(bench.wait(7200))
+        (order,) = orders
+        if order.run == "a@1":
+            failed += 1
+            orders = sent(answer(bench, order, events.BackupFailed, cause="failed", text="a bug"))
+        else:
+            arrived.add(order.run)
+            orders = sent(answer(bench, order))
+        if failed > outcomes.TOLD_AFTER and {"b@1", STATE} <= arrived:
+            break
+    assert {"b@1", STATE} <= arrived
+    assert "a@1" in nas(bench).due or nas(bench).doing_run == "a@1"
+    assert "unbacked" in [one.what for one in bench.ordered if isinstance(one, actions.Announce)]
+
+
+def test_a_target_that_cannot_be_asked_is_waited_for(bench):
+    """Epoch 3 lies there, epoch 1 here: nothing is trained again before it was asked; told once, tried again."""
+    (order,) = sent(lost(bench, start="resume", from_epoch=1), actions.Restore)
+    fields = {"run": "a@1", "target": "nas", "ok": False, "cause": "unreachable", "text": "no route"}
+    told = bench.tell(events.Restored, answers=order.key, **fields)
+    assert [one.what for one in sent(told, actions.Announce)] == ["waits-restore"]
+    (again,) = sent(bench.wait(120), actions.Restore)
+    assert not sent(bench.tell(events.Restored, answers=again.key, **fields), actions.Announce)
+    assert bench.run("a").waiting_for == "restore"
+    bench.tell(events.Configured, policy=replace(bench.world.policy, backups=()))
+    assert bench.run("a").phase is Phase.PREPARING, "without the target it goes on with what is here"
+
+
+def test_a_person_who_resumes_has_the_backup_asked_again(bench):
+    """It was of no help once; what was in the way may be mended."""
+    (order,) = sent(lost(bench, lacking=True), actions.Restore)
+    bench.tell(events.Restored, run="a@1", target="nas", ok=False, text="damaged", answers=order.key)
+    bench.tell(events.Prepared, "a", start="refused", reason="x", lacking=True)
+    bench.tell(events.ResumeAsked, "a", by="ann")
+    assert sent(bench.tell(events.Prepared, "a", start="refused", reason="x", lacking=True), actions.Restore)
+
+
+def test_a_rewound_run_restores_what_it_trained_itself(bench):
+    """Once it has begun, its backups are of its own line."""
+    trained(bench, epoch=3)
+    bench.tell(events.StopAsked, "a", by="ann", at_once=True)
+    bench.die("a", signal=9)
+    bench.tell(events.RewindAsked, run="a@1", by="ann", epoch=1)
+    bench.launch("a", start="resume", from_epoch=1)
+    bench.save(2)
+    (order,) = sent(bench.tell(events.BackupAsked, by="ann", run="a@2")) or sent(bench.ordered)[-1:]
+    while order.run != "a@2":
+        (order,) = sent(answer(bench, order))
+    answer(bench, order, epoch=2, kept_epoch=2)
+    bench.die("a", signal=9, saved_epoch=2)
+    bench.wait(1)
+    lacking = {"start": "refused", "reason": "x", "lacking": True}
+    assert sent(bench.tell(events.Prepared, "a", **lacking), actions.Restore)
+
+
+def test_what_becomes_due_during_a_transfer_is_sent_after_it(bench):
+    """A new best, or a person's order: the transfer under way may have begun before it."""
+    trained(bench)
+    (order,) = sent(bench.tell(events.BackupAsked, by="ann", run="a@1"))
+    kept(bench, 2, best=True)
+    (again,) = sent(answer(bench, order, epoch=1, kept_epoch=1))
+    assert (again.run, again.why) == ("a@1", "a new best")
+
+
+def test_an_agreement_to_a_loss_holds_until_it_is_sent(bench):
+    """A hot file comes first: the agreement is not forgotten over that."""
+    trained(bench)
+    (order,) = sent(bench.tell(events.BackupAsked, by="ann", run="a@1", accept=True))
+    answer(bench, order, events.BackupFailed, cause="changed", text="x")
+    (again,) = sent(bench.wait(60))
+    assert again.accept
+
+
+def test_a_reading_does_not_say_that_writing_works(bench):
+    """A full target can be read: it is not well before something was written."""
+    trained(bench)
+    (order,) = sent(bench.tell(events.BackupDue, target="nas"))
+    answer(bench, order, events.BackupFailed, cause="full", text="x")
+    (reading,) = sent(bench.tell(events.VerifyAsked, target="nas", by="ann"), actions.VerifyBackup)
+    assert not sent(answer(bench, reading, events.BackupVerified, files=1), actions.Announce)
+    assert nas(bench).cause == "full"
+
+
+def test_a_bug_about_an_answer_does_not_stop_a_target(bench):
+    """The answer is gone with it; what was under way is tried again."""
+    trained(bench)
+    (order,) = sent(bench.tell(events.BackupAsked, by="ann", run="a@1"))
+    bench.tell(events.Poisoned, "a", error="x", answers=order.key)
+    (again,) = sent(bench.wait(120))
+    assert again.run == "a@1"
+
+
+def test_nothing_is_backed_up_while_a_directory_changes_hands(bench):
+    """A run that is being prepared waits for its turn, and is sent then."""
+    trained(bench)
+    bench.die(signal=9, saved_epoch=1)
+    bench.wait(1)
+    assert bench.run("a").phase is Phase.PREPARING
+    assert not sent(bench.tell(events.BackupAsked, by="ann", run="a@1"))
+    assert sent(bench.tell(events.Prepared, "a", start="resume", checkpoint="/last.pt", from_epoch=1))
+
+
+@pytest.mark.parametrize("phase", [Phase.PREPARING, Phase.STARTING])
+def test_a_start_that_was_under_way_begins_anew_on_the_new_server(bench, phase):
+    """Its orders did not come along: the run is queued, under numbers that nobody used."""
+    bench.bring_to(phase)
+    ordered = bench.tell(events.StateRestored, target="nas", token=500, attempts={"a@1": 7})
+    assert bench.run("a").phase is Phase.QUEUED
+    (prepare,) = sent((*ordered, *bench.tell(events.Configured, policy=bench.world.policy)), actions.Prepare)
+    assert (prepare.attempt, prepare.token) == (8, 501)

@@ -36,7 +36,8 @@ class BackedUp(Event, frozen=True, kw_only=True, tag=True):
     """A run (empty: the journal) lies on a target, verified there. `epoch` 0: without a checkpoint.
 
     `sent_files`, `sent_bytes`: what had to be sent. `kept_epoch`: the newest epoch of the ledger then. `removed`:
-    files of older snapshots that were let go. `unchanged`: the newest snapshot holds all this already.
+    files of older snapshots that were let go. `unchanged`: the newest snapshot holds all this already. `vault` names
+    the folder there; a new one has another name.
     """
 
     target: str
@@ -54,6 +55,7 @@ class BackedUp(Event, frozen=True, kw_only=True, tag=True):
     unchanged: bool = False
     free_bytes: int | None = None
     warning: str = ""
+    vault: str = ""
 
 
 class BackupFailed(Event, frozen=True, kw_only=True, tag=True):
@@ -123,7 +125,10 @@ class Drilled(Event, frozen=True, kw_only=True, tag=True):
 
 
 class Restored(Event, frozen=True, kw_only=True, tag=True):
-    """What a run lacked was fetched from a backup; or, not `ok`, was not. `epoch`: of the newest verified copy."""
+    """What a run lacked was fetched from a backup; or, not `ok`, was not. `epoch`: of the newest verified copy.
+
+    `cause`: what is wrong with the target, if it could not be asked: then it is asked again later.
+    """
 
     run: str
     target: str
@@ -131,6 +136,7 @@ class Restored(Event, frozen=True, kw_only=True, tag=True):
     epoch: int = 0
     files: int = 0
     text: str = ""
+    cause: str = ""
 
 
 class StateRestored(Event, frozen=True, kw_only=True, tag=True):

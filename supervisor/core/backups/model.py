@@ -51,7 +51,10 @@ class Due(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """How a target stands. At most one thing is under way on it: `doing` is the action's key.
+    """How a target stands. At most one thing is under way on it: `doing` is the action's key, `doing_order` its order.
+
+    `vault` names the folder that answers there: another one holds nothing of what the old one held. `confirmed`: this
+    very folder took something since the daemon started and the last trouble; before that nobody may rely on it.
 
     `due` by run id, STATE for the journal. A target in trouble has a `cause` (a name of causes.KINDS), what was `said`,
     `failures` in a row since `failing_since`, and is tried again at `retry_at`, with one backup first. `told` is the
@@ -66,6 +69,9 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     due: dict[str, Due] = {}
     doing: str = ""
     doing_run: str = ""
+    doing_order: Due | None = None
+    vault: str = ""
+    confirmed: bool = False
     ok_at: float = 0.0
     state_at: float = 0.0
     state_told: str = ""

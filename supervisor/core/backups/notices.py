@@ -29,6 +29,15 @@ def well(turn: Turn, target: Target) -> None:
     turn.announce(None, "backup-ok", "info", f"Backup target {target.name} works again", text)
 
 
+def another_vault(turn: Turn, target: Target) -> None:
+    """The folder of a target was exchanged or emptied."""
+    text = (
+        "Its folder is not the one that was there before: nothing of what was backed up lies in it. All is sent anew."
+    )
+    todo = f"if that was not meant, look what is mounted at backup target {target.name}"
+    turn.announce(None, "another-vault", "page", f"Backup target {target.name} is another one", text, todo=todo)
+
+
 def unbacked(turn: Turn, run: Run, event: events.BackupFailed) -> None:
     """A run cannot be backed up, for a reason of its own."""
     kind = causes.kind(event.cause)
@@ -81,6 +90,18 @@ def restored(turn: Turn, run: Run, event: events.Restored) -> None:
     """A run goes on from a backup."""
     text = f"Its own checkpoints were gone or damaged: epoch {event.epoch} came from backup target {event.target}."
     turn.announce(run, "restored", "notice", f"{run.name} goes on from its backup", text)
+
+
+def unrestored(turn: Turn, run: Run, event: events.Restored) -> None:
+    """A backup was of no help: the run does what it would have done without."""
+    text = f"Its own checkpoints are gone or damaged, and backup target {event.target} was of no help: {event.text}."
+    turn.announce(run, "unrestored", "notice", f"{run.name} could not be fetched from its backup", text)
+
+
+def waits_for_target(turn: Turn, run: Run, reason: str) -> None:
+    """A run cannot go on before a target answers."""
+    todo = f"bring the target back; without its [[backup]] in the configuration {run.name} goes on with what is here"
+    turn.announce(run, "waits-restore", "page", f"{run.name} waits for its backup", reason, todo=todo)
 
 
 def disk(turn: Turn, title: str, text: str, *, page: bool, todo: str) -> None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from msgspec.structs import replace
 
 from supervisor.core import events
 from supervisor.core.actions import BackUp, Drill, VerifyBackup
-from supervisor.core.backups import causes, notices
+from supervisor.core.backups.directories import holder, holds
 from supervisor.core.backups.model import STATE, Backed, Due, Target, TargetPolicy
-from supervisor.core.model import Run, World
+from supervisor.core.model import Phase, Run, World
 from supervisor.core.turn import Turn
 
-LONGEST_WAIT_S = 3600.0
-TOLD_AFTER = 3  # failures in a row; what a person must act on is told at once
+MOST_DUE = 500  # of a schedule: a first backup of thousands of old runs is made in portions
 
 
 # ---- what is there, and what it is for
@@ -31,7 +30,7 @@ def started(turn: Turn) -> None:
     """A new daemon waits for nothing that the old one waited for: the network, or the clock, may be right again."""
     for target in tuple(turn.world.targets.values()):
         orders = {key: replace(order, at=min(order.at, turn.now)) for key, order in target.due.items()}
-        _put(turn, replace(target, retry_at=0.0, due=orders))
+        put(turn, replace(target, retry_at=0.0, due=orders, confirmed=False))
 
 
 def of_run(world: World, run: Run) -> tuple[str, ...]:
@@ -43,10 +42,11 @@ def of_run(world: World, run: Run) -> tuple[str, ...]:
 def covered(world: World, run: Run) -> bool:
     """True if all that the run's ledger has lies verified on every target that it is backed up to.
 
-    Without any target nothing is covered: who asks must know whether there is one.
+    And if these very targets answered since the daemon started. Without any target nothing is covered: who asks must
+    know whether there is one.
     """
     names = of_run(world, run)
-    return bool(names) and all(_covers(run, run.backups.get(name)) for name in names)
+    return bool(names) and all(world.targets[name].confirmed and _covers(run, run.backups.get(name)) for name in names)
 
 
 def _covers(run: Run, backed: Backed | None) -> bool:
@@ -55,7 +55,7 @@ def _covers(run: Run, backed: Backed | None) -> bool:
 
 def needs(run: Run, backed: Backed | None) -> bool:
     """True if something of the run may have changed since that backup."""
-    if not run.attempts or (backed is not None and backed.gone):
+    if not run.attempts or run.set_aside or run.removed or (backed is not None and backed.gone):
         return False
     if run.phase.terminal:
         return backed is None or not backed.ended
@@ -66,9 +66,8 @@ def needs(run: Run, backed: Backed | None) -> bool:
 def due(turn: Turn, event: events.BackupDue) -> None:
     """The schedule: all that changed since its last backup, and the journal."""
     target = turn.world.targets.get(event.target)
-    if target is None:
-        return
-    _put(turn, _with_all_due(turn.world, target, Due(why="the schedule", at=turn.now)))
+    if target is not None:
+        put(turn, with_all_due(turn.world, target, Due(why="the schedule", at=turn.now), MOST_DUE))
 
 
 def asked(turn: Turn, event: events.BackupAsked) -> None:
@@ -79,17 +78,19 @@ def asked(turn: Turn, event: events.BackupAsked) -> None:
             continue
         order = Due(why=event.by, at=turn.now, asked=True, accept=event.accept)
         if chosen is not None:
-            _put(turn, replace(_with_due(target, chosen.id, order), retry_at=0.0))
+            put(turn, replace(with_due(target, [chosen.id], order), retry_at=0.0))
         elif not event.run:
-            _put(turn, replace(_with_all_due(turn.world, target, order), retry_at=0.0))
+            put(turn, replace(with_all_due(turn.world, target, order), retry_at=0.0))
 
 
-def _with_all_due(world: World, target: Target, order: Due) -> Target:
-    """Every run of which something may have changed, and the journal."""
-    for run in _all_runs(world):
-        if target.name in of_run(world, run) and needs(run, run.backups.get(target.name)):
-            target = _with_due(target, run.id, order)
-    return _with_due(target, STATE, order)
+def with_all_due(world: World, target: Target, order: Due, most: int = 0) -> Target:
+    """Every run of which something may have changed (`most` of them at once, if that is given), and the journal."""
+    changed = [
+        run.id
+        for run in all_runs(world)
+        if target.name in of_run(world, run) and needs(run, run.backups.get(target.name))
+    ]
+    return with_due(target, [STATE, *(changed[:most] if most else changed)], order)
 
 
 def new_best(turn: Turn, run: Run) -> None:
@@ -97,37 +98,44 @@ def new_best(turn: Turn, run: Run) -> None:
     wanted = {policy.name for policy in turn.world.policy.backups if policy.on_best}
     for name in of_run(turn.world, run):
         if name in wanted:
-            _put(turn, _with_due(turn.world.targets[name], run.id, Due(why="a new best", at=turn.now)))
+            put(turn, with_due(turn.world.targets[name], [run.id], Due(why="a new best", at=turn.now)))
 
 
 def ended(turn: Turn, run: Run) -> None:
     """The run is over: what it left is final."""
-    if not run.attempts:
+    if not run.attempts or run.set_aside:
         return
     for name in of_run(turn.world, run):
-        _put(turn, _with_due(turn.world.targets[name], run.id, Due(why="its end", at=turn.now)))
+        put(turn, with_due(turn.world.targets[name], [run.id], Due(why="its end", at=turn.now)))
 
 
 def quiet(turn: Turn, event: events.QuietSeen) -> None:
     """Quiet hours begin or end; what is under way goes on."""
     target = turn.world.targets.get(event.target)
     if target is not None and target.quiet != event.quiet:
-        _put(turn, replace(target, quiet=event.quiet))
+        put(turn, replace(target, quiet=event.quiet))
 
 
-def _with_due(target: Target, run: str, order: Due) -> Target:
-    known = target.due.get(run)
-    if known is not None and known.asked and not order.asked:
-        return target
-    if known is not None:
-        order = replace(order, accept=order.accept or known.accept, failures=0 if order.asked else known.failures)
-        order = order if order.asked else replace(order, at=min(order.at, known.at) if not known.failures else known.at)
-    return replace(target, due={**target.due, run: order})
+def with_due(target: Target, runs: Iterable[str], order: Due) -> Target:
+    """The target on which these are due as well, by an order that adds to the ones that there are."""
+    return replace(target, due={**target.due, **{run: _merged(target.due.get(run), order) for run in runs}})
 
 
-def _all_runs(world: World) -> Iterator[Run]:
+def _merged(known: Due | None, order: Due) -> Due:
+    if known is None:
+        return order
+    if known.asked and not order.asked:
+        return known
+    order = replace(order, accept=order.accept or known.accept)
+    if order.asked:
+        return order
+    return replace(order, failures=known.failures, at=known.at if known.failures else min(order.at, known.at))
+
+
+def all_runs(world: World) -> Iterator[Run]:
+    """Every run that has a directory of its own."""
     yield from tuple(world.live.values())
-    yield from tuple(run for run in world.ended.values() if world.latest.get(run.name) == run.id)
+    yield from tuple(run for run in world.ended.values() if holds(world, run))
 
 
 # ---- one after the other
@@ -143,8 +151,8 @@ def _next_task(turn: Turn, target: Target) -> None:
         return
     left = {run_id: order for run_id, order in target.due.items() if _is_to_be_sent(turn.world, target, run_id)}
     if len(left) < len(target.due):
-        target = _put(turn, replace(target, due=left))
-    ready = [(order, run) for run, order in target.due.items() if _is_ready(target, order, turn.now)]
+        target = put(turn, replace(target, due=left))
+    ready = [(order, run) for run, order in left.items() if _is_ready(turn, target, run, order)]
     asked = any(order.asked for order, _ in ready)
     if target.verify_due and target.verify_by and not asked:
         _verify(turn, target)
@@ -159,8 +167,11 @@ def _next_task(turn: Turn, target: Target) -> None:
         _drill(turn, target)
 
 
-def _is_ready(target: Target, order: Due, now: float) -> bool:
-    return order.at <= now and (order.asked or not target.quiet)
+def _is_ready(turn: Turn, target: Target, run_id: str, order: Due) -> bool:
+    """False also while a run is being prepared: its directory changes hands just then."""
+    run = turn.world.live.get(run_id)
+    prepares = run is not None and run.phase is Phase.PREPARING
+    return order.at <= turn.now and (order.asked or not target.quiet) and not prepares
 
 
 def next_at(world: World, now: float) -> float | None:
@@ -180,7 +191,7 @@ def _back_up(turn: Turn, target: Target, run_id: str, order: Due) -> None:
     run = turn.world.run(run_id) if run_id else None
     key = f"{run_id or 'server'}/backup-{turn.number()}/{target.name}"
     backed = run.backups.get(target.name) if run is not None else None
-    attempt = _holder(turn.world, run).attempt if run is not None else None
+    attempt = holder(turn.world, run).attempt if run is not None else None
     turn.act(
         BackUp(
             key=key,
@@ -197,7 +208,8 @@ def _back_up(turn: Turn, target: Target, run_id: str, order: Due) -> None:
             **({"progress": run.progress} if run is not None else {}),
         )
     )
-    _put(turn, replace(target, doing=key, doing_run=run_id))
+    left = {one: due for one, due in target.due.items() if one != run_id}
+    put(turn, replace(target, doing=key, doing_run=run_id, doing_order=order, due=left))
 
 
 def _is_to_be_sent(world: World, target: Target, run_id: str) -> bool:
@@ -205,116 +217,28 @@ def _is_to_be_sent(world: World, target: Target, run_id: str) -> bool:
     run = world.run(run_id)
     if run is None:
         return run_id == STATE
-    past = run.phase.terminal and world.latest.get(run.name) != run.id
-    return not past and target.name in of_run(world, run)
+    return holds(world, run) and not run.removed and target.name in of_run(world, run)
 
 
-def _holder(world: World, run: Run) -> Run:
-    """The run whose attempt last took the directory: of one that has not begun yet the one before it."""
-    while run.attempt is None and (before := world.run(run.predecessor)) is not None:
-        run = before
-    return run
+def idle(target: Target) -> Target:
+    """The target on which nothing is under way: what was is due again."""
+    if target.doing_order is not None:
+        target = with_due(target, [target.doing_run], target.doing_order)
+    return replace(target, doing="", doing_run="", doing_order=None)
 
 
-def _without_due(target: Target, run: str) -> Target:
-    return replace(target, due={key: order for key, order in target.due.items() if key != run})
-
-
-# ---- what came of it
-def backed_up(turn: Turn, event: events.BackedUp) -> None:
-    """It lies there, verified. A target in trouble is well again."""
-    target = turn.world.targets.get(event.target)
-    if target is None:
+def given_up(turn: Turn, key: str) -> None:
+    """A bug in deciding about an answer: whatever it was about goes on without it, and is tried again."""
+    if not key:
         return
-    run = turn.world.run(event.run) if event.run else None
-    if run is not None:
-        _note(turn, run, event)
-    target = _answered(target, event.answers)
-    known = target.due.get(event.run)
-    if known is not None and not _ended_since(run, event):
-        target = _without_due(target, event.run)
-    if not event.run:
-        target = replace(target, state_at=turn.now, state_told="")
-    target = replace(target, free_bytes=event.free_bytes, warning=event.warning, ok_at=turn.now)
-    _put(turn, _well(turn, target))
-
-
-def _ended_since(run: Run | None, event: events.BackedUp) -> bool:
-    """True if the run has ended while it was backed up: that backup does not hold all."""
-    return run is not None and run.phase.terminal and not event.ended
-
-
-def _note(turn: Turn, run: Run, event: events.BackedUp) -> None:
-    backed = Backed(
-        snapshot=event.snapshot,
-        epoch=event.epoch,
-        kept_epoch=event.kept_epoch,
-        at=turn.now - event.seconds,  # what happened since it was begun may not be in it
-        files=event.files,
-        bytes=event.bytes,
-        ended=event.ended,
-    )
-    unbacked = {name: cause for name, cause in run.unbacked.items() if name != event.target}
-    if event.target in run.unbacked:
-        notices.backed_up_after_all(turn, run, event)
-    turn.put(replace(run, backups={**run.backups, event.target: backed}, unbacked=unbacked))
-
-
-def _well(turn: Turn, target: Target) -> Target:
-    if target.told:
-        notices.well(turn, target)
-    return replace(target, cause="", said="", failures=0, failing_since=0.0, retry_at=0.0, told="")
-
-
-def _answered(target: Target, key: str) -> Target:
-    return replace(target, doing="", doing_run="") if key == target.doing else target
-
-
-def failed(turn: Turn, event: events.BackupFailed) -> None:
-    """Of a run: it is tried again later, the others go on. Of the target: nothing is sent there before it is well."""
-    target = turn.world.targets.get(event.target)
-    if target is None:
-        return
-    target = _answered(target, event.answers)
-    kind = causes.kind(event.cause)
-    run = turn.world.run(event.run) if event.run else None
-    if run is not None and event.cause == "empty" and run.phase.terminal:
-        gone = replace(run.backups.get(target.name) or Backed(snapshot=""), gone=True)
-        turn.put(replace(run, backups={**run.backups, target.name: gone}))
-        _put(turn, _without_due(target, run.id))
-    elif kind.of_run:
-        order = target.due.get(event.run) or Due(why="another try", at=turn.now)
-        count = order.failures + 1
-        order = replace(order, at=turn.now + _wait_s(kind, count), failures=count, asked=False, accept=False)
-        _put(turn, replace(target, due={**target.due, event.run: order}))
-        if not event.run and target.state_told != event.cause and (kind.page or count >= TOLD_AFTER):
-            _put(turn, replace(turn.world.targets[target.name], state_told=event.cause))
-            notices.state_unbacked(turn, event)
-        if run is not None and run.unbacked.get(target.name) != event.cause and (kind.page or count >= TOLD_AFTER):
-            turn.put(replace(run, unbacked={**run.unbacked, target.name: event.cause}))
-            notices.unbacked(turn, run, event)
-    else:
-        _put(turn, troubled(turn, target, event.cause, event.text))
-
-
-def troubled(turn: Turn, target: Target, cause: str, text: str) -> Target:
-    """A target that cannot be used now: tried again later, told once per cause."""
-    kind = causes.kind(cause)
-    if cause == "stopped":
-        return replace(target, retry_at=turn.now + kind.after_s)
-    count = target.failures + 1
-    wait_s = _wait_s(kind, count)
-    since = target.failing_since or turn.now
-    target = replace(target, cause=cause, said=text, failures=count, failing_since=since, retry_at=turn.now + wait_s)
-    if target.told != cause and (kind.page or count >= TOLD_AFTER):
-        notices.troubled(turn, target, wait_s)
-        target = replace(target, told=cause)
-    return target
-
-
-def _wait_s(kind: causes.Kind, failures: int) -> float:
-    """Exponential, at most an hour, or the cause's own time where that is longer."""
-    return min(max(LONGEST_WAIT_S, kind.after_s), kind.after_s * 2.0 ** min(failures - 1, 20))
+    for target in tuple(turn.world.targets.values()):
+        if target.doing == key:
+            put(turn, replace(idle(target), retry_at=turn.now + 60.0))
+    for run in tuple(turn.world.live.values()):
+        if run.restore_key == key:
+            turn.put(replace(run, restore_key="", restoring=""))
+    if turn.world.pruning == key:
+        turn.world = replace(turn.world, pruning="")
 
 
 # ---- reading again, and rehearsing
@@ -328,34 +252,14 @@ def verify_asked(turn: Turn, event: events.VerifyAsked) -> None:
     target = turn.world.targets.get(event.target)
     if target is not None:
         by, whole = event.by or target.verify_by, event.whole or target.verify_whole
-        _put(turn, replace(target, verify_due=True, verify_by=by, verify_whole=whole))
+        retry_at = 0.0 if event.by else target.retry_at
+        put(turn, replace(target, verify_due=True, verify_by=by, verify_whole=whole, retry_at=retry_at))
 
 
 def _verify(turn: Turn, target: Target) -> None:
     key = f"server/verify-{turn.number()}/{target.name}"
     turn.act(VerifyBackup(key=key, target=target.name, whole=target.verify_whole))
-    _put(turn, replace(target, doing=key, doing_run="", verify_due=False, verify_by="", verify_whole=False))
-
-
-def verified(turn: Turn, event: events.BackupVerified) -> None:
-    """Damaged files are told once, and a run that lies there damaged is backed up anew."""
-    target = turn.world.targets.get(event.target)
-    if target is None:
-        return
-    target = _answered(target, event.answers)
-    if event.cause:
-        _put(turn, troubled(turn, target, event.cause, event.text))
-        return
-    new = tuple(path for path in event.damaged if path not in target.damaged)
-    if new:
-        notices.damaged(turn, target, new)
-    for run in _all_runs(turn.world):
-        lies_at = f"/runs/{run.job.project}/{run.name}/"
-        if any(lies_at in f"/{path}" for path in new):
-            target = _with_due(target, run.id, Due(why="damaged files there", at=turn.now))
-            turn.put(replace(run, backups={name: one for name, one in run.backups.items() if name != target.name}))
-    target = replace(target, verified_at=turn.now, verified_from=event.read_from, damaged=event.damaged)
-    _put(turn, _well(turn, target))
+    put(turn, replace(target, doing=key, doing_run="", verify_due=False, verify_by="", verify_whole=False))
 
 
 def drill_asked(turn: Turn, event: events.DrillAsked) -> None:
@@ -363,39 +267,21 @@ def drill_asked(turn: Turn, event: events.DrillAsked) -> None:
     target = turn.world.targets.get(event.target)
     if target is not None:
         by, run = event.by or target.drill_by, event.run or target.drill_run
-        _put(turn, replace(target, drill_due=True, drill_by=by, drill_run=run))
+        retry_at = 0.0 if event.by else target.retry_at
+        put(turn, replace(target, drill_due=True, drill_by=by, drill_run=run, retry_at=retry_at))
 
 
 def _drill(turn: Turn, target: Target) -> None:
     """Order a rehearsal: of the run that a person chose, or of any."""
     number, run = turn.number(), turn.world.run(target.drill_run)
     key = f"server/drill-{number}/{target.name}"
-    pythons = {f"{one.job.project}/{one.name}": one.job.python for one in _all_runs(turn.world) if one.job.python}
+    pythons = {f"{one.job.project}/{one.name}": one.job.python for one in all_runs(turn.world) if one.job.python}
     chosen = {"project": run.job.project, "name": run.name} if run is not None else {}
     turn.act(Drill(key=key, target=target.name, seed=f"{number}/{turn.now:.0f}", pythons=pythons, **chosen))
-    _put(turn, replace(target, doing=key, doing_run="", drill_due=False, drill_by="", drill_run=""))
+    put(turn, replace(target, doing=key, doing_run="", drill_due=False, drill_by="", drill_run=""))
 
 
-def drilled(turn: Turn, event: events.Drilled) -> None:
-    """The time of the last restore that was proven to work; a failed rehearsal wakes somebody."""
-    target = turn.world.targets.get(event.target)
-    if target is None:
-        return
-    target = _answered(target, event.answers)
-    if event.cause:
-        _put(turn, troubled(turn, target, event.cause, event.text))
-        return
-    if event.ok:
-        if target.unproven:
-            notices.proven_again(turn, target, event)
-        target = replace(target, proven_at=turn.now, proven_run=event.run, proven_epoch=event.epoch, unproven="")
-    elif event.run:
-        if not target.unproven:
-            notices.unproven(turn, target, event)
-        target = replace(target, unproven=event.text)
-    _put(turn, _well(turn, replace(target, drilled_at=turn.now)))
-
-
-def _put(turn: Turn, target: Target) -> Target:
+def put(turn: Turn, target: Target) -> Target:
+    """Let a target stand in the world."""
     turn.world = replace(turn.world, targets={**turn.world.targets, target.name: target})
     return target

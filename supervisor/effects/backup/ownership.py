@@ -55,8 +55,11 @@ def owner_of(target: Target) -> Owner | None:
         raise TargetError("foreign", f"its {OWNER} is damaged: {error}") from None
 
 
-def claim(target: Target, state_dir: Path, server: str, now: float) -> None:
-    """Make the folder ours if it is nobody's. Raises TargetError ("foreign" if it is somebody else's), OSError."""
+def claim(target: Target, state_dir: Path, server: str, now: float) -> str:
+    """Make the folder ours if it is nobody's; what names just this folder: one that is made anew has another name.
+
+    Raises TargetError ("foreign" if it is somebody else's), OSError.
+    """
     ours = own_id(state_dir)
     owner = owner_of(target)
     if owner is None:
@@ -65,6 +68,7 @@ def claim(target: Target, state_dir: Path, server: str, now: float) -> None:
     if owner is None or owner.id != ours:
         whose = f"the server {owner.server!r}, installation {owner.id[:8]}" if owner is not None else "nobody"
         raise TargetError("foreign", f"the folder belongs to {whose}; this is installation {ours[:8]}")
+    return f"{owner.id[:8]}-{owner.since:.3f}"
 
 
 def take_over(target: Target, state_dir: Path) -> bool:

@@ -7,7 +7,6 @@ The fence token is read before each write: of a run that was taken over meanwhil
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,11 +30,7 @@ from supervisor.trainers.results_csv import read_table
 if TYPE_CHECKING:
     from supervisor.effects.backup.targets.base import Target
 
-#: A target's troubles that may be over soon. The run waits meanwhile, so not for long.
-PASSING = frozenset({"unreachable", "timeout", "protocol"})
-TRIES = 4
 AGAIN_S = 30.0
-ROOM_TRIES = 20
 MOST_TOLD = 5
 #: Beside attempts/ and train/: what a new start would not make anew, or not the same.
 ALSO = ("cadence.json", "start.pt")
@@ -102,34 +97,26 @@ class Restorer:
         self._open_target = open_target
         self._now = now
         self._stop = stop or threading.Event()
-        self._tries: Counter[str] = Counter()
 
     def __call__(self, action: Restore) -> tuple[Restored, ...]:
-        """Answer with Restored. Raises RetryableError for a while where the target or the room may come back."""
+        """Answer with Restored. RetryableError while there is no room, or the daemon ends."""
         try:
             return (self._restored(action),)
         except TargetError as error:
-            self._try_again(action, error.cause in PASSING, TRIES, str(error), stopped=error.cause == "stopped")
-            return (self._told(action, ok=False, text=str(error)),)
-        except fetched.NoRoomError as error:
-            self._try_again(action, True, ROOM_TRIES, str(error))
-            return (self._told(action, ok=False, text=str(error)),)
+            if error.cause == "stopped":
+                raise RetryableError(str(error), AGAIN_S) from error
+            return (self._told(action, ok=False, text=str(error), cause=error.cause),)
+        except fetched.NoRoomError as error:  # what lies there is worth more than an older checkpoint: it waits
+            raise RetryableError(str(error), AGAIN_S) from error
         except _Stale as error:
             return (self._told(action, ok=False, text=str(error)),)
 
-    def _try_again(self, action: Restore, passes: bool, tries: int, text: str, *, stopped: bool = False) -> None:
-        """Raise RetryableError, but not for ever: a run that cannot be restored is to be told of."""
-        if stopped:
-            raise RetryableError(text, AGAIN_S)
-        self._tries[action.key] += 1
-        if passes and self._tries[action.key] < tries:
-            raise RetryableError(text, AGAIN_S)
-        del self._tries[action.key]
-
-    def _told(self, action: Restore, *, ok: bool, text: str, epoch: int = 0, files: int = 0) -> Restored:
+    def _told(
+        self, action: Restore, *, ok: bool, text: str, epoch: int = 0, files: int = 0, cause: str = ""
+    ) -> Restored:
         return Restored(
             at=self._now(), origin="backup", run=action.run, target=action.target, ok=ok, text=text, epoch=epoch,
-            files=files,
+            files=files, cause=cause,
         )  # fmt: skip
 
     def _restored(self, action: Restore) -> Restored:
