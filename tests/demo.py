@@ -1,6 +1,9 @@
 """The demo: a real YOLO training is killed, its supervisor too; it resumes, finishes, and proves that from files.
 
     python tests/demo.py --python /env/bin/python [--out demo-out] [--epochs 10]
+    python tests/demo.py [--out demo-out] --again backup drill --json
+
+The second form starts the daemon of a finished demo again, has `yolo-supervisor` say these words to it, and ends it.
 
 Exits 1 if any promise did not hold. What it proves it reads from the trainer's own files (last.pt, results.csv, its
 log, the shim's records), not from the supervisor's journal.
@@ -18,67 +21,28 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
-NAME = "boxes"
+from demo_backup import CONFIG, prove_backup, prove_drill, prove_journal, prove_plan
+from demo_room import (
+    COLOURS,
+    HERE,
+    NAME,
+    ROOT,
+    Demo,
+    PromiseError,
+    close,
+    command,
+    expect,
+    headline,
+    say,
+    start_daemon,
+    wait_for,
+)
+
 MARKER = ".yolo-supervisor-demo"
-TIMEOUT_S = 280.0
-COLOURS = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-
-
-class PromiseError(Exception):
-    """Something that the supervisor promises did not hold."""
-
-
-def say(text: str, colour: str = "0") -> None:
-    """One line; in colour on a terminal."""
-    print(f"\x1b[{colour}m{text}\x1b[0m" if COLOURS else text, flush=True)
-
-
-def headline(text: str) -> None:
-    """Begin a part of the demo."""
-    say(f"\n== {text}", "1;36")
-
-
-@dataclass
-class Demo:
-    """Where everything lies, and what was noted on the way."""
-
-    python: str
-    out: Path
-    epochs: int
-    seed: int
-    facts: dict[str, Any] = field(default_factory=dict)
-    daemon: subprocess.Popen[bytes] | None = None
-    receiver: subprocess.Popen[str] | None = None
-    started_at: float = field(default_factory=time.monotonic)
-
-    @property
-    def config(self) -> Path:
-        """The daemon's configuration."""
-        return self.out / "config.toml"
-
-    @property
-    def run_dir(self) -> Path:
-        """The run's directory."""
-        return self.out / "state" / "runs" / "demo" / NAME
-
-    @property
-    def messages(self) -> Path:
-        """What the webhook receiver got, one JSON a line."""
-        return self.out / "webhook.jsonl"
-
-    def attempt(self, number: int) -> Path:
-        """The directory of an attempt."""
-        return self.run_dir / "attempts" / str(number)
-
-    def remaining_s(self) -> float:
-        """How long the demo may still take."""
-        return TIMEOUT_S - (time.monotonic() - self.started_at)
+OUT = ROOT / "demo-out"
 
 
 # ---- set-up
@@ -110,6 +74,7 @@ def start_receiver(demo: Demo) -> str:
 
 def write_config(demo: Demo, hook: str) -> None:
     """A daemon of its own: nothing of a supervisor that you may have is touched."""
+    (demo.out / "backup").mkdir()  # a target is never made by the daemon: it could be a disk that is not mounted
     demo.config.write_text(
         f"""
 [server]
@@ -128,7 +93,7 @@ pause_below = "200MiB"
 name = "hook"
 kind = "webhook"
 url = "{hook}"
-""",
+{CONFIG.format(out=demo.out)}""",
         encoding="utf-8",
     )
 
@@ -154,35 +119,6 @@ amp = false
         encoding="utf-8",
     )
     return path
-
-
-# ---- the supervisor
-def start_daemon(demo: Demo) -> int:
-    """Start the daemon in the background and wait until it answers. Returns its pid."""
-    log = (demo.out / "daemon.log").open("ab")
-    demo.daemon = subprocess.Popen(
-        [sys.executable, "-m", "supervisor", "run", "--config", str(demo.config)], stdout=log, stderr=log, cwd=ROOT
-    )
-    log.close()
-    wait_for(demo, "the daemon to answer", lambda: command(demo, "status", check=False).returncode == 0)
-    return demo.daemon.pid
-
-
-def command(demo: Demo, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run `yolo-supervisor …` as a user would."""
-    line = [sys.executable, "-m", "supervisor", "--config", str(demo.config), *words]
-    return subprocess.run(line, capture_output=True, text=True, check=check, cwd=ROOT)
-
-
-def wait_for(demo: Demo, what: str, test: Any, patience_s: float = 120.0) -> Any:
-    """Poll until `test` gives something true. Raises PromiseError when it takes too long."""
-    end = time.monotonic() + min(patience_s, demo.remaining_s())
-    while time.monotonic() < end:
-        found = test()
-        if found:
-            return found
-        time.sleep(0.02)
-    raise PromiseError(f"waited in vain for {what}")
 
 
 # ---- what the trainer's own files say
@@ -387,13 +323,6 @@ def prove_times(demo: Demo) -> None:
     )
 
 
-def expect(promise: str, held: bool, detail: str) -> None:
-    """Report one promise."""
-    say(f"   {'ok ' if held else 'NOT'}  {promise}: {detail}", "32" if held else "1;31")
-    if not held:
-        raise PromiseError(promise)
-
-
 def messages(demo: Demo) -> list[dict[str, Any]]:
     """What the webhook receiver got."""
     if not demo.messages.exists():
@@ -411,6 +340,7 @@ def draw(demo: Demo) -> None:
 def summary(demo: Demo) -> None:
     """What was seen, on one screen."""
     facts = demo.facts
+    out = "" if demo.out == OUT else f" --out {demo.out}"
     headline("Summary")
     say(
         f"   kill of the training   epoch {facts['saved_before']} was saved before, killed in epoch {facts['killed_in_epoch']} at batch {facts['killed_at_batch']}, resumed after epoch {facts['saved_before']} in {facts['resume_s']:.1f} s"
@@ -424,15 +354,10 @@ def summary(demo: Demo) -> None:
     say(f"   picture                {demo.out / 'curve.png'}")
     for words in (f"why {NAME}", f"report {NAME}"):
         say(f"   try                    .venv/bin/yolo-supervisor --config {demo.config} {words}")
+    say(f"   backup                 {facts['drill']}; it lies in {demo.out / 'backup'}")
+    say(f"   try it once more       .venv/bin/python tests/demo.py{out} --again backup drill --json")
+    say("                          (that starts the demo's daemon again, gives it the words, and ends it)")
     say(f"   took                   {time.monotonic() - demo.started_at:.0f} s")
-
-
-def close(demo: Demo) -> None:
-    """End what the demo started, and only that."""
-    for child in (demo.daemon, demo.receiver):
-        if child is not None and child.poll() is None:
-            child.terminate()
-            child.wait(10)
 
 
 def end_trainings(demo: Demo) -> None:
@@ -460,20 +385,50 @@ def play(demo: Demo) -> None:
     prove(demo)
     prove_times(demo)
     draw(demo)
+    headline("The backup, and a restore from it")
+    prove_backup(demo)
+    prove_journal(demo)
+    prove_drill(demo)
+    prove_plan(demo)
     summary(demo)
 
 
-def main() -> int:
-    """Run the demo."""
+def again(demo: Demo, words: list[str]) -> int:
+    """Start the daemon of a finished demo, and let the command line talk to it as a user would."""
+    if not (demo.out / MARKER).exists():
+        say(f"{demo.out} is not of a demo: run `make demo` first")
+        return 1
+    try:
+        start_daemon(demo)
+        line = [sys.executable, "-m", "supervisor", "--config", str(demo.config), *words]
+        return subprocess.run(line, check=False, cwd=ROOT).returncode
+    finally:
+        close(demo)
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--python", required=True, help="an interpreter with ultralytics: the trainings' environment")
-    parser.add_argument("--out", type=Path, default=ROOT / "demo-out", help="where everything goes (default: demo-out)")
+    parser.add_argument("--python", default="", help="an interpreter with ultralytics: the trainings' environment")
+    parser.add_argument("--out", type=Path, default=OUT, help="where everything goes (default: demo-out)")
     parser.add_argument("--epochs", type=int, default=8, help="length of the training (default: 8)")
     parser.add_argument(
         "--seed", type=int, default=random.SystemRandom().randrange(10_000), help="chooses the batch of the kill"
     )
+    parser.add_argument(
+        "--again", nargs=argparse.REMAINDER, metavar="WORD", help="no new demo: words for the daemon of the last one"
+    )
     given = parser.parse_args()
+    if not given.python and not given.again:
+        parser.error("--python is needed")
+    return given
+
+
+def main() -> int:
+    """Run the demo."""
+    given = _options()
     demo = Demo(str(Path(given.python).absolute()), given.out.resolve(), given.epochs, given.seed)
+    if given.again:
+        return again(demo, given.again)
     try:
         play(demo)
     except (PromiseError, subprocess.CalledProcessError) as error:
