@@ -50,6 +50,16 @@ def kept(turn: Turn, run: Run, event: events.Kept) -> None:
         order_keep(turn, run)
 
 
+def kept_late(turn: Turn, run: Run, event: events.Kept) -> None:
+    """The last copy of a run that has ended meanwhile: its backup may have been made before."""
+    if event.answers != run.keeping and event.epoch <= run.kept_epoch:
+        return
+    newer = event.epoch > run.kept_epoch
+    run = turn.put(replace(run, keeping="", kept_epoch=max(event.epoch, run.kept_epoch)))
+    if newer:
+        targets.ended(turn, run)
+
+
 def _counted(turn: Turn, run: Run, event: events.Kept) -> Run:
     """Count failures in a row, and tell people once: of NaN or Inf at once, of others after TOLD_AFTER of them."""
     if event.epoch or event.file:

@@ -243,7 +243,10 @@ TABLE: dict[type[events.Event], dict[Phase, Row]] = {
         **_rows(lineage.order_extend, Phase.SUCCEEDED, otherwise="only finished runs are extended"),
     },
     events.SaveSeen: _rows(keeping.save_seen, S, R, T, C, H, otherwise=_LATE),
-    events.Kept: _rows(keeping.kept, Q, P, S, R, T, C, H, otherwise="the ledger itself says what it holds"),
+    events.Kept: {
+        **_rows(keeping.kept, Q, P, S, R, T, C, H, otherwise=""),
+        **dict.fromkeys((Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED), keeping.kept_late),
+    },
     events.Compared: _rows(compared, Q, P, S, R, T, C, H, otherwise="the run is over: its curve is there to see"),
     events.WrongStart: _rows(wrong_start, S, R, T, held=_HELD, otherwise=_LATE),
     events.HangSeen: _rows(hangs.hang_seen, R, T, otherwise=_LATE),

@@ -604,3 +604,47 @@ def test_a_start_that_was_under_way_begins_anew_on_the_new_server(bench, phase):
     assert bench.run("a").phase is Phase.QUEUED
     (prepare,) = sent((*ordered, *bench.tell(events.Configured, policy=bench.world.policy)), actions.Prepare)
     assert (prepare.attempt, prepare.token) == (8, 501)
+
+
+def test_the_last_copy_of_a_cancelled_run_is_backed_up_too(bench):
+    """It may be entered after the run has ended, and after its end was backed up."""
+    trained(bench, epoch=3)
+    bench.tell(events.CancelAsked, "a", by="ann", at_once=True)
+    bench.tell(events.AttemptExited, "a", signal=9, ended_at=bench.now)
+    bench.tell(events.AttemptCleared, "a")
+    keep = [one for one in bench.ordered if isinstance(one, actions.Keep)][-1]
+    (end,) = sent(bench.tell(events.Examined, "a", finished=False))
+    late = bench.tell(events.Kept, run="a@1", attempt=1, epoch=4, file="epoch4-attempt1.pt", answers=keep.key)
+    assert not late
+    (again,) = sent(answer(bench, end, epoch=3, kept_epoch=3))
+    assert again.ended
+    assert not targets.covered(bench.world, bench.run("a"))
+    answer(bench, again, epoch=4, kept_epoch=4)
+    assert targets.covered(bench.world, bench.run("a"))
+
+
+def test_readings_do_not_wait_for_ever_behind_backups(bench):
+    """A target that always has something to send is read all the same, an hour after it was due."""
+    trained(bench)
+    (order,) = sent(bench.tell(events.BackupAsked, by="ann", run="a@1"))
+    bench.tell(events.VerifyAsked, target="nas")
+    for _ in range(5):
+        kept(bench, 2, best=True)
+        bench.now += 600.0
+        (order,) = sent(answer(bench, order))
+    kept(bench, 2, best=True)
+    bench.now += 1200.0
+    (reading,) = answer(bench, order)
+    assert isinstance(reading, actions.VerifyBackup)
+
+
+def test_tries_that_a_person_asks_for_make_nothing_wait_longer(bench):
+    """The wait grows with the tries of the schedule only."""
+    orders = sent(bench.tell(events.BackupDue, target="nas"))
+    answer(bench, orders[0], events.BackupFailed, cause="absent", text="x")
+    waits = [nas(bench).retry_at - bench.now]
+    for _ in range(3):
+        (order,) = sent(bench.tell(events.BackupAsked, by="ann"))
+        answer(bench, order, events.BackupFailed, cause="absent", text="x")
+        waits.append(nas(bench).retry_at - bench.now)
+    assert len(set(waits)) == 1

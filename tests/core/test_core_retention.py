@@ -28,8 +28,9 @@ def epoch(number, **fields):
     return FileFacts(path=f"train/weights/epoch{number}.pt", number=number, **fields)
 
 
-def weights(name="good/epoch9-attempt1.pt"):
-    return FileFacts(path=name, bytes=10)
+def weights(name="good/epoch9-attempt1.pt", **fields):
+    """A file of weights that every backup has."""
+    return FileFacts(**{"path": name, "bytes": 10, "held": True, **fields})
 
 
 def policy(project=None, **fields):

@@ -18,7 +18,7 @@ ENDS = {Phase.SUCCEEDED: "succeeded", Phase.FAILED: "failed", Phase.CANCELLED: "
 
 
 #: What is learnt of a run after its end.
-AFTERWARDS = ("backups", "unbacked", "published", "archived")
+AFTERWARDS = ("backups", "unbacked", "published", "published_ok", "archived", "removed", "kept_epoch", "keeping")
 #: Ordered twice under one key these would be done once too seldom, or be taken for something else.
 ONCE = (actions.Launch, actions.Terminate, actions.Announce)
 

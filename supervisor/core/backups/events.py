@@ -101,7 +101,9 @@ class DrillAsked(Event, frozen=True, kw_only=True, tag=True):
 
 
 class Drilled(Event, frozen=True, kw_only=True, tag=True):
-    """A restore was rehearsed. `ok`: fetched, whole, loaded, its epoch and metric those of the manifest.
+    """A restore was rehearsed. `ok`: fetched, whole, `loaded`, its epoch and metric those of the manifest.
+
+    `unable`: this machine could not try to load it, which says nothing about the backup.
 
     `metric` is the checkpoint's mAP50-95, `metric_wanted` that of the manifest. `trained`: one batch was trained from
     it in the job's Python on the CPU; else `untrained` says why not. `cause`: what is wrong with the target, if it
@@ -122,6 +124,8 @@ class Drilled(Event, frozen=True, kw_only=True, tag=True):
     seconds: float = 0.0
     text: str = ""
     cause: str = ""
+    loaded: bool = False
+    unable: bool = False
 
 
 class Restored(Event, frozen=True, kw_only=True, tag=True):

@@ -59,9 +59,10 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     `due` by run id, STATE for the journal. A target in trouble has a `cause` (a name of causes.KINDS), what was `said`,
     `failures` in a row since `failing_since`, and is tried again at `retry_at`, with one backup first. `told` is the
     cause that people know of, `state_told` why the journal alone could not be sent. `proven_at`: when a restore was
-    last rehearsed well, of the run `proven_run` at `proven_epoch`. `unproven`: what the newest rehearsal found instead.
+    last rehearsed well, of the run `proven_run` at `proven_epoch`. `unproven`: what the newest rehearsal found instead;
+    `unable`: this machine could not even try to load it.
     `damaged`: files there that are not what was stored, until a verification finds none. `verify_by` and `drill_by`:
-    the person who asked for what is due, if one did: of the whole target (`verify_whole`), of one run (`drill_run`).
+    the person who asked for what is due (`verify_since`, `drill_since`), if one did: of the whole target (`verify_whole`), of one run (`drill_run`).
     """
 
     name: str
@@ -82,11 +83,13 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     retry_at: float = 0.0
     told: str = ""
     verify_due: bool = False
+    verify_since: float = 0.0
     verify_by: str = ""
     verify_whole: bool = False
     verified_at: float = 0.0
     verified_from: float = 0.0
     drill_due: bool = False
+    drill_since: float = 0.0
     drill_by: str = ""
     drill_run: str = ""
     drilled_at: float = 0.0
@@ -94,6 +97,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     proven_run: str = ""
     proven_epoch: int = 0
     unproven: str = ""
+    unable: bool = False
     damaged: tuple[str, ...] = ()
     free_bytes: int | None = None
     warning: str = ""

@@ -75,9 +75,13 @@ def damaged(turn: Turn, target: Target, paths: tuple[str, ...]) -> None:
 def unproven(turn: Turn, target: Target, event: events.Drilled) -> None:
     """A rehearsed restore did not work."""
     proven = f" The last one that worked was {duration(turn.now - target.proven_at)} ago." if target.proven_at else ""
+    text = f"{event.run}: {event.text}.{proven}"
+    if event.unable:
+        title = f"No restore from {target.name} is proven: its checkpoint could not be loaded here"
+        turn.announce(None, "unproven", "notice", title, text)
+        return
     todo = f"look at `yolo-supervisor backup verify {target.name}` and at the text above"
-    title = f"A restore from {target.name} did not work"
-    turn.announce(None, "unproven", "page", title, f"{event.run}: {event.text}.{proven}", todo=todo)
+    turn.announce(None, "unproven", "page", f"A restore from {target.name} did not work", text, todo=todo)
 
 
 def proven_again(turn: Turn, target: Target, event: events.Drilled) -> None:

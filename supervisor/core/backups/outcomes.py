@@ -100,7 +100,7 @@ def failed(turn: Turn, event: events.BackupFailed) -> None:
         again = replace(order, failures=order.failures + (event.cause != "stopped"))
         target = targets.with_due(target, [event.run], again)
         target = replace(target, due={**target.due, event.run: replace(target.due[event.run], failures=again.failures)})
-        targets.put(turn, troubled(turn, target, event.cause, event.text))
+        targets.put(turn, troubled(turn, target, event.cause, event.text, counts=not order.asked or order.failures > 0))
 
 
 def _note_gone(turn: Turn, target: Target, run_id: str) -> None:
@@ -133,12 +133,15 @@ def _of_run(turn: Turn, target: Target, event: events.BackupFailed, order: Due) 
         notices.unbacked(turn, run, event)
 
 
-def troubled(turn: Turn, target: Target, cause: str, text: str) -> Target:
-    """A target that cannot be used now: tried again later, told once per cause."""
+def troubled(turn: Turn, target: Target, cause: str, text: str, *, counts: bool = True) -> Target:
+    """A target that cannot be used now: tried again later, told once per cause.
+
+    A try that a person asked for does not count: it makes nothing wait longer.
+    """
     kind = causes.kind(cause)
     if cause == "stopped":
         return replace(target, retry_at=turn.now + kind.after_s)
-    count = target.failures + 1
+    count = target.failures + counts or 1
     wait_s = _wait_s(kind, count)
     since = target.failing_since or turn.now
     target = replace(target, cause=cause, said=text, failures=count, failing_since=since, retry_at=turn.now + wait_s)
@@ -190,8 +193,8 @@ def drilled(turn: Turn, event: events.Drilled) -> None:
             notices.proven_again(turn, target, event)
         target = replace(target, proven_at=turn.now, proven_run=event.run, proven_epoch=event.epoch, unproven="")
     elif event.run:
-        if not target.unproven:
+        if not target.unproven or (target.unable and not event.unable):
             notices.unproven(turn, target, event)
-        target = replace(target, unproven=event.text)
+        target = replace(target, unproven=event.text, unable=event.unable)
     target = replace(target, drilled_at=turn.now)
     targets.put(turn, _well_for_reading(turn, target) if event.ok else target)

@@ -13,6 +13,7 @@ from supervisor.core.backups.model import STATE, Backed, Due, Target, TargetPoli
 from supervisor.core.model import Phase, Run, World
 from supervisor.core.turn import Turn
 
+OVERDUE_S = 3600.0
 MOST_DUE = 500  # of a schedule: a first backup of thousands of old runs is made in portions
 
 
@@ -154,9 +155,9 @@ def _next_task(turn: Turn, target: Target) -> None:
         target = put(turn, replace(target, due=left))
     ready = [(order, run) for run, order in left.items() if _is_ready(turn, target, run, order)]
     asked = any(order.asked for order, _ in ready)
-    if target.verify_due and target.verify_by and not asked:
+    if not asked and target.verify_due and _comes_first(turn, target, target.verify_by, target.verify_since):
         _verify(turn, target)
-    elif target.drill_due and target.drill_by and not asked:
+    elif not asked and target.drill_due and _comes_first(turn, target, target.drill_by, target.drill_since):
         _drill(turn, target)
     elif ready:
         order, run_id = min(ready, key=lambda one: (not one[0].asked, one[0].failures, one[0].at, one[1]))
@@ -165,6 +166,11 @@ def _next_task(turn: Turn, target: Target) -> None:
         _verify(turn, target)
     elif target.drill_due and not target.quiet:
         _drill(turn, target)
+
+
+def _comes_first(turn: Turn, target: Target, by: str, since: float) -> bool:
+    """True for what a person asked for, and for what has waited long enough behind backups that never end."""
+    return bool(by) or (not target.quiet and turn.now - since > OVERDUE_S)
 
 
 def _is_ready(turn: Turn, target: Target, run_id: str, order: Due) -> bool:
@@ -253,7 +259,9 @@ def verify_asked(turn: Turn, event: events.VerifyAsked) -> None:
     if target is not None:
         by, whole = event.by or target.verify_by, event.whole or target.verify_whole
         retry_at = 0.0 if event.by else target.retry_at
-        put(turn, replace(target, verify_due=True, verify_by=by, verify_whole=whole, retry_at=retry_at))
+        since = target.verify_since if target.verify_due else turn.now
+        target = replace(target, verify_due=True, verify_since=since, verify_by=by, verify_whole=whole)
+        put(turn, replace(target, retry_at=retry_at))
 
 
 def _verify(turn: Turn, target: Target) -> None:
@@ -268,7 +276,9 @@ def drill_asked(turn: Turn, event: events.DrillAsked) -> None:
     if target is not None:
         by, run = event.by or target.drill_by, event.run or target.drill_run
         retry_at = 0.0 if event.by else target.retry_at
-        put(turn, replace(target, drill_due=True, drill_by=by, drill_run=run, retry_at=retry_at))
+        since = target.drill_since if target.drill_due else turn.now
+        target = replace(target, drill_due=True, drill_since=since, drill_by=by, drill_run=run)
+        put(turn, replace(target, retry_at=retry_at))
 
 
 def _drill(turn: Turn, target: Target) -> None:

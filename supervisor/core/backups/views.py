@@ -301,7 +301,9 @@ def _of_target(world: World, target: Target, now: float) -> list[str]:
         )
     if policy.drill_s and target.proven_at and now - target.proven_at > policy.drill_s * _LATE:
         found.append(f"{target.name}: no restore was proven for {words.duration(now - target.proven_at)}")
-    if target.ok_at and STATE not in target.due and not target.state_at:
+    if target.state_told:
+        found.append(f"{target.name}: the journal {causes.kind(target.state_told).means}")
+    elif target.ok_at and not target.state_at and STATE not in target.due and not target.doing:
         found.append(f"{target.name}: the journal itself was not backed up yet")
     if target.warning:
         found.append(f"{target.name}: {target.warning}")
