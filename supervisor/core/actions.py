@@ -174,10 +174,15 @@ class BackUp(Action, frozen=True, kw_only=True, tag=True):
 
 
 class VerifyBackup(Action, frozen=True, kw_only=True, tag=True):
-    """Read files of a target again: those not read for longest, or (`whole`) all. Answered by BackupVerified."""
+    """Read files of a target again: those not read for longest, or (`whole`) all. Answered by BackupVerified.
+
+    `expected`: by project/name the snapshot of each run that is believed to lie there; one that is not there (nor a
+    newer one) is missing.
+    """
 
     target: str
     whole: bool = False
+    expected: dict[str, str] = {}
 
 
 class Drill(Action, frozen=True, kw_only=True, tag=True):

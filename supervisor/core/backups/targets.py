@@ -266,7 +266,12 @@ def verify_asked(turn: Turn, event: events.VerifyAsked) -> None:
 
 def _verify(turn: Turn, target: Target) -> None:
     key = f"server/verify-{turn.number()}/{target.name}"
-    turn.act(VerifyBackup(key=key, target=target.name, whole=target.verify_whole))
+    believed = {
+        f"{run.job.project}/{run.name}": run.backups[target.name].snapshot
+        for run in all_runs(turn.world)
+        if target.name in run.backups and run.backups[target.name].snapshot
+    }
+    turn.act(VerifyBackup(key=key, target=target.name, whole=target.verify_whole, expected=believed))
     put(turn, replace(target, doing=key, doing_run="", verify_due=False, verify_by="", verify_whole=False))
 
 
