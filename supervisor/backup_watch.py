@@ -12,19 +12,21 @@ from typing import Any
 
 import msgspec
 
-from supervisor import layout
+from supervisor import layout, prune_config
 from supervisor.backup_config import Backup
 from supervisor.clock import Clock
 from supervisor.config import Config
 from supervisor.core import actions
 from supervisor.core.events import Event, StateRestored
 from supervisor.core.model import World
-from supervisor.effects.backup import fetched, verify
+from supervisor.effects.backup import fetched, locks, verify
 from supervisor.effects.backup.drill import Driller
+from supervisor.effects.backup.gentle import Gentle
 from supervisor.effects.backup.restore import Restorer
+from supervisor.effects.backup.staging import forget_others
 from supervisor.effects.backup.targets import open_target
 from supervisor.effects.backup.targets.base import Target, TargetError
-from supervisor.effects.backup.transaction import BackerUp, Places
+from supervisor.effects.backup.transaction import STAGING, BackerUp, Places
 from supervisor.effects.backup.verify import Verifier
 from supervisor.effects.prune.carry_out import Pruner
 from supervisor.effects.prune.showing import Showing
@@ -36,6 +38,7 @@ from supervisor.sources.timetable import Entries, Timetable
 log = logging.getLogger("yolo-supervisor")
 
 Handler = Callable[..., tuple[Event, ...]]
+Opening = Callable[[str], Target]
 
 
 class BackupWatch:
@@ -63,25 +66,35 @@ class BackupWatch:
             runs_dir,
             world,
             now,
+            state_dir=state_dir,
             targets=lambda: [one.name for one in settings().backup],
+            closed=lambda: prune_config.local_folders(settings().backup),
             stopping=self._stop.is_set,
         )
         self.pruning = Showing(pruner)
         places = Places(runs_dir, state_dir, layout.journal_file(state_dir))
-        opened, scratch = self._open_target, partial(fetched.scratch_of, runs_dir)
+        scratch = partial(fetched.scratch_of, runs_dir)
+        self._forgetting = threading.Thread(
+            target=self._forget_others, args=(runs_dir,), name="forget-targets", daemon=True
+        )
         self._handlers: dict[type[actions.Action], Handler] = {
-            actions.BackUp: BackerUp(settings, places, now, self._stop),
-            actions.VerifyBackup: Verifier(
-                state_dir,
-                scratch("verify"),
-                opened,
-                now,
-                verify_within_s=self._verify_within_s,
-                folder_of=self._local_folder,
-                stop=self._stop,
+            actions.BackUp: Gentle(BackerUp(settings, places, now, self._stop)),
+            actions.VerifyBackup: self._alone(
+                lambda opened: Verifier(
+                    state_dir,
+                    scratch("verify"),
+                    opened,
+                    now,
+                    verify_within_s=self._verify_within_s,
+                    snapshots_of=self._snapshots,
+                    folder_of=self._local_folder,
+                    stop=self._stop,
+                )
             ),
-            actions.Drill: Driller(scratch("drill"), opened, now, stop=self._stop),
-            actions.Restore: Restorer(runs_dir, scratch("restore"), opened, now, stop=self._stop),
+            actions.Drill: self._alone(lambda opened: Driller(scratch("drill"), opened, now, stop=self._stop)),
+            actions.Restore: self._alone(
+                lambda opened: Restorer(runs_dir, scratch("restore"), opened, now, stop=self._stop), locks.RESTORE
+            ),
             actions.Prune: pruner,
             actions.Publish: Publisher(
                 runs_dir,
@@ -95,8 +108,9 @@ class BackupWatch:
 
     # ---- its life
     def start(self) -> None:
-        """Begin to watch the disks."""
+        """Begin to watch the disks, and remove what lies here for targets that are not configured any more."""
         self._disks.start()
+        self._forgetting.start()
 
     def stop(self) -> None:
         """End: a transfer that is under way is cut off, and gone on with by the next daemon."""
@@ -145,6 +159,18 @@ class BackupWatch:
     def _verify_within_s(self, target: str) -> float:
         return next((one.verify_within for one in self._settings().backup if one.name == target), 0.0)
 
+    def _snapshots(self, target: str) -> int:
+        return next((one.snapshots for one in self._settings().backup if one.name == target), verify.DEFAULT_SNAPSHOTS)
+
+    def _forget_others(self, runs_dir: Path) -> None:
+        """In a thread of its own: folders of a hundred thousand files take their time."""
+        names = {one.name for one in self._settings().backup}
+        try:
+            for folder in (STAGING, fetched.FETCHING):
+                forget_others(runs_dir / folder, names)
+        except OSError as error:
+            log.warning("what lies here for former backup targets cannot be removed: %s", error)
+
     def _chosen(self, name: str) -> tuple[Backup, str]:
         """What is configured for a target, and our own name there. Raises TargetError."""
         config = self._settings()
@@ -153,9 +179,18 @@ class BackupWatch:
             raise TargetError("failed", f"there is no [[backup]] named {name!r} any more")
         return chosen, config.server.name or socket.gethostname()
 
-    def _open_target(self, name: str) -> Target:
+    def _alone(self, made: Callable[[Opening], Handler], lock: str = locks.WORK) -> Handler:
+        """Work on a target that holds a lock; the programs that it starts hold it as well."""
+
+        def handle(action: Any) -> tuple[Event, ...]:
+            with locks.alone(self._state_dir, action.target, lock) as held:
+                return made(partial(self._open_target, held=held))(action)
+
+        return handle
+
+    def _open_target(self, name: str, *, held: int) -> Target:
         chosen, server = self._chosen(name)
-        return open_target(chosen, server, self._state_dir, stop=self._stop)
+        return open_target(chosen, server, self._state_dir, stop=self._stop, pass_fds=(held,))
 
     def _local_folder(self, name: str) -> Path | None:
         """Where a target's files can be read in place."""

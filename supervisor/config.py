@@ -263,7 +263,7 @@ def parse(data: bytes, file: str, *, mountinfo: Path = Path("/proc/self/mountinf
     for place, key, found in backup_config.problems(config.backup, ours):
         problems.append(source.problem(("backup", str(place), key), found))
     if config.prune is not None:
-        pruning = prune_config.problems(config.prune, ours, backed_up=bool(config.backup))
+        pruning = prune_config.problems(config.prune, ours, config.backup)
         problems += (source.problem(("prune", *path), found) for path, found in pruning)
     if problems:
         raise toml_errors.refusal(file, problems)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
-from supervisor.backup_config import clock_problems, place_problems
+from supervisor.backup_config import Backup, address, clock_problems, place_problems
 from supervisor.errors import Problem
 from supervisor.toml_errors import AbsolutePath, Duration, Name, shown
 
@@ -57,18 +57,26 @@ class Prune(Keeps, frozen=True, kw_only=True):
 WORDS = ("keep_last", "keep_best", "keep_within", "keep_tag")
 
 
-def problems(prune: Prune, ours: Iterable[Path], *, backed_up: bool) -> Iterator[tuple[tuple[str, ...], Problem]]:
+def local_folders(targets: Iterable[Backup]) -> tuple[Path, ...]:
+    """Where backups lie on disks of this server, or on ones that are mounted here."""
+    found = (address(one.to) for one in targets)
+    return tuple(Path(one.path) for one in found if one is not None and one.kind == "local")
+
+
+def problems(
+    prune: Prune, ours: Iterable[Path], targets: Sequence[Backup]
+) -> Iterator[tuple[tuple[str, ...], Problem]]:
     """Yield what is wrong with [prune]: the path below it, and what to say.
 
-    `ours` are the runs' and the state's folders, which hold no foreign runs; `backed_up`: there is a [[backup]].
+    `ours` are the runs' and the state's folders, which hold no foreign runs, as those of the `targets` do not.
     """
-    ours = tuple(ours)
+    ours = (*ours, *local_folders(targets))
     if not any(_keeps(words) for words in (prune, *prune.project)):
         hint = "write for example keep_last = 10; without a [prune] table nothing is ever pruned"
         yield (), Problem("this policy keeps nothing", expected=f"one of {', '.join(WORDS)}", hint=hint)
     for key, found in (*_tag_problems(prune), *clock_problems("schedule", prune.schedule)):
         yield (key,), found
-    if prune.archive_after is not None and not backed_up:
+    if prune.archive_after is not None and not targets:
         hint = "configure a [[backup]], or remove the key"
         yield ("archive_after",), Problem("weights that no backup has cannot be left to it", hint=hint)
     for place, folder in enumerate(prune.folders):

@@ -12,10 +12,12 @@ from msgspec.structs import replace
 
 from supervisor import layout
 from supervisor.core.actions import Prune
+from supervisor.core.backups.manifest import Checkpoint, Manifest, Stored
 from supervisor.core.backups.model import Backed, Target
 from supervisor.core.job import Job
 from supervisor.core.ledger import Entry, Ledger
 from supervisor.core.model import Attempt, Phase, Progress, Run, World
+from supervisor.effects.backup.remembered import remember
 from supervisor.effects.prune.carry_out import Pruner
 from supervisor.effects.prune.showing import Showing
 from supervisor.prune_config import Prune as Settings
@@ -48,8 +50,20 @@ class Room:
         (self.outside / "canary").write_text("sings", encoding="utf-8")
         self.world, self.now, self.number = World(), NOW, 0
         self.settings = Settings(**{"keep_tag": ("gold",), **settings})
-        self.pruner = Pruner(lambda: self.settings, self.runs_dir, lambda: self.world, lambda: self.now)
+        self.state_dir = tmp_path / "state"
+        self.pruner = self.make_pruner()
         self.showing = Showing(self.pruner)
+
+    def make_pruner(self, **more):
+        """One in this world."""
+        return Pruner(
+            lambda: self.settings,
+            self.runs_dir,
+            lambda: self.world,
+            lambda: self.now,
+            state_dir=self.state_dir,
+            **more,
+        )
 
     @property
     def trash(self):
@@ -134,13 +148,39 @@ class Room:
 
     def target(self, name="nas"):
         """A backup target."""
-        self.world = replace(self.world, targets={**self.world.targets, name: Target(name=name)})
+        self.world = replace(self.world, targets={**self.world.targets, name: Target(name=name, confirmed=True)})
 
-    def back_up(self, one, *, epoch=9, ended=True, target="nas"):
-        """The run lies there."""
-        one = self.world.run(one.id)
-        backed = Backed(snapshot="snap-000009-20261122T183000Z-00000000", epoch=epoch, kept_epoch=epoch, ended=ended)
+    def back_up(self, one, *, epoch=9, ended=True, target="nas", without=(), left_out=(), remembered=True):
+        """The run lies there: its ledger's copies and its final weights as they are here, but not what is `without`."""
+        one, self.number = self.world.run(one.id), self.number + 1
+        snapshot = f"snap-000009-20261122T183000Z-{self.number:08x}"
+        backed = Backed(snapshot=snapshot, epoch=epoch, kept_epoch=epoch, ended=ended)
         self.put(replace(one, backups={**one.backups, target: backed}))
+        files = tuple(self._stored(one, snapshot, without))
+        manifest = Manifest(
+            server="gpu1",
+            snapshot=snapshot,
+            created_at=NOW,
+            run=one.id,
+            project=one.job.project,
+            name=one.name,
+            files=files,
+            checkpoints=(Checkpoint(path=f"good/epoch{epoch}-attempt1.pt", epoch=epoch, attempt=1),) if epoch else (),
+            ended=ended,
+            left_out=left_out,
+        )
+        if remembered:
+            remember(self.state_dir, target, manifest)
+
+    def _stored(self, one, snapshot, without):
+        root = self.dir(one.name, one.job.project).root
+        paths = sorted(root.glob("good/*.pt")) + [root / f"train/weights/{name}.pt" for name in ("best", "last")]
+        for path in paths:
+            name = str(path.relative_to(root))
+            if path.exists() and name not in without:
+                data, sha256 = path.read_bytes(), hashlib.sha256(path.read_bytes()).hexdigest()
+                mtime_ns = path.stat().st_mtime_ns
+                yield Stored(path=name, bytes=len(data), sha256=sha256, mtime_ns=mtime_ns, at=snapshot)
 
     def put(self, one):
         """Let a run stand like this in the world."""

@@ -97,6 +97,7 @@ def _offline_plan(target: Target, missing: NoDaemon) -> View:
     from supervisor.effects.prune.showing import Showing
     from supervisor.journal import Journal
     from supervisor.layout import journal_file
+    from supervisor.prune_config import local_folders
 
     if target.socket and not target.config:
         raise missing
@@ -107,7 +108,15 @@ def _offline_plan(target: Target, missing: NoDaemon) -> View:
     except (OSError, sqlite3.Error) as error:
         raise NoDaemon(f"{missing.message}\n  its journal cannot be read: {error}") from None
     screen.note("daemon is not running; this is what its journal and the disk say (read-only)")
-    pruner = Pruner(lambda: config.prune, config.server.runs_dir, lambda: world, time.time)
+    server = config.server
+    pruner = Pruner(
+        lambda: config.prune,
+        server.runs_dir,
+        lambda: world,
+        time.time,
+        state_dir=server.state_dir,
+        closed=lambda: local_folders(config.backup),
+    )
     return {**Showing(pruner).plan(), "offline": True}
 
 

@@ -82,6 +82,13 @@ def pruned(turn: Turn, event: events.Pruned) -> None:
         notices.pruned(turn, event, f"{'. '.join(filter(None, parts))}.")
 
 
+def taken_back(turn: Turn, event: events.TakenBack) -> None:
+    """What was pruned is there again: it is backed up and pruned like any other run."""
+    run = turn.world.ended.get(event.run)
+    if run is not None:
+        turn.put(replace(run, archived=False, removed=False))
+
+
 def pause_one(turn: Turn, event: events.DiskSeen) -> None:
     """Stop the least valuable training at its next checkpoint; it goes on when there is room again.
 

@@ -26,6 +26,7 @@ from supervisor.core.backups.events import (
     QuietSeen,
     Restored,
     StateRestored,
+    TakenBack,
     VerifyAsked,
 )
 from supervisor.core.base_events import AttemptEvent, Event, RunEvent
@@ -414,5 +415,5 @@ AnyEvent = (
     | Kept | Compared | WrongStart | SaveSeen | HangSeen | AutopsyDone | WaitOver | UndoAsked | GpusSeen | GpuFound
     | GpuHeld | XidSeen | KernelSaid | GpuTested | GpuTreated | GpuOrdered | BackupDue | BackupAsked | QuietSeen
     | BackedUp | BackupFailed | VerifyAsked | BackupVerified | DrillAsked | Drilled | Restored | StateRestored
-    | PruneAsked | Pruned | DiskSeen | PublishAsked | Published
+    | PruneAsked | Pruned | TakenBack | DiskSeen | PublishAsked | Published
 )  # fmt: skip

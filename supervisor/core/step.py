@@ -157,6 +157,7 @@ SERVER: dict[type[events.Event], Callable[[Turn, Any], None]] = {
     events.StateRestored: restoring.state_restored,
     events.PruneAsked: disks.prune_asked,
     events.Pruned: disks.pruned,
+    events.TakenBack: disks.taken_back,
     events.DiskSeen: disks.seen,
     events.PublishAsked: publishing.asked,
     events.Published: publishing.published,

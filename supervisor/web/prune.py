@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from supervisor.core import views
-from supervisor.core.events import PruneAsked
+from supervisor.core.events import PruneAsked, TakenBack
 from supervisor.core.model import World
 from supervisor.errors import RetryableError, UserError
 from supervisor.web import answers
@@ -162,6 +162,9 @@ class PruneRoutes:
             raise RefusedOrder(409, str(error)) from error
         except (RetryableError, OSError) as error:
             raise RefusedOrder(503, f"nothing can be taken back just now: {error}") from error
+        if done.get("run"):
+            clock = self._daemon.clock
+            self._daemon.put(TakenBack(at=clock.now(), origin="api", run=done["run"], by=peer.by))
         text = "it is back where it was; the next pruning lets it go again unless the policy is changed before"
         return JsonResponse({**done, "done": True, "next": text})
 

@@ -311,3 +311,14 @@ def test_one_that_fills_its_disk_again_and_again_is_held():
         if bench.phase("a") is Phase.PREPARING:
             bench.launch("a", start="resume", from_epoch=3)
     assert count == 7
+
+
+def test_what_was_taken_back_from_the_trash_counts_again():
+    """It is backed up again, and may be archived or pruned again."""
+    bench = Bench(prunes=True)
+    bench.bring_to(Phase.SUCCEEDED)
+    bench.tell(events.PruneAsked, by="ann")
+    bench.tell(events.Pruned, removed_runs=("a@1",), archived=("a@1",), moved_files=1)
+    assert (bench.run("a").archived, bench.run("a").removed) == (True, True)
+    bench.tell(events.TakenBack, run="a@1", by="ann")
+    assert (bench.run("a").archived, bench.run("a").removed) == (False, False)

@@ -152,6 +152,28 @@ def test_archive_leaves_weights_to_the_backup():
     assert "it has no backup" in reason(replace(one, backup_configured=False, covered=False), kept)
 
 
+def test_weights_that_are_in_no_backup_stay():
+    """An archive leaves them here with that reason, and a run that has nothing else to give is not archived."""
+    kept = policy(keep_last=5, archive_after_s=5 * DAY)
+    proven = {"backup_configured": True, "covered": True, "has_copy": True}
+    bare = weights("train/weights/swa_final.pt", held=False)
+    found = decide([run("a", files=(weights(), bare), **proven)], kept, NOW)
+    assert [each.action for each in found] == [ARCHIVE, ARCHIVE, KEEP]
+    assert "in no backup" in found[2].reason
+    for archived in (False, True):
+        only = run("a", files=(bare,), archived=archived, **proven)
+        assert [each.action for each in decide([only], kept, NOW)] == [KEEP, KEEP]
+
+
+def test_weights_that_are_in_no_backup_hold_their_directory():
+    """If there is a backup; the reason names them. Without one the words decide."""
+    kept = policy(keep_tag=("none",))
+    one = run("a", backup_configured=True, covered=True, lacking="before-1/last.pt")
+    assert "but before-1/last.pt is in no backup" in reason(one, kept)
+    assert actions([one], kept) == {"a": KEEP}
+    assert actions([replace(one, backup_configured=False)], kept) == {"a": DELETE}
+
+
 def test_archiving_is_done_once():
     """An archived run without weights is not archived again; one of which nobody noted it is."""
     kept = policy(keep_last=5, archive_after_s=0.0)
@@ -191,6 +213,7 @@ FILES = st.lists(
         mtime=st.floats(0, 300),
         superseded=st.booleans(),
         backed=st.booleans(),
+        held=st.booleans(),
         open=st.booleans(),
     ),
     max_size=6,
@@ -222,6 +245,7 @@ def listings(draw):
                 metric=draw(st.none() | st.floats(0, 1)),
                 bytes=draw(st.integers(0, 99)),
                 hindrance=draw(st.sampled_from(["", "", "", "not ours"])),
+                lacking=draw(st.sampled_from(["", "", "before-1/last.pt"])),
                 files=draw(FILES),
                 **flags,
             )
@@ -284,6 +308,20 @@ def test_pruning_never_regrets(runs, kept):
             numbers = [file.number for file in one.files if file.number is not None]
             assert all(facts[found.file].number != max(numbers) or numbers.count(max(numbers)) > 1 for found in gone)
             assert not any(facts[found.file].open for found in gone)
+
+
+@settings(max_examples=300, deadline=None)
+@given(listings(), POLICIES)
+def test_only_what_backups_have_is_left_to_them(runs, kept):
+    """An archive takes just the files that every backup has; no directory goes with weights that one has not."""
+    decisions = decide(runs, kept, NOW)
+    for one in runs:
+        directory, *files = [found for found in decisions if found.path == one.path]
+        facts = {file.path: file for file in one.files}
+        if one.backup_configured and one.lacking:
+            assert directory.action != DELETE
+        for file in (facts[found.file] for found in _goes(files) if found.action == ARCHIVE):
+            assert file.backed if file.number is not None else file.held
 
 
 @settings(max_examples=200, deadline=None)

@@ -166,6 +166,9 @@ def test_one_word_is_a_policy(words):
     assert read(f"[prune]\n{words}\n").prune is not None
 
 
+NAS = ("[[backup]]", 'name = "nas"', 'to = "/nas/b"')
+
+
 @pytest.mark.parametrize(
     ("lines", "key", "words"),
     [
@@ -175,6 +178,8 @@ def test_one_word_is_a_policy(words):
         (['folders = ["/data/runs"]'], "prune.folders", "inside /data/runs"),
         (['folders = ["/"]'], "prune.folders", "lies inside this"),
         (['folders = ["/old", "/old"]'], "prune.folders", "named twice"),
+        (['folders = ["/nas/b/gpu2"]', *NAS], "prune.folders", "inside /nas/b"),
+        (['folders = ["/nas"]', *NAS], "prune.folders", "/nas/b lies inside this"),
         (["[[prune.project]]", 'name = "p"', 'keep_tag = [""]'], "prune.project[1].keep_tag", "not empty"),
         (
             ["[[prune.project]]", 'name = "p"', "keep_last = 1", "[[prune.project]]", 'name = "p"', "keep_last = 2"],

@@ -332,9 +332,7 @@ def test_a_run_that_begins_in_that_moment(room, monkeypatch, moment):
 def test_an_unknown_target_holds_everything(room):
     """Before the world knows a target that is configured nothing is pruned: nobody could say what it has."""
     room.both("old")
-    room.pruner = carry_out.Pruner(
-        lambda: room.settings, room.runs_dir, lambda: room.world, lambda: NOW, targets=lambda: ["nas"]
-    )
+    room.pruner = room.make_pruner(targets=lambda: ["nas"])
     with pytest.raises(RetryableError):
         room.prune()
     assert room.dir("old").root.exists()

@@ -5,9 +5,10 @@ import os
 import pytest
 from msgspec.structs import replace
 
-from supervisor.core.job import Job
+from supervisor.core.job import Job, PublishTo
 from supervisor.effects import checkpoints, live_trainings
 from supervisor.effects.prune import foreign
+from supervisor.effects.prune.showing import Showing
 from tests.prune_room import DAY, NOW, Room, snapshot
 from tests.torch_files import checkpoint
 
@@ -180,3 +181,52 @@ def test_the_child_that_looks_follows_the_handle(room, monkeypatch):
 
     monkeypatch.setattr(checkpoints, "survey", exchanged)
     assert "resumable" in plan(room)["runs/detect/train"]["reason"]
+
+
+@pytest.mark.parametrize("mark", ["owner.json", "manifest.json"])
+def test_backups_hold_no_foreign_runs(room, mark):
+    """What lies in a backup of whichever server, or in a snapshot, is never looked at."""
+    path = foreign_run(room, "gpu2/runs/a")
+    (room.folder / "gpu2" / mark).write_text("{}", encoding="utf-8")
+    assert plan(room) == {}
+    assert room.prune().moved_files == 0
+    (room.folder / "gpu2" / mark).unlink()
+    assert list(plan(room)) == [os.path.relpath(path, room.folder)]
+
+
+def test_an_interrupted_snapshot_is_no_foreign_run(room):
+    """It has no manifest yet, but its name."""
+    foreign_run(room, "snap-000009-20261122T183000Z-0123abcd/train")
+    assert plan(room) == {}
+
+
+def test_a_folder_inside_a_backup_is_refused(room):
+    """Also where the mark lies above the folder that was named; nothing goes, and that is told."""
+    foreign_run(room, "a")
+    (room.folder.parent / "owner.json").write_text("{}", encoding="utf-8")
+    event = room.prune()
+    assert (event.moved_files, "lies in a backup" in event.skipped[0]) == (0, True)
+    assert "lies in a backup" in room.showing.plan()["problems"][0]
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_folders_of_targets_are_closed(room, inside):
+    """A target below the folder is left out; where the folder lies in a target nothing of it is looked at."""
+    foreign_run(room, "nas/a")
+    foreign_run(room, "b")
+    folder = room.folder / "nas" if inside else room.folder.parent
+    room.showing = Showing(room.make_pruner(closed=lambda: [folder]))
+    assert list(plan(room)) == (["b"] if inside else [])
+    assert bool(room.showing.plan()["problems"]) is not inside
+
+
+def test_folders_of_publications_are_closed(room):
+    """Also where the user named the folder by a link: published weights are for others."""
+    link = room.folder.parent / "link"
+    link.symlink_to(room.folder)
+    room.settings = replace(room.settings, folders=(link,))
+    foreign_run(room, "models/a")
+    foreign_run(room, "b")
+    job = Job(name="x", revision="r", project="p", publish=PublishTo(to=str(link / "models")))
+    room.run("x", job=job)
+    assert list(plan(room)) == ["b"]

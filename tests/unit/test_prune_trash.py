@@ -5,7 +5,7 @@ import itertools
 import pytest
 from msgspec.structs import replace
 
-from supervisor.effects.prune import carry_out, handles, open_files
+from supervisor.effects.prune import handles, open_files
 from supervisor.effects.prune.showing import Showing
 from supervisor.errors import UserError
 from tests.prune_room import DAY, NOW, Room, snapshot
@@ -223,7 +223,7 @@ def _full(folder):
 
 def _next(room):
     """The next daemon: it knows nothing but the disk and the journal."""
-    room.pruner = carry_out.Pruner(lambda: room.settings, room.runs_dir, lambda: room.world, lambda: room.now)
+    room.pruner = room.make_pruner()
     room.showing = Showing(room.pruner)
     return room
 

@@ -66,7 +66,9 @@ class FakeDaemon:
         self.saved = lambda _run, _epoch: Saved()
         self.readings, self.kernel = {}, "followed"
         self.prune = None  # the [prune] table
-        self.pruner = Pruner(lambda: self.prune, self.runs_dir, lambda: self.world, self.clock.now)
+        self.pruner = Pruner(
+            lambda: self.prune, self.runs_dir, lambda: self.world, self.clock.now, state_dir=root / "state"
+        )
         self.lock = threading.Lock()
         self.socket_path = root / "socket"
         self.api = self.make_api()

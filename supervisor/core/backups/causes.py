@@ -48,6 +48,10 @@ KINDS: dict[str, Kind] = {
         "refuses what was asked of it", "look at the text, and at the account's restrictions", 3600.0, page=True
     ),
     "broken": Kind("returned other bytes than were sent", "look at the disk and the memory of {to}", 60.0, page=True),
+    "busy": Kind(
+        "is in use by another transfer of this account",
+        "let {to} run `rrsync -no-lock`, and give each server a folder of its own", 30.0,
+    ),
     "protocol": Kind("broke the connection off", "look at the network, and at rsync on {to}"),
     "failed": Kind("failed for a reason that is not known", "look at the text", 300.0),
     "stopped": Kind("was interrupted by our own end", "", 1.0),

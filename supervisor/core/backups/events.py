@@ -180,6 +180,13 @@ class Pruned(Event, frozen=True, kw_only=True, tag=True):
     text: str = ""
 
 
+class TakenBack(Event, frozen=True, kw_only=True, tag=True):
+    """A person took a run's files back from the trash."""
+
+    run: str
+    by: str
+
+
 class DiskSeen(Event, frozen=True, kw_only=True, tag=True):
     """A file system has come to another level: ok, low (below disk.prune_below) or full (below disk.pause_below).
 

@@ -78,6 +78,8 @@ def target_view(world: World, target: Target, now: float) -> View:
         "retry_at": target.retry_at if target.retry_at > now else None,
         "quiet": target.quiet,
         "due": [_due_view(world, run, order) for run, order in target.due.items()],
+        "verify_due": target.verify_due,
+        "drill_due": target.drill_due,
         "ok_at": target.ok_at or None,
         "state_at": target.state_at or None,
         "verified_at": target.verified_at or None,

@@ -28,6 +28,7 @@ def sentences(duration: Duration, size: Size) -> dict[str, Callable[[Body], str]
         "StateRestored": lambda body: f"this journal came from backup target {_target(body)}",
         "PruneAsked": lambda body: f"{_by(body)}what the policy lets go is to be pruned",
         "Pruned": lambda body: _pruned(body, size),
+        "TakenBack": lambda body: f"{_by(body)}its files were taken back from the trash",
         "DiskSeen": lambda body: _disk(body, size),
         "PublishAsked": lambda body: f"{_by(body)}its weights are to be published",
         "Published": _published,
@@ -85,6 +86,8 @@ def _cause_of_target(body: Body) -> str:
 def _drilled(body: Body, duration: Duration) -> str:
     if body.get("cause"):
         return f"no restore from {_target(body)} could be rehearsed, because it {_cause_of_target(body)}{_text(body)}"
+    if body.get("unable"):
+        return f"a rehearsed restore from {_target(body)} could not be finished on this machine{_text(body)}"
     if not body.get("ok"):
         return f"a rehearsed restore from {_target(body)} did not work{_text(body)}"
     trained = " and trained on" if body.get("trained") else ""

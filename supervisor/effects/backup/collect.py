@@ -204,6 +204,15 @@ class Tree:
         finally:
             os.close(handle)
 
+    def has(self, path: str) -> bool:
+        """True if something has that name, whatever it is. Raises OSError where nobody can say."""
+        folder, _, name = path.rpartition("/")
+        try:
+            os.stat(name, dir_fd=self.folder(folder), follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
+
     def read(self, path: str, most_bytes: int = 1024 * 1024) -> bytes | None:
         """What a small file holds; None if it is not there. RetryableError if it is larger than it may be."""
         try:

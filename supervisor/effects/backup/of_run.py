@@ -30,6 +30,7 @@ from supervisor.trainers import trainer_for
 
 #: About this one file: the others can be had all the same.
 _OF_ONE_FILE = frozenset({errno.EACCES, errno.EPERM, errno.EIO, errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG})
+HELD = "; an older copy is held"
 
 
 class RunSource:
@@ -82,13 +83,14 @@ class RunSource:
         found = collect(self._tree, self._checkpoint_paths(), ended=self._action.ended)
         self._guard(scene.before, found, mark, volume)
         copier = Copier(self._tree, scene.folder, scene.record.copied, scene.stop)
-        chosen, linked = self._linked(copier, scene, same=guards.is_same_training(scene.before, mark))
+        same = guards.is_same_training(scene.before, mark)
+        chosen, linked = self._linked(copier, scene, same=same)
         self._new = dict(chosen.new)
-        files = {**chosen.there, **linked}
+        files = {**chosen.there, **linked, **(self._finals_only_there(scene) if same else {})}
         self._stage_files(copier, scene, found, files)
         if chosen.ledger.entries:
             files[kept.LEDGER] = _ledger_file(copier, chosen.ledger, scene)
-        finals = self._finals(scene, files, found)
+        finals = self._finals(scene, files, found, same=same)
         if not mark and scene.before is not None:
             mark = scene.before.mark
         wanted = {path for path, one in files.items() if one.at == scene.record.snapshot}
@@ -137,6 +139,11 @@ class RunSource:
         there = scene.there if same else {}
         return kept.choose(self._ledger, older, there, self._policy, self._damaged)
 
+    def _finals_only_there(self, scene: Scene) -> dict[str, Stored]:
+        """The final weights that only the target has: here they were left to it, or lost."""
+        finals = {path: one for path, one in scene.there.items() if is_final(path) and path.startswith("train/")}
+        return {path: one for path, one in finals.items() if not self._tree.has(path)}
+
     # ---- staging
     def _stage_files(self, copier: Copier, scene: Scene, found: Collected, files: dict[str, Stored]) -> None:
         """Enter all other files into `files`: those that lie there already, and those that are staged now."""
@@ -171,18 +178,26 @@ class RunSource:
         older = scene.there.get(seen.path)
         if older is not None:
             files[seen.path] = older
-        found.leave_out(f"{why}; an older copy is held" if older is not None else why)
+        found.leave_out(f"{why}{HELD}" if older is not None else why)
 
-    def _finals(self, scene: Scene, files: dict[str, Stored], found: Collected) -> list[Checkpoint]:
-        """What the weights of an ended run are, by a look into the staged copies; those that are not whole go out."""
+    def _finals(self, scene: Scene, files: dict[str, Stored], found: Collected, *, same: bool) -> list[Checkpoint]:
+        """What the weights of an ended run are, by a look into the staged copies; those that are not whole go out.
+
+        The copy of the last snapshot is held on to then, if it is of the same training.
+        """
         paths = [path for path in files if is_final(path) and path.startswith("train/")]
         staged = [path for path in paths if files[path].at == scene.record.snapshot]
         looked = zip(staged, checkpoints.look([scene.folder / path for path in staged]), strict=True)
-        result = [one for one in (scene.before.checkpoints if scene.before else ()) if one.path in {*paths} - {*staged}]
+        there = {*paths} - {*staged}
+        result = []
         for path, one in looked:
             if one.state not in WHOLE:
                 del files[path]
-                found.leave_out(f"{path}: {one.state}: {one.reason}")
+                older = scene.there.get(path) if same else None
+                if older is not None:
+                    files[path] = older
+                    there.add(path)
+                found.leave_out(f"{path}: {one.state}: {one.reason}{HELD if older is not None else ''}")
                 continue
             epochs, epoch, attempt = one.epochs, one.done_epochs, self._action.attempt
             version = one.version or ""
@@ -191,6 +206,7 @@ class RunSource:
                     path=path, epoch=epoch, attempt=attempt, state=one.state, epochs=epochs, trainer_version=version
                 )
             )
+        result += [one for one in (scene.before.checkpoints if scene.before else ()) if one.path in there]
         return sorted(result, key=lambda checkpoint: checkpoint.path)
 
     # ---- proof and manifest

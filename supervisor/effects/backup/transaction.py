@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import logging
-import os
 import secrets
 import socket
 import sqlite3
@@ -21,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,23 +29,23 @@ from supervisor import backup_config
 from supervisor.core.actions import BackUp
 from supervisor.core.backups.manifest import LATEST, MANIFEST, Manifest, snapshot_name
 from supervisor.core.events import BackedUp, BackupFailed
-from supervisor.effects.backup import ownership, retention
+from supervisor.effects.backup import locks, ownership, retention
 from supervisor.effects.backup.fetched import Holdings, place, stored_at
 from supervisor.effects.backup.guards import NotBackedUpError
 from supervisor.effects.backup.of_run import RunSource
 from supervisor.effects.backup.of_state import StateSource
+from supervisor.effects.backup.read_record import known_damaged
+from supervisor.effects.backup.remembered import remember
 from supervisor.effects.backup.sources import Draft, Scene, Source, is_unchanged
 from supervisor.effects.backup.staging import OLDEST_S, Record, Staging, forget_others
 from supervisor.effects.backup.targets import open_target
-from supervisor.effects.backup.targets.base import Facts, Target, TargetError
-from supervisor.effects.backup.verify import known_damaged
+from supervisor.effects.backup.targets.base import Facts, Target, TargetError, closing
 from supervisor.effects.private_copy import NoRoomError
 from supervisor.errors import RetryableError
 
 log = logging.getLogger("yolo-supervisor")
 
 STAGING = ".staging"  # in the folder of the runs: no project can have that name
-BUSY_AGAIN_S = 5.0
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -133,11 +132,12 @@ class BackerUp:
         chosen = next((one for one in settings.backup if one.name == action.target), None)
         if chosen is None:
             return (self._failed(action, "failed", f"there is no [[backup]] named {action.target!r} any more"),)
-        with self._alone(action.target) as lock, self._told(action) as problems:
+        with locks.alone(self._places.state_dir, action.target) as lock, self._told(action) as problems:
             forget_others(self._places.runs_dir / STAGING, {one.name for one in settings.backup})
             server = settings.server.name or socket.gethostname()
             target = self._opening(chosen, server, self._places.state_dir, stop=self._stop, pass_fds=(lock,))
-            done = self._back_up(action, chosen, target, server)
+            with closing(target):
+                done = self._back_up(action, chosen, target, server)
             return (msgspec.structs.replace(done, seconds=round(time.monotonic() - began, 3)),)
         return tuple(problems)
 
@@ -145,32 +145,19 @@ class BackerUp:
         staging = Staging(self._places.staging(action.target, state=action.job is None))
         self._before_step("target")
         facts = target.facts()
-        ownership.claim(target, self._places.state_dir, server, self._now())
+        vault = ownership.claim(target, self._places.state_dir, server, self._now())
         with contextlib.closing(self._source(action, settings)) as source:
+            noted = partial(remember, self._places.state_dir, action.target)
             transaction = _Transaction(
-                action, source, target, staging, server, self._now, self._stop, self._before_step, facts
+                action, source, target, staging, server, self._now, self._stop, self._before_step, facts, noted
             )
-            return transaction.run(known_damaged(self._places.state_dir, action.target))
+            done = transaction.run(known_damaged(self._places.state_dir, action.target))
+        return msgspec.structs.replace(done, vault=vault)
 
     def _source(self, action: BackUp, settings: backup_config.Backup) -> Source:
         if action.job is None:
             return StateSource(self._places.journal, action.why)
         return RunSource(self._places.runs_dir, action, action.job, settings)
-
-    @contextlib.contextmanager
-    def _alone(self, target: str) -> Iterator[int]:
-        """Be the only one who writes to the target; the handle of the lock, for programs to inherit."""
-        folder = self._places.state_dir / "backup" / target
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RetryableError(f"an earlier transfer to {target} is still under way", BUSY_AGAIN_S) from None
-            yield handle
-        finally:
-            os.close(handle)
 
     @contextlib.contextmanager
     def _told(self, action: BackUp) -> Iterator[list[BackupFailed]]:
@@ -207,6 +194,7 @@ class _Transaction:
     stop: threading.Event
     before_step: Callable[[str], None]
     facts: Facts
+    remember: Callable[[Manifest], None]
 
     def run(self, damaged: frozenset[str]) -> BackedUp:
         """All steps; or, where an earlier try of this action came as far as the manifest, the last ones."""
@@ -338,6 +326,7 @@ class _Transaction:
     def _event(self, draft: Draft, **facts: Any) -> BackedUp:
         manifest = draft.manifest
         newest = manifest.newest()
+        self.remember(manifest)
         if manifest.left_out:
             log.info("%s: left out: %s", self.action.key, "; ".join(manifest.left_out[:5]))
         return BackedUp(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +19,12 @@ from supervisor import prune_config
 from supervisor.core import actions, events
 from supervisor.core.model import World
 from supervisor.core.retention import ARCHIVE, DELETE, KEEP, REFUSED, Decision, Retention, decide
-from supervisor.effects.prune import foreign, handles, look, open_files, policy, standing, trash
+from supervisor.effects.prune import foreign, handles, look, open_files, policy, proof, standing, trash
 from supervisor.effects.prune.handles import UnsafeError
 from supervisor.effects.prune.look import Look, Seen, said
 from supervisor.effects.prune.move import Move, Place
-from supervisor.effects.prune.trash import Record, Trash
+from supervisor.effects.prune.standing import Standing
+from supervisor.effects.prune.trash import Held, Record, Trash
 from supervisor.errors import RetryableError
 
 log = logging.getLogger("yolo-supervisor")
@@ -77,20 +78,25 @@ class Pruner:
         world: Callable[[], World],
         now: Callable[[], float],
         *,
+        state_dir: Path,
         targets: Callable[[], Collection[str]] = tuple,
+        closed: Callable[[], Iterable[Path]] = tuple,
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         """`targets`: the names of all [[backup]] that are configured: before the world knows them nothing is pruned.
 
-        `stopping`: the daemon ends; the next one goes on. A link in the path of `runs_dir` is followed now, and never
-        again.
+        `state_dir`: there it is remembered what backups hold. `closed`: local folders of backups, where no foreign run
+        is. `stopping`: the daemon ends; the next one goes on. A link in the path of `runs_dir` is followed now, and
+        never again.
         """
         self._settings_of = settings_of
         self._runs = Place(Path(os.path.realpath(runs_dir)), TRASH)
         self._runs_dir = runs_dir
+        self._state_dir = state_dir
         self._world = world
         self._now = now
         self._targets = targets
+        self._closed = closed
         self._stopping = stopping
         self._alone = threading.Lock()
 
@@ -142,9 +148,9 @@ class Pruner:
         """Where is pruned: our runs, and the folders that the user named, as far as they lie apart from these."""
         if settings is None:
             return [self._runs]
-        folders = [Path(os.path.realpath(folder)) for folder in settings.folders]
-        apart = [folder for folder in dict.fromkeys(folders) if not _overlap(folder, self._runs.path)]
-        return [self._runs, *(Place(folder, foreign.TRASH, foreign=True) for folder in apart)]
+        folders = {Path(os.path.realpath(folder)): folder for folder in reversed(settings.folders)}
+        apart = [(real, named) for real, named in folders.items() if not _overlap(real, self._runs.path)]
+        return [self._runs, *(Place(real, foreign.TRASH, foreign=True, named=named) for real, named in apart[::-1])]
 
     def _prune(self, place: Place, action: actions.Prune, settings: prune_config.Prune, tally: Tally) -> None:
         try:
@@ -175,8 +181,9 @@ class Pruner:
     def _seen(self, place: Place, root: int) -> Iterator[Seen]:
         in_use, world = open_files.in_use(), self._world()
         if place.foreign:
-            return foreign.Search(root, place.path, world, in_use, self._now()).all()
-        return Look(root, self._runs_dir, world, in_use).all()
+            closed = foreign.closed(place.path, place.named or place.path, self._closed(), world)
+            return foreign.Search(root, place.path, world, in_use, self._now(), closed).all()
+        return Look(root, self._runs_dir, self._state_dir, world, in_use).all()
 
     @staticmethod
     def _count_what_an_interrupted_one_did(bin_: Trash, action: actions.Prune, tally: Tally) -> None:
@@ -189,7 +196,7 @@ class Pruner:
         due = [one for one in bin_.held() if one.record.at + after_s <= self._now() and one.record.what != "stray"]
         in_use = open_files.in_use() if due else frozenset()
         for held in due:
-            problem = self._unpurgeable(held.record)
+            problem = self._unpurgeable(held)
             try:
                 if not problem and bin_.identities(held.id) & in_use:
                     problem = "a process has a file of it open"
@@ -200,13 +207,30 @@ class Pruner:
             except (OSError, UnsafeError) as error:
                 tally.skip(f"{TRASH}/{held.id}", said(error))
 
-    def _unpurgeable(self, record: Record) -> str:
-        """Why something stays in the trash: what was let go because of its backup needs that backup still."""
-        world = self._world()
-        run = world.run(record.run) if record.run and record.what != "epochs" else None
-        if run is None or not standing.is_backed_up(world, run) or standing.is_covered(world, run):
+    def _unpurgeable(self, held: Held) -> str:
+        """Why something stays in the trash: its run lives again, or the backup that it was let go for is not whole."""
+        record, world = held.record, self._world()
+        if record.what == "epochs" or not record.run or not record.items:
             return ""
-        return "its backup is not whole any more"
+        found = standing.of(world, *record.items[0].path.split("/")[:2])
+        if found is None:
+            return ""
+        problem = f"{found.name} lives again" if found.live is not None else self._lost(world, found, record)
+        return f"{problem}; `yolo-supervisor prune --undo {held.id}` takes it back" if problem else ""
+
+    def _lost(self, world: World, found: Standing, record: Record) -> str:
+        """What a backup has no longer for which it was let go; empty if it has all."""
+        run = found.worked if found.newest.id == record.run else world.run(record.run)
+        if run is None or not standing.is_backed_up(world, run):
+            return ""
+        if not standing.is_covered(world, run):
+            return "its backup is not whole any more"
+        if record.what != "archive" or run is not found.worked:
+            return ""
+        backups = proof.of(self._state_dir, world, run)
+        inside = ((item.path.split("/", 2)[-1], item.bytes) for item in record.items)
+        lost = (path for path, size in inside if look.number_of(path) is None and not backups.may_have(path, size))
+        return next((f"{path} is in no backup any more" for path in lost), "")
 
     def _let_go(self, move: Move, found: Sequence[Decision], tally: Tally) -> None:
         """Move what is to go of one directory, if that still holds."""
@@ -237,6 +261,7 @@ class Pruner:
         marker = handles.read(folder, look.TOKEN) or b""
         if found is None or marker != seen.marker or look.marker_problem(marker, found):
             raise UnsafeError("its fence token has changed")
+        self._demand_proof(world, found, seen)
         if what == "epochs":
             if found.starting:
                 raise UnsafeError("an attempt is being prepared just now")
@@ -248,6 +273,14 @@ class Pruner:
             raise UnsafeError(needed)
         if standing.is_backed_up(world, found.worked) and not standing.is_covered(world, found.worked):
             raise UnsafeError("it is not verified in its backup any more")
+
+    def _demand_proof(self, world: World, found: Standing, seen: Seen) -> None:
+        """Raise UnsafeError if the backups are not those any more whose manifests were looked at."""
+        if not standing.is_backed_up(world, found.worked):
+            return
+        now = proof.of(self._state_dir, world, found.worked).snapshots
+        if seen.proof is None or not now or now != seen.proof.snapshots:
+            raise UnsafeError("its backup has changed just now")
 
     # ---- for those who show what would be done
     @property

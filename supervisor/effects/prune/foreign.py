@@ -2,7 +2,7 @@
 
 Only what is surely such a run, finished and at rest is ever taken: args.yaml, results.csv and a folder weights whose
 last.pt was stripped by the trainer, nothing changed for a day, no process at work. Anything else is not even listed,
-or stays with its reason.
+or stays with its reason. No backup is: not one of ours, nor one of another server.
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ import hashlib
 import math
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from supervisor.core.backups.manifest import MANIFEST, is_snapshot
 from supervisor.core.model import World
 from supervisor.core.outlook import map50_95
 from supervisor.core.retention import RunFacts
 from supervisor.effects import checkpoints, live_trainings
+from supervisor.effects.backup.ownership import OWNER
 from supervisor.effects.prune import handles
 from supervisor.effects.prune.handles import Identity, UnsafeError
 from supervisor.effects.prune.look import Listed, Seen, said
@@ -45,10 +47,19 @@ class Search:
     world: World
     open: frozenset[Identity]
     now: float
+    closed: frozenset[Path] = frozenset()
 
     def all(self) -> Iterator[Seen]:
-        """Each run that is there. A run lies in no other run."""
-        for parts in _runs_below(self.root):
+        """Each run that is there. A run lies in no other run, and none in the folders that are `closed`.
+
+        Raises UnsafeError where the whole folder is.
+        """
+        for above in (self.path, *self.path.parents):
+            if above in self.closed:
+                raise UnsafeError("backups or published weights lie there: no foreign run is looked for")
+            if os.path.lexists(above / OWNER):
+                raise UnsafeError(f"it lies in a backup: {above / OWNER}")
+        for parts in _runs_below(self.root, self.path, self.closed):
             with suppress(FileNotFoundError):
                 yield self._one(parts)
 
@@ -114,7 +125,20 @@ def _digest(listing: Sequence[tuple[str, os.stat_result]]) -> bytes:
     return hashlib.sha256(msgspec.json.encode(said_of)).digest()
 
 
-def _runs_below(root: int) -> Iterator[tuple[str, ...]]:
+def closed(path: Path, named: Path, backups: Iterable[Path], world: World) -> frozenset[Path]:
+    """The folders of backups and of published weights, as they are called below `path`, which the user `named` so.
+
+    By their names only: a look at a network disk that is gone may never return.
+    """
+    runs = (*tuple(world.live.values()), *tuple(world.ended.values()))
+    published = {Path(run.job.publish.to) for run in runs if run.job.publish is not None}
+    places = {Path(os.path.normpath(one)) for one in (*backups, *published) if one.is_absolute()}
+    spelled = Path(os.path.normpath(named))
+    below = {path / one.relative_to(spelled) for one in places if one.is_relative_to(spelled)}
+    return frozenset(places | below | ({path} if any(spelled.is_relative_to(one) for one in places) else set()))
+
+
+def _runs_below(root: int, path: Path, closed: frozenset[Path]) -> Iterator[tuple[str, ...]]:
     """The folders that look like a run, breadth first and not without end; no link is followed."""
     level: list[tuple[str, ...]] = [()]
     count = 0
@@ -124,7 +148,11 @@ def _runs_below(root: int) -> Iterator[tuple[str, ...]]:
             count += 1
             if count > SEARCH_FOLDERS:
                 return
+            if path.joinpath(*parts) in closed or (parts and is_snapshot(parts[-1])):
+                continue
             with suppress(OSError, UnsafeError), handles.below(root, *parts) as folder:
+                if any(handles.look(folder, name) is not None for name in (OWNER, MANIFEST)):
+                    continue
                 if parts and _is_run(folder):
                     yield parts
                 else:

@@ -11,19 +11,20 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import msgspec
 
-from supervisor.core.checkpoints import GOES_ON
+from supervisor.core.checkpoints import GOES_ON, TORCH_SUFFIXES
 from supervisor.core.ledger import Entry, Ledger, usable
 from supervisor.core.model import World
 from supervisor.core.outlook import map50_95
-from supervisor.core.retention import FileFacts, RunFacts
-from supervisor.effects.prune import handles, standing
+from supervisor.core.retention import IN_NO_BACKUP, FileFacts, RunFacts
+from supervisor.effects.prune import handles, proof, standing
 from supervisor.effects.prune.handles import Identity, UnsafeError
+from supervisor.effects.prune.proof import Proof
 from supervisor.effects.prune.standing import Standing
 from supervisor.trainers.weights_folder import EPOCH_FILE
 
@@ -54,7 +55,8 @@ class Listed:
 class Seen:
     """A directory: its facts, and what must still be so when something of it is moved.
 
-    `marker`: the bytes of its fence token; of a foreign run a digest of all that lies there.
+    `marker`: the bytes of its fence token; of a foreign run a digest of all that lies there. `proof`: what its backups
+    hold; None where none is configured.
     """
 
     facts: RunFacts
@@ -63,6 +65,7 @@ class Seen:
     marker: bytes = b""
     files: tuple[Listed, ...] = ()
     copy: Entry | None = None
+    proof: Proof | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class Look:
 
     root: int
     runs_dir: Path
+    state_dir: Path
     world: World
     open: frozenset[Identity]
 
@@ -99,13 +103,16 @@ class Look:
         ledger = read_ledger(folder)
         copies = verified(folder, ledger)
         hindrance = marker_problem(marker, found) or ("" if found.live else self._hindrance(found, folder))
-        weights = tuple(self._weights(found, listing, copies))
+        backups = self._proof(found)
         facts = self._facts(found, hindrance=hindrance, ledger=ledger, copies=copies)
         facts = msgspec.structs.replace(
             facts,
+            covered=facts.covered and backups is not None and backups.ended,
+            has_copy=backups is not None and backups.has_copy,
+            lacking=lacking(backups, listing, copies) if backups is not None else "",
             bytes=sum(handles.apparent(status) for _, status in listing),
             open=any((status.st_dev, status.st_ino) in self.open for _, status in listing),
-            files=weights,
+            files=tuple(self._weights(listing, copies, backups or Proof())),
         )
         files = tuple(
             Listed(path, handles.apparent(status), (status.st_dev, status.st_ino))
@@ -113,7 +120,11 @@ class Look:
             if not stat.S_ISDIR(status.st_mode)
         )
         newest = max(copies, key=lambda entry: (entry.epoch, entry.kept_at), default=None)
-        return Seen(facts, (found.project, found.name), handles.identity(folder), marker, files, newest)
+        return Seen(facts, (found.project, found.name), handles.identity(folder), marker, files, newest, backups)
+
+    def _proof(self, found: Standing) -> Proof | None:
+        run = found.worked
+        return proof.of(self.state_dir, self.world, run) if standing.is_backed_up(self.world, run) else None
 
     def _hindrance(self, found: Standing, folder: int) -> str:
         return locked(folder) or standing.needed(self.world, found, self.runs_dir / found.project / found.name)
@@ -136,28 +147,27 @@ class Look:
             starting=found.starting,
             backup_configured=standing.is_backed_up(world, worked),
             covered=standing.is_covered(world, worked, epoch),
-            has_copy=standing.backed_epoch(world, worked) > 0,
             archived=found.newest.archived,
             hindrance=hindrance,
         )
 
     def _weights(
-        self, found: Standing, listing: list[tuple[str, os.stat_result]], copies: tuple[Entry, ...]
+        self, listing: list[tuple[str, os.stat_result]], copies: tuple[Entry, ...], backups: Proof
     ) -> Iterator[FileFacts]:
-        backed = standing.backed_epoch(self.world, found.worked)
+        backed = backups.of_copies(copies, LEDGER[0])
         for path, status in listing:
             folder, _, name = path.rpartition("/")
             if not stat.S_ISREG(status.st_mode) or not is_weights(folder, name):
                 continue
-            epoch_file = EPOCH_FILE.fullmatch(name) if folder == "/".join(WEIGHTS) else None
-            number = int(epoch_file[1]) if epoch_file else None
+            number = number_of(path)
             yield FileFacts(
                 path=path,
                 bytes=status.st_size,
                 number=number,
                 mtime=status.st_mtime,
                 superseded=number is not None and supersedes(copies, number, status.st_mtime_ns),
-                backed=number is not None and backed > number,
+                backed=number is not None and supersedes(backed, number, status.st_mtime_ns),
+                held=backups.may_have(path, status.st_size),
                 open=(status.st_dev, status.st_ino) in self.open,
             )
 
@@ -167,6 +177,39 @@ def is_weights(folder: str, name: str) -> bool:
     if folder == LEDGER[0]:
         return _COPY.fullmatch(name) is not None
     return folder == "/".join(WEIGHTS) and name.endswith(".pt")
+
+
+def number_of(path: str) -> int | None:
+    """The N of an epochN.pt of the trainer's, else None."""
+    folder, _, name = path.rpartition("/")
+    found = EPOCH_FILE.fullmatch(name) if folder == "/".join(WEIGHTS) else None
+    return int(found[1]) if found else None
+
+
+def guarded(listing: Iterable[tuple[str, os.stat_result]]) -> Iterator[tuple[str, int]]:
+    """Path and size of the weights that go with a directory only if a backup has them.
+
+    Not those whose training a verified copy stands for: what the ledger keeps, and epochN.pt.
+    """
+    for path, status in listing:
+        folder, _, name = path.rpartition("/")
+        stood_for = number_of(path) is not None or (folder == LEDGER[0] and is_weights(folder, name))
+        if (
+            stat.S_ISREG(status.st_mode)
+            and status.st_size
+            and PurePath(name).suffix in TORCH_SUFFIXES
+            and not stood_for
+        ):
+            yield path, status.st_size
+
+
+def lacking(backups: Proof, listing: Sequence[tuple[str, os.stat_result]], copies: Sequence[Entry]) -> str:
+    """The path of weights that would be lost with the directory; empty if there are none. No content is looked at."""
+    newest = max(copies, key=lambda entry: (entry.epoch, entry.kept_at), default=None)
+    if newest is not None and not backups.of_copies([newest], LEDGER[0]):
+        return f"{LEDGER[0]}/{newest.file}"
+    bare = next((path for path, size in guarded(listing) if not backups.may_have_content(size)), "")
+    return bare or backups.left_out(path for path, _ in listing)
 
 
 def supersedes(copies: tuple[Entry, ...], number: int, mtime_ns: int) -> bool:
@@ -251,8 +294,28 @@ def _has_size(good: int, entry: Entry) -> bool:
 
 def is_sound(folder: int, entry: Entry) -> bool:
     """True if a copy is bit by bit what was entered. Raises OSError, UnsafeError."""
-    digest, block = hashlib.sha256(), memoryview(bytearray(_BLOCK_BYTES))
-    with handles.below(folder, LEDGER[0]) as good, handles.plain_file(good, entry.file) as file:
+    return _content(folder, f"{LEDGER[0]}/{entry.file}")[1] == entry.sha256
+
+
+def demand_held(folder: int, path: str, backups: Proof | None) -> None:
+    """Raise UnsafeError if a file's content is not what the backups have at its path. Raises OSError."""
+    if backups is None or not backups.has(path, *_content(folder, path)):
+        raise UnsafeError(IN_NO_BACKUP)
+
+
+def demand_nothing_is_lost(folder: int, backups: Proof) -> None:
+    """Raise UnsafeError if weights would go with the directory that the backups have not. Raises OSError."""
+    for path, _ in guarded(handles.walk(folder)):
+        if not backups.has_content(*_content(folder, path)):
+            raise UnsafeError(f"{path} is in no backup")
+
+
+def _content(folder: int, path: str) -> tuple[int, str]:
+    """Size and sha256 of a plain file."""
+    *folders, name = path.split("/")
+    digest, block, size = hashlib.sha256(), memoryview(bytearray(_BLOCK_BYTES)), 0
+    with handles.below(folder, *folders) as parent, handles.plain_file(parent, name) as file:
         while count := os.readv(file, [block]):
             digest.update(block[:count])
-    return digest.hexdigest() == entry.sha256
+            size += count
+    return size, digest.hexdigest()

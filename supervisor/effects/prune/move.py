@@ -26,11 +26,15 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 @dataclass(frozen=True)
 class Place:
-    """A folder in which is pruned, with its trash: that of our runs, or one with foreign runs."""
+    """A folder in which is pruned, with its trash: that of our runs, or one with foreign runs.
+
+    `named`: as the user wrote it.
+    """
 
     path: Path
     trash: str
     foreign: bool = False
+    named: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class Move:
             if open_files.in_use() & {(status.st_dev, status.st_ino) for _, status in listing}:
                 raise UnsafeError("in use: a process has a file of it open")
             self._demand_same(folder, "run")
+            if self.seen.proof is not None:
+                look.demand_nothing_is_lost(folder, self.seen.proof)
             record = self._record("run", [item])
             identifier = self._begin(record)
             try:
@@ -72,8 +78,8 @@ class Move:
         problems: list[str] = []
         with handles.below(self.root, *self.seen.parts) as folder:
             self._demand_same(folder, what)
-            if what == "epochs" and (self.seen.copy is None or not look.is_sound(folder, self.seen.copy)):
-                raise UnsafeError("the newest copy in its ledger is not what was entered there")
+            if any(look.number_of(one.file) is not None for one in decisions):
+                self._demand_sound_copy(folder)
             in_use, record = open_files.in_use(), self._record(what, items)
             identifier = self._begin(record)
             for item in items:
@@ -85,6 +91,11 @@ class Move:
             self._drop_empty(identifier)
         return msgspec.structs.replace(record, items=tuple(moved)), problems
 
+    def _demand_sound_copy(self, folder: int) -> None:
+        """What epochN.pt are let go of for."""
+        if self.seen.copy is None or not look.is_sound(folder, self.seen.copy):
+            raise UnsafeError("the newest copy in its ledger is not what was entered there")
+
     def _move_file(self, folder: int, item: Item, identifier: str, what: str, in_use: frozenset[Identity]) -> str:
         """Move one file; why not, or nothing."""
         *inner, name = item.path.split("/")[len(self.seen.parts) :]
@@ -93,6 +104,8 @@ class Move:
         if meant is None or meant in in_use:
             return "in use: a process has it open"
         try:
+            if what == "archive" and look.number_of(relative) is None:
+                look.demand_held(folder, relative, self.seen.proof)
             self._demand_same(folder, what)
             with handles.below(folder, *inner) as parent:
                 self._move(parent, name, identifier, item, meant)

@@ -84,7 +84,7 @@ def needed(world: World, found: Standing, directory: Path) -> str:
     if busy:
         return f"it is being backed up to {busy[0]} just now"
     run = found.newest
-    if run.phase is Phase.SUCCEEDED and run.job.publish is not None and not run.published:
+    if run.phase is Phase.SUCCEEDED and run.job.publish is not None and not run.published_ok:
         return f"its weights are not published yet (`yolo-supervisor publish {run.name}`)"
     for other in world.live.values():
         if other.id not in found.ids and _needs(world, other, found, directory):
@@ -106,16 +106,10 @@ def is_backed_up(world: World, run: Run) -> bool:
 
 
 def is_covered(world: World, run: Run, ledger_epoch: int = 0) -> bool:
-    """True if all of an ended run, as it was at its end, lies verified on every target that it is backed up to.
+    """True if, as far as the journal knows, an ended run lies verified on every target that it is backed up to.
 
-    `ledger_epoch`: the newest epoch that its ledger has on this disk.
+    What of it lies there only proof.of knows. `ledger_epoch`: the newest epoch that its ledger has on this disk.
     """
     backed = [run.backups.get(name) for name in targets.of_run(world, run)]
     whole = all(one is not None and one.ended and one.kept_epoch >= ledger_epoch for one in backed)
     return whole and targets.covered(world, run)
-
-
-def backed_epoch(world: World, run: Run) -> int:
-    """The newest epoch that all of its backups have; 0 if one has none."""
-    backed = [run.backups.get(name) for name in targets.of_run(world, run)]
-    return min((one.epoch if one is not None and one.snapshot else 0 for one in backed), default=0)
