@@ -16,7 +16,7 @@ from supervisor.core.backups.events import BackedUp, BackupFailed
 from supervisor.core.backups.manifest import is_snapshot
 from supervisor.core.ledger import Distrust, Ledger, distrusting, usable
 from supervisor.effects import ledger
-from supervisor.effects.backup import ownership
+from supervisor.effects.backup import locks, ownership
 from supervisor.effects.backup.collect import Tree
 from supervisor.effects.backup.targets.base import TargetError
 from supervisor.errors import RetryableError
@@ -566,7 +566,7 @@ def test_one_file_that_cannot_be_read_costs_no_other(room, monkeypatch, number):
 
 def test_a_program_of_a_killed_daemon_is_waited_for(room):
     """While it holds the lock nothing is sent; the action is tried again."""
-    with room.backer()._alone("nas"), pytest.raises(RetryableError, match="under way"):
+    with locks.alone(room.state_dir, "nas"), pytest.raises(RetryableError, match="under way"):
         room.back_up()
     assert isinstance(room.back_up(), BackedUp)
 
@@ -627,6 +627,7 @@ def test_rests_of_interrupted_transfers_go(tmp_path):
     base = room.target.root / room.folder
     for path in (
         f"{first.snapshot}/.rsync-partial/last.pt",
+        f"{first.snapshot}/train/.~tmp~/last.pt",
         f"{first.snapshot}/train/.x.pt.a1B2c3",
         "snap-000001-20200101T000000Z-00000000/x",
     ):
@@ -635,7 +636,7 @@ def test_rests_of_interrupted_transfers_go(tmp_path):
     (base / first.snapshot / "README").write_bytes(b"mine")
     (base / "notes").write_bytes(b"mine")
     assert room.back_up().unchanged
-    assert {path for path in room.there() if "rsync" in path or "a1B2c3" in path or "2020" in path} == set()
+    assert {path for path in room.there() if "rsync" in path or "~" in path or "a1B2c3" in path or "2020" in path} == set()
     assert {f"{first.snapshot}/README", "notes"} <= room.there()
 
 

@@ -60,9 +60,9 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     `failures` in a row since `failing_since`, and is tried again at `retry_at`, with one backup first. `told` is the
     cause that people know of, `state_told` why the journal alone could not be sent. `proven_at`: when a restore was
     last rehearsed well, of the run `proven_run` at `proven_epoch`. `unproven`: what the newest rehearsal found instead;
-    `unable`: this machine could not even try to load it.
-    `damaged`: files there that are not what was stored, until a verification finds none. `verify_by` and `drill_by`:
-    the person who asked for what is due (`verify_since`, `drill_since`), if one did: of the whole target (`verify_whole`), of one run (`drill_run`).
+    `unable`: this machine could not even try to load it. `damaged`: files there that are not what was stored, until a
+    verification finds none. `verify_by` and `drill_by`: the person who asked for what is due (`verify_since`,
+    `drill_since`), if one did: of the whole target (`verify_whole`), of one run (`drill_run`).
     """
 
     name: str

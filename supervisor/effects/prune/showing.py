@@ -97,7 +97,12 @@ class Showing:
         ]
         if problems:
             raise UserError(f"{len(back)} of {len(held.record.items)} were taken back; not: {'; '.join(problems[:5])}")
-        return {"version": VERSION, "taken_back": [str(place.path / path) for path in back], "what": held.record.what, "run": held.record.run}
+        return {
+            "version": VERSION,
+            "taken_back": [str(place.path / path) for path in back],
+            "what": held.record.what,
+            "run": held.record.run,
+        }
 
     def _held(self) -> list[View]:
         settings = self._pruner.settings
