@@ -18,7 +18,9 @@ STATE_SNAPSHOTS = 3
 MOST_DROPPED = 20  # snapshots that one backup lets go of: more is odd, and the next one goes on
 MOST_CALLS = 4
 #: Of rsync (partial folder, temporary name) and of our own copies: see targets/.
-_REST = re.compile(r"(.*/)?(\.rsync-partial/.*|\.~tmp~/.*|\.[^/]+\.[A-Za-z0-9]{6}|\.[^/]+\.part|[^/]+\.partial)", re.DOTALL)
+_REST = re.compile(
+    r"(.*/)?(\.rsync-partial/.*|\.~tmp~/.*|\.[^/]+\.[A-Za-z0-9]{6}|\.[^/]+\.part|[^/]+\.partial)", re.DOTALL
+)
 
 
 def chosen(manifests: Sequence[Manifest], snapshots: int) -> tuple[list[Manifest], list[Manifest]]:
