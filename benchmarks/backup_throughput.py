@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.backup_place import Place, Shop, local_place, make_run, ssh_place
+from benchmarks.backup_place import SERVER, Place, Shop, local_place, make_run, ssh_place
 from benchmarks.figures import Figure
 from benchmarks.lab import MeasurementError
 from supervisor.core.events import BackedUp
@@ -95,9 +95,13 @@ def _rate(name: str, found: list[dict[str, Taken]], total: int) -> Figure:
 
 
 def _taken(target: Path, action: Callable[[], None]) -> Taken:
-    """Do it once to an empty target, while the disk has nothing else to do for us."""
-    for path in target.iterdir():
-        shutil.rmtree(path)
+    """Do it once to an empty target that is claimed already, while the disk has nothing else to do for us."""
+    for path in target.glob("*"):
+        if path.name != SERVER:
+            shutil.rmtree(path)
+    for path in (target / SERVER).glob("*"):
+        if path.is_dir():
+            shutil.rmtree(path)
     os.sync()
     before_s, before_cpu_s = time.perf_counter(), _cpu_s()
     action()

@@ -6,6 +6,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from supervisor.effects.backup.gentle import Gentle
 from supervisor.effects.backup.restore import Restorer
 from supervisor.effects.backup.staging import forget_others
 from supervisor.effects.backup.targets import open_target
-from supervisor.effects.backup.targets.base import Target, TargetError
+from supervisor.effects.backup.targets.base import Target, TargetError, closing
 from supervisor.effects.backup.transaction import STAGING, BackerUp, Places
 from supervisor.effects.backup.verify import Verifier
 from supervisor.effects.prune.carry_out import Pruner
@@ -180,11 +181,17 @@ class BackupWatch:
         return chosen, config.server.name or socket.gethostname()
 
     def _alone(self, made: Callable[[Opening], Handler], lock: str = locks.WORK) -> Handler:
-        """Work on a target that holds a lock; the programs that it starts hold it as well."""
+        """Work on a target that holds a lock, as the programs that it starts do; its connection ends with it."""
 
         def handle(action: Any) -> tuple[Event, ...]:
-            with locks.alone(self._state_dir, action.target, lock) as held:
-                return made(partial(self._open_target, held=held))(action)
+            with locks.alone(self._state_dir, action.target, lock) as held, ExitStack() as ending:
+
+                def opened(name: str) -> Target:
+                    target = self._open_target(name, held=held)
+                    ending.enter_context(closing(target))
+                    return target
+
+                return made(opened)(action)
 
         return handle
 

@@ -7,7 +7,6 @@ journal may be older than the run directories; `restored.json` tells the daemon 
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import sqlite3
 import threading
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from supervisor import durable, layout
+from supervisor import durable, layout, restored_jobs
 from supervisor.core.backups.manifest import STATE_FOLDER, Manifest, Stored
 from supervisor.core.model import Run, World
 from supervisor.effects.backup import fetched, ownership, refill, whole_run
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 SHOWN = 5
 #: Actions that a restored journal still has to carry out; all others are of a machine that is gone.
 OWED = ("Announce", "CheckJob", "MarkFile")
-JOB_FILE_MODE = 0o644
 _ENDS = ("", "-wal", "-shm")  # SQLite's files of one database
 
 Say = Callable[[str], None]
@@ -117,17 +115,37 @@ def make_plan(config: Config, target: Target, server: str) -> Plan:
     holdings.read_all(scratch)
     journal = next((one for one in state.manifests(STATE_FOLDER) if one.stored(JOURNAL) is not None), None)
     if journal is None:
-        held = ", ".join(folder.partition("/")[2] for folder in holdings.folders[:SHOWN])
-        what = f"only runs: {held}" if held else "nothing"
-        raise UserError(
-            f"backup target {target.name} has no journal of server {server}: it holds {what}\n"
-            "  fix: give the old server's name with --server NAME; single runs come back with "
-            f"`yolo-supervisor backup restore NAME --from {target.name} --to FOLDER`"
-        )
+        raise _no_journal(config, target.name, server, holdings)
     plans = tuple(_plan_run(config, holdings, folder) for folder in holdings.folders if holdings.newest(folder))
     damaged = [path for folder in holdings.folders for path in holdings.damaged(folder)]
     damaged += state.damaged(STATE_FOLDER)
     return Plan(target.name, server, journal, plans, tuple(damaged), holdings, state)
+
+
+def _no_journal(config: Config, target: str, server: str, holdings: Holdings) -> UserError:
+    held = ", ".join(folder.partition("/")[2] for folder in holdings.folders[:SHOWN])
+    what = f"only runs: {held}" if held else "nothing"
+    others = [name for name in _servers(config, target) if name != server]
+    if others:
+        fix = f"it holds the server{'s' if len(others) > 1 else ''} {', '.join(others)}: choose with --server NAME"
+    else:
+        fix = "give the old server's name with --server NAME"
+    single = f"single runs come back with `yolo-supervisor backup restore NAME --from {target} --to FOLDER`"
+    return UserError(
+        f"backup target {target} has no journal of server {server}: it holds {what} of it\n  fix: {fix}; {single}"
+    )
+
+
+def _servers(config: Config, target: str) -> list[str]:
+    """Whose folders lie there; nothing where that cannot be told."""
+    from supervisor.effects.backup.targets.base import TargetError
+    from supervisor.effects.backup.targets.servers import servers
+
+    entry = next((one for one in config.backup if one.name == target), None)
+    try:
+        return servers(entry, config.server.state_dir) if entry is not None else []
+    except TargetError:
+        return []
 
 
 def refuse_other_state(state_dir: Path) -> None:
@@ -198,19 +216,33 @@ def carry_out(config: Config, plan: Plan, say: Say, stop: threading.Event | None
         for number, run in enumerate(plan.runs, 1):
             _restore_run(config, plan, run, summary, place=f"{number} of {len(plan.runs)}", say=say, stop=stop)
         world = _world(journal)
-        moves = _moves(world, config.jobs.folder)
-        _move_job_files(journal, moves)
+        moves = restored_jobs.moves(world, config.jobs.folder)
+        restored_jobs.move_job_files(journal, moves)
         summary.live = sorted(run.name for run in world.live.values())
         told = _told(config, plan, world, summary)
         durable.write(layout.restored_file(state_dir), msgspec.json.encode(told))
         if plan.server == (config.server.name or socket.gethostname()):
-            ownership.take_over(plan.holdings.target, state_dir)
-        sources = _sources(journal, world)
+            _take_over(plan, state_dir, summary)
+        sources = restored_jobs.sources(journal, world)
         _put_journal(journal, state_dir, summary)
-    _write_job_files(config.jobs.folder, world, sources, moves, summary)
-    _missing_here(world, summary)
+    restored_jobs.write_job_files(config.jobs.folder, world, sources, moves, summary)
+    restored_jobs.missing_here(world, summary)
     say(f"the journal of {plan.server} is in place: {len(world.live)} live runs")
     return summary
+
+
+def _take_over(plan: Plan, state_dir: Path, summary: Summary) -> None:
+    """The old server's folders are ours from now on; one that cannot be written to just now, at the next backup."""
+    from supervisor.effects.backup.targets.base import TargetError
+
+    try:
+        ownership.take_over(plan.holdings.target, state_dir)
+    except TargetError as error:
+        summary.notes.append(f"{plan.target} could not be told that this server takes the old one's place: {error}")
+    summary.notes.append(
+        f"never start the old {plan.server} again as it was: its trainings would run twice, and {plan.target} is this "
+        "server's now"
+    )
 
 
 def _restore_run(
@@ -322,81 +354,3 @@ def _attempts(config: Config, run: Run) -> int:
     except (FileNotFoundError, NotADirectoryError):
         return 0
     return max((int(name) for name in names if name.isascii() and name.isdigit()), default=0)
-
-
-# ---- job files
-def _moves(world: World, folder: Path) -> dict[str, str]:
-    """Where the job files of live runs lie now, by where they lay."""
-    files = sorted({run.job.file for run in world.live.values() if run.job.file})
-    moves: dict[str, str] = {}
-    for file in files:
-        new = str(folder / Path(file).name)
-        if new not in moves.values():  # two old folders, one name: the second stays unwritten
-            moves[file] = new
-    return moves
-
-
-def _move_job_files(journal: Path, moves: dict[str, str]) -> None:
-    """Let the journal know the files by their new places: as others they would be other jobs of the same names."""
-    changed = {old: new for old, new in moves.items() if old != new}
-    if not changed:
-        return
-    with contextlib.closing(sqlite3.connect(journal)) as connection, connection:
-        for old, new in changed.items():
-            connection.execute("UPDATE OR REPLACE rows SET key = ? WHERE space = 'file' AND key = ?", (new, old))
-        rows = connection.execute("SELECT key, body FROM rows WHERE space = 'run'").fetchall()
-        for key, body in rows:
-            run = msgspec.json.decode(body, type=Run)
-            if run.job.file in changed:
-                data = msgspec.json.encode(_moved(run, changed))
-                connection.execute("UPDATE rows SET body = ? WHERE space = 'run' AND key = ?", (data, key))
-
-
-def _moved(run: Run, changed: dict[str, str]) -> Run:
-    job = msgspec.structs.replace(run.job, file=changed[run.job.file])
-    following = run.next_job
-    if following is not None:
-        following = msgspec.structs.replace(following, file=changed.get(following.file, following.file))
-    return msgspec.structs.replace(run, job=job, next_job=following)
-
-
-def _sources(journal: Path, world: World) -> dict[str, bytes]:
-    """The bytes of live runs' job files as they were seen last, by run id."""
-    found = {}
-    with contextlib.closing(Journal.open(journal, read_only=True)) as opened:
-        for run in world.live.values():
-            note = world.files.get(run.job.file)
-            revision = note.revision if note is not None and note.run == run.id else run.job.revision
-            data = opened.source(revision)
-            if data is not None:
-                found[run.id] = data
-    return found
-
-
-def _write_job_files(
-    folder: Path, world: World, sources: dict[str, bytes], moves: dict[str, str], summary: Summary
-) -> None:
-    """A deleted file of a live run changes nothing, but people look for it, and edit it. Nothing is overwritten."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for run in world.live.values():
-        if run.job.file not in world.files or run.id not in sources:
-            continue  # it was gone before
-        path = Path(moves.get(run.job.file, ""))
-        if run.job.file not in moves or (path.exists() and path.read_bytes() != sources[run.id]):
-            summary.notes.append(f"the job file of {run.name} was not written: another one has its name")
-            continue
-        if not path.exists():
-            durable.write(path, sources[run.id], mode=JOB_FILE_MODE)
-            if os.geteuid() == 0:
-                os.chown(path, run.job.owner, -1)
-        summary.job_files.append(str(path))
-
-
-def _missing_here(world: World, summary: Summary) -> None:
-    """What live runs need and this machine does not have."""
-    for run in world.live.values():
-        train = run.job.train or {}
-        needed = [run.job.python, run.job.cwd, *(str(train.get(key) or "") for key in ("data", "model"))]
-        gone = [path for path in needed if path.startswith("/") and not Path(path).exists()]
-        if gone:
-            summary.notes.append(f"{run.name} needs what is not here: {', '.join(gone)}")

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 READY_S = 20.0
-ACCOUNTS = ("full", "rrsync", "rrsync-wo")
+ACCOUNTS = ("full", "rrsync", "rrsync-no-del", "rrsync-wo")
 _PRIVILEGES = Path("/run/sshd")  # compiled in: where sshd's unprivileged half lives
 
 
@@ -119,13 +119,15 @@ def _authorize(folder: Path, root: Path) -> None:
     rrsync = shutil.which("rrsync")
     limits = {
         "full": "",
-        "rrsync": f'restrict,command="{rrsync} {root}" ',
-        "rrsync-wo": f'restrict,command="{rrsync} -wo -no-del {root}" ',
+        "rrsync": f'restrict,command="{rrsync} -no-lock {root}" ',
+        "rrsync-no-del": f'restrict,command="{rrsync} -no-del -no-lock {root}" ',
+        "rrsync-lock": f'restrict,command="{rrsync} {root}" ',
+        "rrsync-wo": f'restrict,command="{rrsync} -wo -no-del -no-lock {root}" ',
     }
     lines = []
-    for account in ACCOUNTS:
+    for account, limit in limits.items():
         key = new_key(folder / f"key-{account}")
-        lines.append(f"{limits[account]}{key.with_suffix('.pub').read_text().strip()}\n")
+        lines.append(f"{limit}{key.with_suffix('.pub').read_text().strip()}\n")
     (folder / "authorized_keys").write_text("".join(lines))
 
 

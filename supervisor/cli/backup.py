@@ -18,7 +18,11 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON f
 target_argument = click.argument(
     "target_name", metavar="[TARGET]", required=False, shell_complete=complete_backup_target
 )
-wait_option = click.option("--wait", is_flag=True, help="Wait for what comes of it; exit code 1 if it does not work.")
+wait_option = click.option(
+    "--wait",
+    is_flag=True,
+    help="Wait for what comes of it; exit code 1: it does not work, 75: the target is in trouble.",
+)
 
 
 class BackupVerbs(click.Group):
@@ -44,7 +48,7 @@ class BackupVerbs(click.Group):
         "yolo-supervisor backup run truck --wait",
         "yolo-supervisor backup verify nas --whole --wait",
         "yolo-supervisor backup drill nas",
-        "yolo-supervisor backup restore --all --from /mnt/nas/yolo",
+        "yolo-supervisor backup restore --all --from nas",
     ),
 )
 def backup_verb() -> None:
@@ -139,7 +143,7 @@ def verify_verb(ctx: click.Context, target_name: str | None, *, whole: bool, wai
     epilog=examples(
         "yolo-supervisor backup drill",
         "yolo-supervisor backup drill nas --run truck",
-        "yolo-supervisor backup drill --json | jq '{loaded, trained, epoch, epoch_wanted}'",
+        "yolo-supervisor backup drill --json | jq '{ok, loaded, trained, epoch, epoch_wanted}'",
     ),
 )
 @target_argument
@@ -152,8 +156,8 @@ def drill_verb(ctx: click.Context, target_name: str | None, name: str, *, wait: 
     """Fetch a backed-up run into a scratch folder, check it, and train one batch from it on the CPU.
 
     The epoch and the metric are compared with those that were noted when it was backed up. Nothing of the run itself is
-    touched. Without TARGET the one is taken that was proven longest ago. Exit code 0 if it works, 1 if it does not, 75
-    if the target could not be asked.
+    touched. Without TARGET the one is taken that was proven longest ago. Exit code 0 if it is proven, 1 if it does not
+    work or could not be loaded here, which proves nothing, 75 if the target could not be asked.
     """
     _order(ctx, "drill", wait=wait, as_json=as_json, target=target_name or "", name=name)
 

@@ -11,7 +11,7 @@ from supervisor.core.words import duration, size
 
 _TARGETS = ("TARGET", "STATE", "LAST BACKUP", "READ AGAIN", "PROVEN", "FREE", "WHAT")
 _TARGET_WIDTHS = (0, 0, 60, 90, 76, 104, 0)
-_RUNS = ("RUN", "PHASE", "EPOCH", "TARGET", "BACKED UP", "AT STAKE", "")
+_RUNS = ("RUN", "PHASE", "KEPT EPOCH", "TARGET", "BACKED UP", "AT STAKE", "")
 _RUN_WIDTHS = (0, 84, 0, 0, 0, 0, 60)
 NOTHING = "nothing is backed up: there is no [[backup]] in the configuration (docs/backup.md)"
 

@@ -49,6 +49,8 @@ def check_verb(target: Target, config: str | None) -> None:
         click.echo("there is no configuration file: the built-in defaults hold")
     else:
         click.echo(f"{path} is valid")
+    if settings.prune is None:
+        screen.note("note: there is no [prune] table: nothing is ever pruned")
 
 
 def _try_rules(file: str, settings: Config) -> None:

@@ -92,7 +92,7 @@ def incidents_verb(target: Target, name: str | None, since: str | None, *, is_op
 
     TRY is the attempt, COST what it took: to see it, to wait, to start again, and the work that was lost. An incident
     is over when an epoch is saved that had not been there before, or when its run has ended; one that was followed by
-    the next before that is superseded.
+    the next before that is superseded. Below: what is wrong with backup targets now.
     """
     view = reading(target).incidents(name, is_open=is_open, since_at=since_when(since))
     if as_json:
@@ -106,12 +106,27 @@ def incidents_verb(target: Target, name: str | None, since: str | None, *, is_op
         click.echo("no open incidents" if is_open else "no incidents")
     for run in view.get("stalled", ()):
         _show_stalled(run)
+    _show_targets(view.get("targets", ()), view["at"])
 
 
 def _show_stalled(run: View) -> None:
     """What is no incident, and still needs somebody."""
     for label, text in ((f"{run['name']} stands still", f"{run['text']}."), ("you can", run["todo"])):
         click.echo("\n".join(screen.wrapped(f"{label}: {text}", "", 0)) if text else "")
+
+
+def _show_targets(troubles: Sequence[View], now: float) -> None:
+    """What is wrong with backup targets now: since when, when the next try is, and what to do."""
+    if troubles:
+        click.echo("\nbackup targets:")
+    for one in troubles:
+        since = f"since {duration_text(now - one['since_at'])}" if one["since_at"] else ""
+        again = f"next try in {duration_text(one['retry_at'] - now)}" if one["retry_at"] else ""
+        times = f" ({', '.join(filter(None, (since, again)))})" if since or again else ""
+        text = f": {screen.flat(one['text'])}" if one["text"] else ""
+        lines = screen.wrapped(f"{one['target']}: {one['title']}{times}{text}", "", 0)
+        lines += screen.wrapped(f"you can: {one['todo']}", "", 2) if one["todo"] else []
+        click.echo("\n".join(lines))
 
 
 def since_when(since: str | None) -> float:

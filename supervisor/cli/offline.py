@@ -167,12 +167,14 @@ class Offline:
     def incidents(self, name: str | None, *, is_open: bool, since_at: float) -> View:
         """See Reading."""
         from supervisor.core import incidents_view
+        from supervisor.core.backups import views as backup_views
 
         with self._open() as journal:
             world = journal.load()
         run = _find(world, name) if name else None
         now = self.state_at()
-        return self._marked(incidents_view.server_view(world, now, run=run, is_open=is_open, since_at=since_at))
+        view = incidents_view.server_view(world, now, run=run, is_open=is_open, since_at=since_at)
+        return self._marked({**view, "targets": backup_views.troubles(world, now) if run is None else []})
 
     def report(self, name: str | None, *, since_at: float) -> View:
         """See Reading."""

@@ -17,6 +17,7 @@ from supervisor.core.words import size
 
 PLAN_TIMEOUT_S = 600.0  # a disk with many runs is walked
 LOOK_EVERY_S = 0.5
+_INDENT = 2
 _ACTIONS = ("delete", "archive", "keep")
 _COLOURS = {"delete": "red", "archive": "yellow", "keep": "green"}
 
@@ -143,17 +144,19 @@ def _plan_lines(view: View) -> Iterator[str]:
 
 
 def _run_lines(name: str, rows: Sequence[View]) -> Iterator[str]:
-    """The run, then each of its files; in a terminal those that share an action and a reason are counted."""
+    """The run, then each of its files below what becomes of them and why; in a terminal these are counted."""
     first, *files = rows
-    yield f"{_styled(first['action'])}  {name}  {size(first['bytes'])}  {first['reason']}"
-    if not screen.on_terminal():
-        yield from (f"  {row['action']}  {row['path']}  {size(row['bytes'])}  {row['reason']}" for row in files)
-        return
+    yield f"{_styled(first['action'])}  {name}  {size(first['bytes'])}"
+    yield from screen.wrapped(first["reason"], "", _INDENT)
     groups: dict[tuple[str, str], list[View]] = {}
     for row in files:
         groups.setdefault((row["action"], row["reason"]), []).append(row)
     base = len(first["path"]) + 1
     for (action, reason), members in groups.items():
+        if not screen.on_terminal():
+            yield from screen.wrapped(f"{action}: {reason}", "", _INDENT)
+            yield from (f"{'':<{_INDENT + 4}}{row['path'][base:]}  {size(row['bytes'])}" for row in members)
+            continue
         named = ", ".join(row["path"][base:] for row in members[:3])
         more = f" and {len(members) - 3} more" if len(members) > 3 else ""
         total = size(sum(row["bytes"] for row in members))

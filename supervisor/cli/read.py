@@ -11,6 +11,7 @@ import click
 
 from supervisor.cli import incidents, screen
 from supervisor.cli.client import Target, View, complete_run, target_options
+from supervisor.cli.disk_lines import disk_lines
 from supervisor.cli.examples import examples
 from supervisor.cli.failures import NoDaemon
 from supervisor.cli.offline import Reading, reading
@@ -372,10 +373,13 @@ def _status_lines(view: View) -> list[str]:
     if "free_bytes" in daemon and "memory_available_bytes" in daemon:
         free, memory = format_size(daemon["free_bytes"]), format_size(daemon["memory_available_bytes"])
         lines.append(f"{free} free for runs, {memory} of memory available")
+    lines += disk_lines(daemon.get("disks") or (), view.get("disk_marks") or {})
+    lines += [f"paused until there is room: {run['name']} ({run['text']})" for run in view.get("paused", ())]
     backups: dict[str, Any] = view.get("backups", {})
     lines += [f"backup {line}" for line in backups.get("lines", ())[: backups.get("targets", 0)]]
     lines += backups.get("lines", ())[backups.get("targets", 0) :]
     lines += [f"warning: {warning}" for warning in backups.get("warnings", ())]
     lines += [f"  {count:>6} {phase_text(phase)}" for phase, count in view["phases"].items() if count]
-    lines += [f"refused: {path}: {text}" for path, text in view["refused_files"].items()]
+    for path, text in view["refused_files"].items():
+        lines.append(f"refused: {path}: {text.replace(f'{path}: ', '')}")  # most of them begin with it
     return lines

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from supervisor.effects.backup.targets.base import Target as BackupTarget
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
-_PASSING = frozenset({"unreachable", "timeout", "protocol", "stopped"})
 
 
 @click.command(
@@ -66,7 +65,7 @@ def restore_verb(
     files are gone are restored by the daemon itself: nothing is to be done for these.
 
     Exit codes: 0 done, 1 files are damaged or missing there, 2 wrong input, 4 refused, 5 no such run there, 75 the
-    target cannot be reached just now.
+    target cannot be used just now.
     """
     if everything == bool(name):
         raise click.UsageError("give either NAME or --all")
@@ -75,7 +74,7 @@ def restore_verb(
     if name and not folder:
         raise click.UsageError("give --to DIR: the folder in which the run's files are to lie")
     config = settings(ctx.find_object(Target) or Target())
-    with _told(), _opened(config, source, server) as target:
+    with _told(config, source), _opened(config, source, server) as target:
         if name and folder:
             code = _one(target, name, Path(folder).absolute(), as_json=as_json)
         else:
@@ -94,7 +93,9 @@ def _opened(config: Config, name: str, server: str | None) -> Iterator[BackupTar
             f"the configuration has no backup target {name}; it has {names}\n"
             f'  fix: write a [[backup]] section with name = "{name}" and where it lies into the configuration'
         )
-    yield open_target(entry, server or _name(config), config.server.state_dir, stop=threading.Event())
+    target = open_target(entry, server or _name(config), config.server.state_dir, stop=threading.Event())
+    target.facts()  # can it be used at all?
+    yield target
 
 
 def _name(config: Config) -> str:
@@ -102,8 +103,9 @@ def _name(config: Config) -> str:
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """What goes wrong, in the words and exit codes of the command line."""
+def _told(config: Config, name: str) -> Iterator[None]:
+    """What goes wrong, in the words and exit codes of the command line. `name`: of the target."""
+    from supervisor.core.backups import causes
     from supervisor.effects.backup.fetched import NoRoomError
     from supervisor.effects.backup.targets.base import TargetError
     from supervisor.errors import RetryableError
@@ -112,8 +114,11 @@ def _told() -> Iterator[None]:
     try:
         yield
     except TargetError as error:
-        kind = TryLater if error.cause in _PASSING else Failure
-        raise kind(f"the backup target: {error} ({error.cause})") from error
+        kind = causes.kind(error.cause)
+        where = next((one.to for one in config.backup if one.name == name), name)
+        todo = kind.todo.format(target=name, to=where)
+        fix = f"\n  fix: {todo}" if todo else ""
+        raise TryLater(f"backup target {name} {kind.means}: {error} ({error.cause}){fix}") from error
     except NoRoomError as error:
         raise Refused(str(error)) from error
     except SecondDaemonError as error:

@@ -78,12 +78,14 @@ class Lane:
             heapq.heappush(self._heap, (time.monotonic() + delay_s, next(self._order), action))
             self._condition.notify()
 
-    def close(self, timeout_s: float) -> None:
-        """Take no more; wait for what is under way, at most `timeout_s`. The rest stays in the journal."""
+    def close(self) -> None:
+        """Begin nothing more. The rest stays in the journal."""
         with self._condition:
             self._open = False
             self._condition.notify_all()
-        end = time.monotonic() + timeout_s
+
+    def join(self, end: float) -> None:
+        """Wait for what is under way, at most until `end` (of time.monotonic)."""
         for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))
 
@@ -112,6 +114,7 @@ class Dispatcher:
         self._put = put
         self._now = now
         self._under_way: set[str] = set()
+        self._closed = False
         self._lock = threading.Lock()
         self._lanes = {name: Lane(name, threads, self._carry_out) for name, threads in LANES.items()}
 
@@ -119,26 +122,30 @@ class Dispatcher:
         """Start carrying out actions that were written to the journal."""
         for action in batch:
             with self._lock:
-                if action.key in self._under_way:
+                if self._closed or action.key in self._under_way:
                     continue
                 self._under_way.add(action.key)
-            self._lane(action).add(action)
+                lane = self._lane(action)
+            lane.add(action)
 
     def _lane(self, action: actions.Action) -> Lane:
         """The lane of an action. Each backup target has one of its own: a dead one must not hold up the others."""
         target = getattr(action, "target", "")
         name = LANE_OF[type(action)] + (f"-{target}" if target else "")
-        with self._lock:
-            if name not in self._lanes:
-                self._lanes[name] = Lane(name, 1, self._carry_out)
-            return self._lanes[name]
+        if name not in self._lanes:
+            self._lanes[name] = Lane(name, 1, self._carry_out)
+        return self._lanes[name]
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """End all lanes; what is not done is done by the next daemon."""
+        """End all lanes, within `timeout_s` together; what is not done is done by the next daemon."""
         with self._lock:
+            self._closed = True
             lanes = tuple(self._lanes.values())
+        for lane in lanes:  # none begins anything while another one is waited for
+            lane.close()
+        end = time.monotonic() + timeout_s
         for lane in lanes:
-            lane.close(timeout_s)
+            lane.join(end)
 
     def _carry_out(self, action: actions.Action) -> float | None:
         try:

@@ -134,7 +134,7 @@ class Publisher:
     def _place(self, job: Job, to: str, stage: Path) -> Place:
         if to.startswith("/"):
             try:
-                return Folder(Path(to), job.owner)
+                return Folder(Path(to), job.owner, stop=self._stop)
             except FileNotFoundError:
                 raise PermanentError(f"neither {to} nor the folder above it is there: is a disk not mounted?") from None
             except NotADirectoryError:

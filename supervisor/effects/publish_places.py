@@ -8,17 +8,24 @@ import os
 import pwd
 import shutil
 import stat
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from supervisor.effects.backup.targets.base import Target
-from supervisor.effects.private_copy import sha256_of
+from supervisor.effects.backup.targets import local_files
+from supervisor.effects.backup.targets.base import Target, closing
+from supervisor.effects.backup.targets.local import SILENCE_S
+from supervisor.effects.backup.targets.watched import Going, watched
+from supervisor.effects.hashing import BLOCK_BYTES
 
 #: The folder on a backup target, below that of the server.
 ON_TARGET = "published"
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK}
 _FILE_MODE, _FOLDER_MODE = 0o644, 0o755
+MOST_CARD_BYTES = 16 * 1024 * 1024  # the largest file that is read as a card
+
+Answer = TypeVar("Answer")
 
 
 class TakenError(Exception):
@@ -42,7 +49,7 @@ class Place(Protocol):
         """Bring a file there. TakenError if the name is there with other bytes."""
 
     def read(self, name: str) -> bytes | None:
-        """What a small file holds; None if it is not there."""
+        """What a small file holds; None if nothing has that name, empty if it is no small plain file."""
 
     def shown(self, name: str) -> str:
         """Where it lies, for people."""
@@ -52,22 +59,49 @@ class Place(Protocol):
 
 
 class Folder:
-    """A folder on this machine; made if its parent is there. Used as the job's owner could use it."""
+    """A folder on this machine; made if its parent is there. Used as the job's owner could use it.
 
-    def __init__(self, path: Path, owner: int) -> None:
+    It may lie on a mount whose server is gone: whatever is done there is done in a thread that is left behind when
+    nothing is heard of it (see watched), with a handle of its own. TargetError "timeout" then, and "stopped".
+    """
+
+    def __init__(
+        self, path: Path, owner: int, *, stop: threading.Event | None = None, silence_s: float = SILENCE_S
+    ) -> None:
         """NotAllowedError where the owner of the job may not write; OSError where nothing can be done there."""
         self.path = path
         self._owner = owner if os.geteuid() == 0 else os.geteuid()
-        if not path.exists():
-            self._make()
-        self._handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            _demand_writable(self._handle, self._owner, path)
-        except BaseException:
-            os.close(self._handle)
-            raise
-        #: What was looked at is what is written to, whatever takes the place of its path meanwhile.
-        self._base = Path(f"/proc/self/fd/{self._handle}")
+        self._stop = stop or threading.Event()
+        self._silence_s = silence_s
+        self._identity: tuple[int, int] | None = None
+        self._done(lambda folder, _going: self._know(folder), make=True)
+
+    def _know(self, folder: int) -> None:
+        status = os.fstat(folder)
+        self._identity = (status.st_dev, status.st_ino)
+
+    def _done(self, work: Callable[[int, Going], Answer], *, make: bool = False) -> Answer:
+        """Do it with a handle of the folder."""
+
+        def bounded(going: Going) -> Answer:
+            going.on()
+            if make and not self.path.exists():
+                self._make()
+            handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                self._demand_ours(handle)
+                return work(handle, going)
+            finally:
+                os.close(handle)
+
+        return watched(str(self.path), bounded, Going(self._stop), self._silence_s)
+
+    def _demand_ours(self, handle: int) -> None:
+        """What was looked at first is what is written to, whatever takes the place of its path meanwhile."""
+        status = os.fstat(handle)
+        if self._identity is not None and self._identity != (status.st_dev, status.st_ino):
+            raise NotAllowedError(f"another folder has taken the place of {self.path}")
+        _demand_writable(handle, self._owner, self.path)
 
     def _make(self) -> None:
         parent = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -81,60 +115,49 @@ class Folder:
             os.close(parent)
 
     def close(self) -> None:
-        """See Place."""
-        os.close(self._handle)
+        """See Place: nothing is held between two calls."""
 
     def present(self, names: Sequence[str]) -> frozenset[str]:
         """See Place."""
-        return frozenset(name for name in names if os.path.lexists(self._base / name))
+        return self._done(lambda folder, _going: frozenset(name for name in names if _is_taken(folder, name)))
 
     def same(self, files: Mapping[str, Path]) -> bool:
         """See Place."""
-        return all(_is_copy(self._base / name, source) for name, source in files.items())
+        return self._done(
+            lambda folder, going: all(_is_copy(folder, name, source, going) for name, source in files.items())
+        )
 
     def put(self, source: Path, name: str) -> None:
         """See Place. Half of it is never seen under its name: a temporary one, fsync, and a rename."""
-        temporary = self._base / f".{name}.publishing"
-        temporary.unlink(missing_ok=True)  # of a publication that was interrupted
+        self._done(lambda folder, going: self._put(folder, source, name, going))
+
+    def _put(self, folder: int, source: Path, name: str, going: Going) -> None:
+        temporary = f".{name}.publishing"
+        _unlink(folder, temporary)  # of a publication that was interrupted
         try:
-            self._copy(source, temporary)
-            self._settle(temporary, name)
+            self._copy(source, folder, temporary, going)
+            _settle(folder, temporary, name, going)
         finally:
-            temporary.unlink(missing_ok=True)
-        os.fsync(self._handle)
+            _unlink(folder, temporary)
+        os.fsync(folder)
 
-    def _copy(self, source: Path, temporary: Path) -> None:
+    def _copy(self, source: Path, folder: int, temporary: str, going: Going) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        with source.open("rb") as reading, os.fdopen(os.open(temporary, flags, _FILE_MODE), "wb") as writing:
-            shutil.copyfileobj(reading, writing, 4 * 1024 * 1024)
+        writing = os.open(temporary, flags, _FILE_MODE, dir_fd=folder)
+        with source.open("rb") as reading, os.fdopen(writing, "wb") as file:
+            while block := reading.read(BLOCK_BYTES):
+                going.on()
+                file.write(block)
             with contextlib.suppress(PermissionError):  # of a file system without modes or owners
-                os.fchmod(writing.fileno(), _FILE_MODE)
+                os.fchmod(file.fileno(), _FILE_MODE)
                 if os.geteuid() == 0:
-                    os.fchown(writing.fileno(), self._owner, -1)
-            writing.flush()
-            os.fsync(writing.fileno())
-
-    def _settle(self, temporary: Path, name: str) -> None:
-        """Give it its name, unless that is taken: a link is refused then, a rename would replace what is there."""
-        final = self._base / name
-        try:
-            os.link(temporary, final, follow_symlinks=False)
-        except FileExistsError:
-            if not _is_copy(final, temporary):
-                raise TakenError(name) from None
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            if os.path.lexists(final):
-                raise TakenError(name) from None
-            temporary.rename(final)
+                    os.fchown(file.fileno(), self._owner, -1)
+            file.flush()
+            os.fsync(file.fileno())
 
     def read(self, name: str) -> bytes | None:
         """See Place."""
-        try:
-            return (self._base / name).read_bytes()
-        except FileNotFoundError:
-            return None
+        return self._done(lambda folder, _going: _content(folder, name))
 
     def shown(self, name: str) -> str:
         """See Place."""
@@ -187,20 +210,60 @@ class OnTarget:
         return f"{self._target.name}:{ON_TARGET}/{name}"
 
     def close(self) -> None:
-        """See Place: nothing is held between two calls."""
+        """See Place: its connection."""
+        with closing(self._target):
+            pass
 
 
-def _is_copy(path: Path, source: Path) -> bool:
-    """True if a plain file holds the bytes of another one."""
+# ---- files of a folder, by its handle
+def _is_taken(folder: int, name: str) -> bool:
     try:
-        status = path.lstat()
-        return (
-            stat.S_ISREG(status.st_mode)
-            and status.st_size == source.stat().st_size
-            and sha256_of(path) == sha256_of(source)
-        )
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
         return False
+    return True
+
+
+def _unlink(folder: int, name: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=folder)
+
+
+def _settle(folder: int, temporary: str, name: str, going: Going) -> None:
+    """Give it its name, unless that is taken: a link is refused then, a rename would replace what is there."""
+    try:
+        os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+    except FileExistsError:
+        if not _is_copy(folder, name, Path(f"/proc/self/fd/{folder}/{temporary}"), going):
+            raise TakenError(name) from None
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if _is_taken(folder, name):
+            raise TakenError(name) from None
+        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+
+
+def _is_copy(folder: int, name: str, source: Path, going: Going) -> bool:
+    """True if a plain file holds the bytes of another one."""
+    there = local_files.opened_file(folder, name)
+    if there is None:
+        return False
+    try:
+        with source.open("rb") as reading:
+            return local_files.same(reading.fileno(), there, going)
+    finally:
+        os.close(there)
+
+
+def _content(folder: int, name: str) -> bytes | None:
+    """What a small plain file holds; None if nothing has that name, empty if it is something else."""
+    handle = local_files.opened_file(folder, name)
+    if handle is None:
+        return b"" if _is_taken(folder, name) else None
+    with os.fdopen(handle, "rb") as file:
+        data = file.read(MOST_CARD_BYTES + 1)
+    return data if len(data) <= MOST_CARD_BYTES else b""
 
 
 def _demand_writable(handle: int, uid: int, path: Path) -> None:

@@ -1,6 +1,6 @@
 """Follow a pickle without running it: its plain values, its tensors, and the names it would call.
 
-A pickle is a program for a small stack machine. `pickletools.genops` reads the instructions; here each one moves
+A pickle is a program for a small stack machine. `pickle_codes` reads the instructions; here each one moves
 values on a stack, and nothing is ever imported, called or built on the pickle's behalf. What is no plain value
 stays a token of the classes below. Memory and time grow with the length of the pickle and nothing else: indexes
 and lengths that a pickle claims reserve nothing, no value is compared, hashed or walked while it is scanned.
@@ -12,6 +12,7 @@ import pickletools
 import re
 from typing import Any, Callable, Dict, List
 
+from . import pickle_codes
 from .pickle_calls import Built, Global, Storage, Tensor, call, make
 from .pickle_names import is_hostile, is_unusual
 
@@ -23,9 +24,12 @@ _MOST_NAMES = 5
 _ENDLESS_NUMBER = re.compile(rb"[IL]-?[0-9]{4300}")
 
 _NOTHING = Built("")
-_IGNORED = frozenset({"PROTO", "FRAME"})
-_PUTS = frozenset({"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"})
-_GETS = frozenset({"GET", "BINGET", "LONG_BINGET"})
+_CODES = {opcode.name: code for code, opcode in pickle_codes.OPCODES.items()}
+_IGNORED = frozenset(_CODES[name] for name in ("PROTO", "FRAME"))
+_PUTS = frozenset(_CODES[name] for name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"))
+_GETS = frozenset(_CODES[name] for name in ("GET", "BINGET", "LONG_BINGET"))
+_PLAIN = frozenset(_CODES[name] for name in ("BINUNICODE", "SHORT_BINUNICODE", "BININT", "BININT1", "BININT2"))
+_STOP = _CODES["STOP"]
 
 
 class Damaged(Exception):  # noqa: N818 -- read as a word: raise Damaged
@@ -49,11 +53,8 @@ class PickleScan:
         self._stack: List[Any] = []
         self._marks: List[int] = []
         self._memo: Dict[Any, Any] = {}
-        self._rules: Dict[str, Callable[[Any], None]] = {
-            **self._rules_of_values(),
-            **self._rules_of_containers(),
-            **self._rules_of_objects(),
-        }
+        rules = {**self._rules_of_values(), **self._rules_of_containers(), **self._rules_of_objects()}
+        self._rules = {_CODES[name]: rule for name, rule in rules.items()}
 
     def _rules_of_values(self) -> Dict[str, Callable[[Any], None]]:
         push = self._stack.append
@@ -111,21 +112,24 @@ class PickleScan:
             raise Damaged("the pickle takes a value that is not there") from None
 
     def _run(self, raw: bytes) -> Any:
-        rules, stack, memo = self._rules, self._stack, self._memo
-        for count, (opcode, argument, position) in enumerate(pickletools.genops(raw)):
-            name = opcode.name
-            rule = rules.get(name)
+        rules, stack, memo, marks = self._rules, self._stack, self._memo, self._marks
+        for count, (code, argument, position) in enumerate(pickle_codes.instructions(raw)):
+            rule = rules.get(code)
             if rule is not None:
                 rule(argument)
-            elif name in _GETS:
+            elif code in _PUTS:
+                if len(stack) <= (marks[-1] if marks else 0):
+                    raise IndexError
+                memo[len(memo) if argument is None else argument] = stack[-1]
+            elif code in _PLAIN:
+                stack.append(argument)
+            elif code in _GETS:
                 stack.append(memo.get(argument, _NOTHING))
-            elif name in _PUTS:
-                memo[len(memo) if argument is None else argument] = self._top()
-            elif name == "STOP":
-                self.length = (position or 0) + 1  # it is known for bytes
+            elif code == _STOP:
+                self.length = position + 1
                 return self._pop()
-            elif name not in _IGNORED:
-                self._by_signature(opcode, argument)
+            elif code not in _IGNORED:
+                self._by_signature(pickle_codes.OPCODES[code], argument)
             if count > OPERATION_LIMIT:
                 raise Damaged(f"the pickle has more than {OPERATION_LIMIT} instructions")
         raise Damaged("the pickle has no end")

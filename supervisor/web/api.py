@@ -20,6 +20,7 @@ from starlette.routing import Route
 from supervisor import curve_files
 from supervisor.clock import Clock
 from supervisor.core import ancestry, goodput_view, incidents_view, secrets, story, views
+from supervisor.core.backups import views as backup_views
 from supervisor.core.checkpoints import Saved
 from supervisor.core.events import DrainAsked, Event
 from supervisor.core.gpus.readings import Reading
@@ -137,8 +138,10 @@ class Api:
     async def status(self, _request: Request) -> Response:
         """GET /v1/status."""
         parts = self._parts
-        view = views.status_view(parts.world(), parts.clock.now())
-        return JsonResponse({**view, "kernel_log": parts.kernel_state() or None, "daemon": parts.server()})
+        world = parts.world()
+        view = views.status_view(world, parts.clock.now())
+        room = {"disk_marks": parts.config_view().get("disk") or {}, "paused": backup_views.paused(world)}
+        return JsonResponse({**view, "kernel_log": parts.kernel_state() or None, "daemon": parts.server(), **room})
 
     async def runs(self, request: Request) -> Response:
         """GET /v1/runs, with ?all=1 also the runs that ended long ago."""
@@ -188,7 +191,8 @@ class Api:
         run = self._find(world, request) if "name" in request.path_params else None
         since_at, is_open = float(whole_number(request, "since", 0)), flag(request, "open")
         now = self._parts.clock.now()
-        return JsonResponse(incidents_view.server_view(world, now, run=run, is_open=is_open, since_at=since_at))
+        view = incidents_view.server_view(world, now, run=run, is_open=is_open, since_at=since_at)
+        return JsonResponse({**view, "targets": backup_views.troubles(world, now) if run is None else []})
 
     async def report(self, request: Request) -> Response:
         """GET /v1/report or /v1/runs/{name}/report, both with ?since=UNIX_SECONDS: where the time of the runs went."""

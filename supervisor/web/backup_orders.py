@@ -90,14 +90,6 @@ def for_drill(world: World, run: Run | None, known: Sequence[Target]) -> Target:
     return min(found, key=lambda one: one.proven_at)
 
 
-def check_idle(world: World, known: Sequence[Target], now: float) -> None:
-    """Raise RefusedOrder (409) for a target that does something else: it would only be done by and by, in part."""
-    for target in known:
-        if target.doing:
-            text = views.target_view(world, target, now)["text"]
-            raise RefusedOrder(409, f"{target.name} is busy: it {text.partition(',')[0]}; try again when that is done")
-
-
 def order_events(
     verb: str, run: Run | None, known: Sequence[Target], order: BackupOrder, *, by: str, at: float
 ) -> list[events.Event]:
@@ -112,16 +104,21 @@ def order_events(
 
 
 def ordered(verb: str, world: World, run: Run | None, known: Sequence[Target]) -> list[views.View]:
-    """What is to be answered: each with its verb, its target, and of backups the run (empty: the journal)."""
-    found = []
-    for target in (world.targets[one.name] for one in known if one.name in world.targets):
+    """What is to be answered: each with its verb, its target, and of backups the run (empty: the journal).
+
+    `known` are the targets as they were before the order. `not_of`: the key of what was under way there then: what it
+    comes to is no answer to this order.
+    """
+    found: list[views.View] = []
+    for before, target in ((one, world.targets[one.name]) for one in known if one.name in world.targets):
         if verb != "run":
             runs = [""]
         elif run is None:
-            runs = list(target.due)
+            begun = target.doing_order is not None and target.doing_order.asked and target.doing != before.doing
+            runs = [*([target.doing_run] if begun else []), *target.due]
         else:
             runs = [run.id] if target.name in targets.of_run(world, run) else []
-        found += [{"verb": verb, "target": target.name, "run": one} for one in runs]
+        found += [{"verb": verb, "target": target.name, "run": one, "not_of": before.doing} for one in runs]
     return found
 
 
@@ -130,11 +127,19 @@ def what_next(verb: str, world: World, run: Run | None, known: Sequence[Target],
     if verb == "run":
         names = [one.name for one in known if run is None or one.name in targets.of_run(world, run)]
         what = run.name if run is not None else "all that has changed, and the journal,"
-        return f"{what} is sent to {' and '.join(names)} now; `backup ls` shows how far it is"
+        return f"{what} is sent to {' and '.join(names)} {_when(known)}; `backup ls` shows how far it is"
     where = " and ".join(one.name for one in known)
     if verb == "verify":
-        return f"{'all files' if order.whole else 'a part of the files'} on {where} {_is(order)} read again now"
-    return f"a restore of {run.name if run is not None else 'a run that chance chooses'} from {where} is rehearsed now"
+        return (
+            f"{'all files' if order.whole else 'a part of the files'} on {where} {_is(order)} read again {_when(known)}"
+        )
+    what = run.name if run is not None else "a run that chance chooses"
+    return f"a restore of {what} from {where} is rehearsed {_when(known)}"
+
+
+def _when(known: Sequence[Target]) -> str:
+    busy = [one.name for one in known if one.doing]
+    return f"as soon as {' and '.join(busy)} has done what is under way there" if busy else "now"
 
 
 def _is(order: BackupOrder) -> str:

@@ -110,8 +110,6 @@ class BackupRoutes:
         backup_orders.check(peer, verb, world, run, order)
         if verb == "drill":
             known = [backup_orders.for_drill(world, run, known)]
-        if verb != "run":
-            backup_orders.check_idle(world, known, now)
         after = await run_in_threadpool(self._newest)
         for event in backup_orders.order_events(verb, run, known, order, by=peer.by, at=now):
             daemon.put(event)

@@ -72,7 +72,7 @@ def hands(server):
 ARRIVED = (events.BackedUp, {"snapshot": "snap-1", "epoch": 3, "kept_epoch": 3, "sent_bytes": 2048, "sent_files": 3})
 PROVEN = (
     events.Drilled,
-    {"run": "truck@1", "snapshot": "snap-1", "ok": True, "epoch": 3, "epoch_wanted": 3, "trained": True,
+    {"run": "truck@1", "snapshot": "snap-1", "ok": True, "loaded": True, "epoch": 3, "epoch_wanted": 3, "trained": True,
      "metric": 0.41, "metric_wanted": 0.41, "loss": 1.5, "seconds": 9.5},
 )  # fmt: skip
 
@@ -241,8 +241,8 @@ def test_a_rehearsal_waits_and_tells_what_was_proven(backed_up, cli, hands):
     assert (view["loaded"], view["trained"], view["epoch"], view["epoch_wanted"]) == (True, True, 3, 3)
     assert (view["metric"], view["metric_wanted"], view["seconds"], view["run"]) == (0.41, 0.41, 9.5, "truck@1")
     text = cli("backup", "drill", "nas", "--run", "truck").stdout
-    assert [line.split() for line in text.splitlines()][:4] == [
-        ["loaded", "yes"], ["trained", "yes"], ["epoch", "3"], ["metric", "0.41"],
+    assert [line.split() for line in text.splitlines()][:5] == [
+        ["loaded", "yes"], ["proven", "yes"], ["trained", "yes"], ["epoch", "3"], ["metric", "0.41"],
     ]  # fmt: skip
 
 
@@ -254,11 +254,18 @@ def test_a_rehearsal_waits_and_tells_what_was_proven(backed_up, cli, hands):
             (1, "2, and 3 was backed up"),
         ),
         ({"ok": False, "cause": "unreachable", "text": "no route"}, (75, "trained   no")),
-        ({"ok": True, "epoch": 3, "epoch_wanted": 3, "untrained": "no interpreter"}, (0, "no (no interpreter)")),
+        (
+            {"ok": True, "loaded": True, "epoch": 3, "epoch_wanted": 3, "untrained": "no loss"},
+            (0, "no (no loss)"),
+        ),
+        (
+            {"ok": False, "unable": True, "run": "truck@1", "epoch": 3, "text": "not proven: no interpreter"},
+            (1, "loaded    no"),
+        ),
     ],
 )
 def test_a_rehearsal_that_does_not_work(backed_up, cli, hands, fields, expected):
-    """1 if it was found not to work, 75 if the target could not be asked."""
+    """1 if it was found not to work or nobody could load it, 75 if the target could not be asked."""
     hands(Drill=(events.Drilled, fields))
     done = cli("backup", "drill", "nas")
     assert done.exit_code == expected[0]
@@ -279,7 +286,9 @@ def test_waiting_outlives_the_daemon():
     class Exchanged:
         looks = 0
 
-        def get(self, _path, *, after):
+        def get(self, path, *, after=0):
+            if path == "/v1/backups":
+                return {"targets": [target_in_trouble(doing="truck")]}
             self.looks += 1
             if self.looks == 2:
                 raise NoDaemon("nobody answers")
@@ -287,9 +296,77 @@ def test_waiting_outlives_the_daemon():
             return {"answers": found, "next": after + 1}
 
     slept = []
-    taken = {"ordered": [{"verb": "drill", "target": "nas", "run": ""}], "after": 7}
+    taken = {"ordered": [{"verb": "drill", "target": "nas", "run": "", "not_of": ""}], "after": 7}
     results, code = backup_waiting.wait_for(Exchanged(), taken, sleep=slept.append)
     assert (len(results), code, len(slept)) == (1, 0, 2)
+
+
+def target_in_trouble(**fields):
+    """As GET /v1/backups shows one."""
+    return {
+        "name": "nas", "doing": None, "cause": "unreachable", "retry_at": 99.0, "due": [], "verify_due": False,
+        "drill_due": True, "todo": "look at the network", "text": "cannot be reached, tried again in 1 h", **fields,
+    }  # fmt: skip
+
+
+class Answering:
+    """The daemon's two lists."""
+
+    def __init__(self, *targets, found=()):
+        self.targets, self.found = targets, list(found)
+
+    def get(self, path, *, after=0):
+        """One look."""
+        if path == "/v1/backups":
+            return {"targets": list(self.targets)}
+        found, self.found = self.found, []
+        return {"answers": found, "next": after}
+
+
+def ordered(*rows):
+    """What the daemon says that it took."""
+    names = ("verb", "target", "run", "not_of")
+    return {"ordered": [dict(zip(names, row, strict=True)) for row in rows], "after": 0}
+
+
+def test_a_target_in_trouble_is_not_waited_for(capsys):
+    """Nobody knows how long that lasts: 75, with the cause and what to do; what came before is told."""
+    arrived = {"kind": "BackedUp", "target": "oss", "run": "truck@1", "epoch": 3}
+    client = Answering(target_in_trouble(), target_in_trouble(name="oss", doing="truck"), found=[arrived])
+    taken = ordered(("run", "oss", "truck@1", ""), ("drill", "nas", "", ""))
+    results, code = backup_waiting.wait_for(client, taken, sleep=lambda _s: pytest.fail("it waits"))
+    assert [one["kind"] for one in results] == ["BackedUp", "Left"]
+    assert (code, results[1]["cause"]) == (75, "unreachable")
+    told = capsys.readouterr().err
+    assert "epoch 3 lies verified on oss" in told
+    assert "nas cannot be reached, tried again in 1 h" in told
+    assert "fix: look at the network" in told
+
+
+def test_a_try_that_fails_ends_the_waiting(server, cli, hands):
+    """`backup run` to a dead target: 75 at once for all that was ordered, not after its next try."""
+    hands(BackUp=(events.BackupFailed, {"cause": "auth", "text": "Permission denied (publickey)"}))
+    done = cli("backup", "run", "--to", "nas", "--wait", "--json")
+    assert done.exit_code == 75
+    assert {one["cause"] for one in json.loads(done.stdout)["results"]} == {"auth"}
+    assert "add the public key" in done.stderr
+
+
+def test_an_order_that_nothing_is_left_of_is_not_waited_for():
+    """A run that was removed meanwhile, say."""
+    client = Answering(target_in_trouble(cause=None, retry_at=None, drill_due=False))
+    assert backup_waiting.wait_for(client, ordered(("run", "nas", "truck@1", "")), sleep=pytest.fail)[1] == 75
+
+
+def test_what_was_under_way_before_is_no_answer():
+    """The part that the schedule reads again is not the whole that a person ordered."""
+    old = {"kind": "BackupVerified", "target": "nas", "answers": "server/verify-1/nas", "files": 1}
+    new = {"kind": "BackupVerified", "target": "nas", "answers": "server/verify-2/nas", "files": 9}
+    client = Answering(target_in_trouble(cause=None, retry_at=None, doing="the journal"), found=[old, new])
+    results, code = backup_waiting.wait_for(
+        client, ordered(("verify", "nas", "", "server/verify-1/nas")), sleep=pytest.fail
+    )
+    assert (results, code) == ([new], 0)
 
 
 @pytest.mark.parametrize("verb", ["ls", "run", "verify", "drill"])
@@ -304,3 +381,24 @@ def test_help_of_the_group_lists_all_verbs():
     """`restore` too, which is imported only then."""
     text = CliRunner().invoke(program, ["backup", "--help"]).stdout
     assert all(f"\n  {verb} " in text for verb in ("ls", "run", "verify", "drill", "restore"))
+
+
+def test_a_target_in_trouble_stands_among_the_incidents(server, cli, hands):
+    """With its cause, the next try, and what can be done; for programs too."""
+    hands(BackUp=(events.BackupFailed, {"cause": "auth", "text": "Permission denied (publickey)"}))
+    cli("backup", "run", "--to", "nas", "--wait")
+    done = cli("incidents", "--open")
+    assert "backup targets:" in done.stdout
+    text = " ".join(done.stdout.split())
+    assert "nas: refuses our key" in text
+    assert "next try in" in text
+    assert "you can: add the public key to the account's authorized_keys on backup target nas" in text
+    [found] = json.loads(cli("incidents", "--json").stdout)["targets"]
+    assert (found["target"], found["cause"]) == ("nas", "auth")
+
+
+def test_the_help_s_examples_name_targets_not_paths():
+    """What is typed from there works."""
+    text = CliRunner().invoke(program, ["backup", "--help"]).stdout
+    assert "--from nas" in text
+    assert "--from /" not in text

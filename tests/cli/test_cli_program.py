@@ -75,7 +75,11 @@ def test_a_bad_configuration_exits_2_with_its_place(tmp_path):
     assert "max_runing" in done.stderr
     assert "line 2" in done.stderr
     config.write_text("[queue]\nmax_running = 3\n")
-    assert "is valid" in CliRunner().invoke(program, ["config", "check", "--config", str(config)]).stdout
+    done = CliRunner().invoke(program, ["config", "check", "--config", str(config)])
+    assert "is valid" in done.stdout
+    assert (done.exit_code, "no [prune] table: nothing is ever pruned" in done.stderr) == (0, True)
+    config.write_text("[prune]\nkeep_last = 3\n")
+    assert "pruned" not in CliRunner().invoke(program, ["config", "check", "--config", str(config)]).stderr
 
 
 def test_config_show_can_be_read_back(tmp_path):

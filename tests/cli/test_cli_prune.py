@@ -58,6 +58,10 @@ def test_dry_run(cli, daemon):
     assert view["policy"]["keep_tag"] == ["gold"]
     text = cli("prune", "--dry-run").stdout
     assert "default/old" in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert str(folder) not in text
+    assert "      train/weights/best.pt  7 B" in text.splitlines()
+    assert text.count("goes with its run") == 1
     assert "keep_tag gold" in text
     assert "delete: 1 runs, 2 files" in text
     assert folder.exists()

@@ -229,3 +229,25 @@ def on_terminal(arguments, extra, columns=80):
     os.close(master)
     assert child.wait(30) == 0
     return screen.decode()
+
+
+def test_status_shows_the_disks_and_what_is_paused_for_them():
+    """Level, room, forecast and marks of runs and state; of other file systems only those with too little room."""
+    from supervisor.cli.disk_lines import disk_lines
+
+    disk = {"place": "/data", "what": "runs", "free_bytes": 8 * 2**30, "total_bytes": 2**40, "quota": False}
+    disks = [
+        {**disk, "level": "low", "full_in_s": 7200.0},
+        {**disk, "what": "shm", "level": "ok", "full_in_s": None},
+        {**disk, "what": "state", "place": "/s", "level": "unknown", "full_in_s": None, "free_bytes": None},
+    ]
+    assert disk_lines(disks, {"prune_below": "10GiB", "pause_below": "2GiB"}) == [
+        "disk runs (/data): LOW, 8GiB of 1TiB free, full in 2h at this pace, pruned below 10GiB, paused below 2GiB",
+        "disk state (/s): it does not answer",
+    ]
+
+
+def test_status_has_the_marks(busy, cli):
+    """For programs as well."""
+    view = json.loads(cli("status", "--json").stdout)
+    assert set(view) >= {"disk_marks", "paused"}

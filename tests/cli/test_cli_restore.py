@@ -112,8 +112,17 @@ def test_a_target_that_is_not_there_is_told(site):
     """A disk that is not mounted, say."""
     site.toml.write_text(site.toml.read_text().replace(site.settings.to, f"{site.settings.to}-gone"))
     result = call(site, "truck", "--to", str(site.new / "one"))
-    assert result.exit_code == 1
-    assert "absent" in result.output
+    assert result.exit_code == 75
+    assert "backup target nas is not there: no folder, or not mounted" in result.output
+    assert f"fix: mount it, or make the folder {site.settings.to}-gone" in result.output
+
+
+def test_a_server_that_is_not_there_is_answered_with_those_that_are(site):
+    """So that nobody has to guess what the old one was called."""
+    with pytest.raises(UserError) as refused:
+        call(site, "--all", "--yes", "--server", "gpu-seven")
+    assert "no journal of server gpu-seven" in str(refused.value)
+    assert f"it holds the server {SERVER}: choose with --server NAME" in str(refused.value)
 
 
 def test_another_server_s_name_finds_its_backups(site):

@@ -76,14 +76,24 @@ def _local(_: pytest.FixtureRequest, folder: Path) -> Place:
     return Place(root, {"to": str(root)}, folder / "state", resumes="all")
 
 
-def _ssh(account: str) -> Callable[[pytest.FixtureRequest, Path], Place]:
+#: An account that never removes anything is not asked to: that it refuses has a test of its own.
+_REMOVING = {
+    "test_names_with_an_end_of_line_arrive",
+    "test_exactly_what_is_named_is_removed",
+    "test_too_many_at_once_are_refused",
+}
+
+
+def _ssh(account: str, **limits: Any) -> Callable[[pytest.FixtureRequest, Path], Place]:
     def make(request: pytest.FixtureRequest, folder: Path) -> Place:
+        if limits.get("append_only") and request.node.originalname in _REMOVING:
+            pytest.skip("nothing is ever removed there")
         room: Sshd = request.getfixturevalue("ssh_server")
         path = f"/{folder.name} with a space"
         root = Path(f"{room.root}{path}")
         root.mkdir()
         keys = {"ssh_key": room.key(account), "known_hosts": room.known_hosts}
-        return Place(root, {"to": room.to(account, path), **keys}, folder / "state")
+        return Place(root, {"to": room.to(account, path), **keys, **limits}, folder / "state")
 
     return make
 
@@ -116,6 +126,7 @@ KINDS["local"] = _local
 KINDS["rclone"] = _store
 KINDS["ssh"] = _ssh("full")
 KINDS["ssh-rrsync"] = _ssh("rrsync")
+KINDS["ssh-rrsync-no-del"] = _ssh("rrsync-no-del", append_only=True)
 
 
 @pytest.fixture(scope="session")
@@ -134,8 +145,8 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Room]:
         yield room
 
 
-# Logging in takes half a second each time: of the two accounts the one that is recommended is in the fast set.
-_SLOW = {"ssh"}
+# Logging in takes half a second each time: of the accounts the one that is recommended is in the fast set.
+_SLOW = {"ssh", "ssh-rrsync-no-del"}
 
 
 @pytest.fixture(params=[pytest.param(kind, marks=[pytest.mark.slow] * (kind in _SLOW)) for kind in sorted(KINDS)])

@@ -250,3 +250,43 @@ def test_a_run_whose_folder_is_gone_is_not_at_stake(bench):
 def test_events_in_sentences(kind, body, sentence):
     """As `why --events` tells them."""
     assert sentence in sentences(words.duration, words.size)[kind](body)
+
+
+def test_nothing_is_called_backed_up_where_it_is_not_known(bench):
+    """The sentence that all is backed up stands only where it is so."""
+    lonely = world_of(bench, kept_epoch=0)
+    line = "no live run that is to be backed up has a verified checkpoint yet"
+    assert views.summary(lonely, bench.now)["lines"][-1] == line
+    backed_up(bench)
+    backed_up(bench, "oss")
+    sure = "every verified checkpoint of the live runs is backed up"
+    assert views.summary(bench.world, bench.now)["lines"][-1] == sure
+    nas = replace(bench.world.targets["nas"], confirmed=False)
+    unsure = replace(bench.world, targets={**bench.world.targets, "nas": nas})
+    assert "have yet to answer" in views.summary(unsure, bench.now)["lines"][-1]
+
+
+def world_of(bench, **fields):
+    """The bench's world with its live runs changed."""
+    live = {name: replace(run, **fields) for name, run in bench.world.live.items()}
+    return replace(bench.world, live=live)
+
+
+def test_troubles_of_targets_are_listed_like_incidents(bench):
+    """The cause, since when, the next try, and what to do; nothing where all is well."""
+    assert views.troubles(bench.world, bench.now) == []
+    bad = {"cause": "full", "said": "No space left", "failing_since": bench.now - 60, "retry_at": bench.now + 600}
+    nas = replace(bench.world.targets["nas"], **bad, unproven="not proven: x", unable=True)
+    world = replace(bench.world, targets={**bench.world.targets, "nas": nas})
+    first, second = views.troubles(world, bench.now)
+    assert (first["target"], first["cause"], first["title"]) == ("nas", "full", "has no room")
+    assert (first["since_at"], first["retry_at"]) == (bench.now - 60, bench.now + 600)
+    assert first["todo"].startswith("free space on backup target nas")
+    assert (second["cause"], second["title"]) == ("unproven", "no restore is proven")
+
+
+def test_paused_runs_are_named(bench):
+    """Those that the disk stopped."""
+    assert views.paused(bench.world) == []
+    [found] = views.paused(world_of(bench, reason="paused: 1 GiB is free under /data"))
+    assert found["name"] == "truck"

@@ -11,7 +11,7 @@ import pytest
 from daemon_harness import Site, end_processes_of, until
 
 from supervisor.core.backups.manifest import Manifest
-from supervisor.effects.backup import fetched
+from supervisor.effects.private_copy import sha256_of
 
 pytestmark = pytest.mark.e2e
 
@@ -79,7 +79,7 @@ def test_a_finished_run_lies_on_the_target_with_all_that_is_worth_keeping(backed
     assert manifest.newest().path in paths
     for file in manifest.files:
         there = vault.root / "runs/default/truck" / file.at / file.path
-        assert fetched.sha256_of(there) == file.sha256, file.path
+        assert sha256_of(there) == file.sha256, file.path
     until((vault.root / "state" / "latest").exists, "a backup of the journal")
     until(lambda: not list((backed.runs_dir / ".staging").glob("*/snap-*")), "nothing is left of the copies")
 

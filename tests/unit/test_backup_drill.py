@@ -62,7 +62,9 @@ def room(tmp_path):
 def test_a_good_backup_is_proven(room):
     """Fetched, whole, loaded, trained: with the epoch and the metric of the manifest."""
     answer = room.drill()
-    assert (answer.ok, answer.trained, answer.untrained, answer.cause) == (True, True, "", "")
+    assert (answer.ok, answer.loaded, answer.unable) == (True, True, False)
+    assert (answer.trained, answer.untrained, answer.cause) == (True, "", "")
+    assert (answer.metric, answer.metric_wanted) == (0.25, 0.25)
     assert (answer.run, answer.epoch, answer.epoch_wanted, answer.loss) == ("truck@1", 3, 3, 3.5)
     assert answer.snapshot == room.manifests()[0].snapshot
     assert "epoch 3 came back whole" in answer.text
@@ -166,18 +168,19 @@ def test_a_file_that_is_refused_when_loaded_is_a_failed_restore(room):
     room.plays({"version": 1, "ok": False, "reason": "NaN or Inf in ema.weight"}, code=65)
     answer = room.drill()
     assert (answer.ok, answer.text) == (False, "NaN or Inf in ema.weight")
+    assert (answer.loaded, answer.unable) == (False, False)
 
 
 @pytest.mark.parametrize(
     ("python", "text"),
     [("", "no interpreter"), ("/nowhere/python", "/nowhere/python is not there"), ("/bin/false", "exit code 1")],
 )
-def test_without_the_job_s_python_the_rest_is_proven(room, python, text):
-    """It came back whole, with its epoch; that nothing was trained is said."""
+def test_without_the_job_s_python_nothing_is_proven(room, python, text):
+    """It came back whole, and nobody loaded it: no proof, and nothing against the backup."""
     answer = room.drill(python=python)
-    assert (answer.ok, answer.trained) == (True, False)
-    assert text in answer.untrained
-    assert "it was not loaded" in answer.text
+    assert (answer.ok, answer.loaded, answer.unable, answer.trained) == (False, False, True, False)
+    assert answer.text.startswith("not proven: epoch 3 came back whole")
+    assert text in answer.text
 
 
 @pytest.mark.parametrize(
@@ -188,12 +191,12 @@ def test_without_the_job_s_python_the_rest_is_proven(room, python, text):
         (3, "print('x', file=sys.stderr)", "exit code 3"),
     ],
 )
-def test_a_python_that_cannot_says_nothing_against_the_file(room, code, body, text):
-    """No torch, no memory, an end out of the blue: not trained, and why."""
+def test_a_python_that_cannot_proves_nothing_and_says_nothing_against_the_file(room, code, body, text):
+    """No torch, no memory, an end out of the blue: not proven, and why."""
     room.plays({"version": 1, "ok": False, "reason": "it could not be loaded here: no torch here"}, code, body)
     answer = room.drill()
-    assert (answer.ok, answer.trained) == (True, False)
-    assert text in answer.untrained
+    assert (answer.ok, answer.loaded, answer.unable) == (False, False, True)
+    assert text in answer.text
 
 
 def test_a_python_that_hangs_is_ended(tmp_path):
@@ -201,8 +204,8 @@ def test_a_python_that_hangs_is_ended(tmp_path):
     room = DrillRoom(tmp_path, train_s=0.2)
     room.plays(TRAINED, body="time.sleep(60)")
     answer = room.drill()
-    assert (answer.ok, answer.trained) == (True, False)
-    assert "did not end within" in answer.untrained
+    assert (answer.ok, answer.loaded, answer.unable) == (False, False, True)
+    assert "did not end within" in answer.text
 
 
 def test_the_folders_of_a_script_s_classes_are_given(room):

@@ -11,7 +11,9 @@ import pytest
 from supervisor.core.backups.manifest import Manifest, Stored
 from supervisor.effects.backup import fetched, placing
 from supervisor.effects.backup.fetched import Fetcher, Holdings, NoRoomError
-from supervisor.effects.backup.targets.base import TargetError
+from supervisor.effects.backup.lasting import forget_old, lasting_folder, lasting_of
+from supervisor.effects.backup.targets.base import Found, TargetError
+from supervisor.errors import RetryableError
 from tests.backup_room import BackupRoom
 
 
@@ -202,6 +204,115 @@ def test_a_link_in_the_place_of_scratch_is_not_followed(tmp_path):
     with pytest.raises(OSError, match="symbolic link"), fetched.scratch_folder(tmp_path / "scratch"):
         pass
     assert (tmp_path / "precious" / "file").exists()
+
+
+# ---- many files
+class Shelf:
+    """A target that holds three manifests of one run with very many files, all of them whole."""
+
+    name, append_only = "shelf", False
+
+    def __init__(self, count, content=lambda number: f"{number:064x}"):
+        self.files, self.data = {}, {}
+        self.names = [f"snap-00000{number}-2026010{number}T000000Z-0a1b2c3d" for number in (1, 2, 3)]
+        for name in self.names:
+            files = tuple(
+                Stored(path=f"f/{number}", bytes=7, sha256=content(number), mtime_ns=1, at=name)
+                for number in range(count)
+            )
+            made = Manifest(server="s", snapshot=name, created_at=1.0, project="p", name="n", files=files)
+            self.data[f"runs/p/n/{name}/manifest.json"] = msgspec.json.encode(made)
+            self.files |= {f"runs/p/n/{name}/{file.path}": 7 for file in files}
+
+    def listing(self, _under):
+        """All of it."""
+        sizes = {**self.files, **{path: len(data) for path, data in self.data.items()}}
+        return [Found(path, size, 1.0) for path, size in sizes.items()]
+
+    def read(self, path):
+        """A manifest."""
+        return self.data[path]
+
+
+def test_what_is_planned_grows_with_the_files_and_not_with_their_square(monkeypatch):
+    """Two hundred thousand files are a matter of seconds: each is looked at once for each manifest."""
+    count, calls = 2000, []
+    holdings = Holdings(Shelf(count), "runs/p/n")
+    real = fetched.place
+    monkeypatch.setattr(fetched, "place", lambda folder, file: calls.append(1) or real(folder, file))
+    files = holdings.newest("runs/p/n").files
+    places = [holdings.places("runs/p/n", file) for file in files]
+    assert all([path.split("/")[3][10] for path in found] == ["3", "2", "1"] for found in places)
+    assert len(calls) <= 4 * count
+
+
+def test_of_thousands_of_equal_files_a_few_places_are_tried():
+    """Empty files are all the same."""
+    holdings = Holdings(Shelf(3000, lambda _number: "a" * 64), "runs/p/n")
+    files = holdings.newest("runs/p/n").files
+    found = [holdings.places("runs/p/n", file) for file in files]
+    assert all(paths[0] == fetched.place("runs/p/n", file) for paths, file in zip(found, files, strict=True))
+    assert max(map(len, found)) <= fetched.MOST_PLACES + 1
+
+
+def test_a_stop_ends_planning_and_hashing(tmp_path):
+    """Before a file is looked for, and between two blocks of one."""
+    holdings, stop = Holdings(Shelf(10), "runs/p/n"), threading.Event()
+    stop.set()
+    with pytest.raises(TargetError, match="interrupted"):
+        Fetcher(holdings, tmp_path / "scratch", stop).fetch("runs/p/n", holdings.newest("runs/p/n").files)
+    (tmp_path / "large").write_bytes(bytes(20_000_000))
+    steps = iter([None, None, KeyError("enough")])
+
+    def step():
+        if (error := next(steps)) is not None:
+            raise error
+
+    file = Stored(path="x", bytes=20_000_000, sha256="0" * 64, mtime_ns=0, at="s")
+    with pytest.raises(KeyError):
+        fetched.difference(tmp_path / "large", file, step)
+
+
+# ---- scratch that outlasts a try
+def test_what_came_stays_where_the_target_broke_off(tmp_path):
+    """For the next try; not where the disk is full, nor after a success or a bug."""
+    folder = lasting_of(tmp_path / "scratch", "truck@1")
+
+    def tried(error=None):
+        with lasting_folder(folder) as scratch:
+            before = [path.name for path in scratch.iterdir()]
+            (scratch / "file").touch()
+            if error is not None:
+                raise error
+        return before
+
+    for error in (TargetError("unreachable", "gone"), RetryableError("later", 1.0)):
+        with pytest.raises(type(error)):
+            tried(error)
+        assert tried() == ["file"]
+        assert not (tmp_path / "scratch").exists()
+    for error in (TargetError("no-room", "full"), KeyError("bug")):
+        with pytest.raises(type(error)):
+            tried(error)
+        assert not (tmp_path / "scratch").exists()
+
+
+def test_scratch_to_which_nobody_came_back_is_removed(tmp_path):
+    """And no other one, and nothing that a link leads to."""
+    for name in ("old", "new", "precious"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    (tmp_path / "old").rename(scratch / "old")
+    (tmp_path / "new").rename(scratch / "new")
+    (scratch / "link").symlink_to(tmp_path / "precious")
+    os.utime(scratch / "old", (1, 1))
+    os.utime(scratch / "link", (1, 1), follow_symlinks=False)
+    forget_old(scratch, 1000.0)
+    assert [path.name for path in scratch.iterdir()] == ["new"]
+    assert (tmp_path / "precious" / "file").exists()
+    forget_old(tmp_path / "none", 1000.0)
 
 
 # ---- putting in place

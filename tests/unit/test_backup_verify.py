@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
+import threading
+
+import msgspec
 import pytest
 
 from supervisor import backup_config
 from supervisor.core.actions import VerifyBackup
-from supervisor.effects.backup import fetched, verify
+from supervisor.effects.backup import fetched, looked, verify
+from supervisor.effects.backup.read_record import known_damaged, read_record, record_file
 from supervisor.effects.backup.targets.base import TargetError
-from supervisor.effects.backup.verify import Verifier, known_damaged
+from supervisor.effects.backup.verify import Verifier
 from tests.backup_room import BackupRoom
 from tests.unit.test_backup_fetched import flip
 
@@ -37,11 +44,20 @@ class VerifyRoom(BackupRoom):
             **options,
         )
 
-    def verify(self, *, whole=False, after_days=1.0):
+    def verify(self, *, whole=False, after_days=1.0, **expected):
         """Carry an order out, a day later."""
         self.now += after_days * DAY_S
-        (answer,) = self.verifier(VerifyBackup(key="server/verify-1/nas", target="nas", whole=whole))
+        order = VerifyBackup(key="server/verify-1/nas", target="nas", whole=whole, **expected)
+        (answer,) = self.verifier(order)
         return answer
+
+    def manifest(self, number=0):
+        """The path of a manifest of the run on the target, the newest first."""
+        return f"{self.folder}/{self.manifests()[number].snapshot}/manifest.json"
+
+    def record(self):
+        """What is written down."""
+        return read_record(record_file(self.state_dir, "nas"))
 
     def files(self):
         """All files that manifests name, as paths on the target."""
@@ -132,9 +148,167 @@ def test_what_is_gone_is_forgotten(room):
     for manifest in room.manifests():
         (room.target.root / room.folder / manifest.snapshot / "manifest.json").unlink()
     room.verify()
-    record = verify._read_record(verify.record_file(room.state_dir, "nas"))
+    room.verify(after_days=8)
+    room.verify()
+    record = room.record()
     assert {path.partition("/")[0] for path in record.read} == {"state"}
     assert {path.partition("/")[0] for path in record.manifests} == {"state"}
+    assert (record.damaged, record.since) == ({}, {})
+
+
+# ---- what is not there any more
+def test_a_run_that_is_wiped_there_is_missing(room):
+    """Its newest manifest is named as damaged, for a week if nobody believes that it lies there."""
+    room.verify(whole=True)
+    newest = room.manifest()
+    shutil.rmtree(room.target.root / room.folder)
+    for _ in range(3):
+        assert room.verify().damaged == (newest,)
+    assert room.verify(after_days=8).damaged == ()
+
+
+def test_what_the_journal_believes_to_lie_there_is_missing_for_good(room):
+    """Also if it was never seen by a verification; however long it lasts."""
+    newest = room.manifest()
+    expected = {"default/truck": room.manifests()[0].snapshot}
+    assert room.verify(expected=expected).damaged == ()
+    shutil.rmtree(room.target.root / room.folder)
+    assert room.verify(expected=expected).damaged == (newest,)
+    assert room.verify(expected=expected, after_days=30).damaged == (newest,)
+    other = {"default/never-seen": "snap-000001-20260101T000000Z-0a1b2c3d"}
+    (path,) = room.verify(expected=other).damaged
+    assert path == "runs/default/never-seen/snap-000001-20260101T000000Z-0a1b2c3d/manifest.json"
+
+
+def test_a_backup_that_lost_its_manifest_is_missing_until_there_is_a_newer_one(room):
+    """The one before it does not stand for it."""
+    room.verify()
+    newest = room.manifest()
+    (room.target.root / newest).unlink()
+    assert room.verify(expected={"default/truck": newest.split("/")[3]}).damaged == (newest,)
+    room.saved(4)
+    assert room.back_up().snapshot
+    assert room.verify(expected={"default/truck": newest.split("/")[3]}).damaged == ()
+
+
+def test_snapshots_that_were_let_go_of_are_not_missing(room):
+    """Retention removes manifests: a newer one is there."""
+    room.verify(whole=True)
+    expected = {"default/truck": room.manifests()[0].snapshot}
+    room.settings = msgspec.structs.replace(room.settings, snapshots=1)
+    for epoch in (4, 5):
+        room.saved(epoch)
+        room.back_up()
+    assert len(room.manifests()) == 1
+    assert room.verify(expected=expected).damaged == ()
+
+
+def test_a_new_folder_there_misses_nothing_of_the_old_one(room):
+    """The disk was exchanged: what it does not hold yet is for those who send to find out."""
+    room.verify(whole=True)
+    shutil.rmtree(room.target.root)
+    room.back_up_state()
+    assert room.verify().damaged == ()
+
+
+# ---- what matters
+def test_damage_that_was_mended_by_a_newer_backup_ends(tmp_path):
+    """An ended run is sent again and never more: the damaged file of the old snapshot is no damage then."""
+    room = VerifyRoom(tmp_path)
+    room.back_up(phase="SUCCEEDED", ended=True)
+    path = next(path for path in room.files() if path.endswith("epoch2-attempt1.pt"))
+    flip(room.target.root / path)
+    assert room.verify(whole=True).damaged == (path,)
+    room.back_up(phase="SUCCEEDED", ended=True)
+    assert room.back_up(phase="SUCCEEDED", ended=True).unchanged
+    assert room.verify(whole=True).damaged == ()
+    assert known_damaged(room.state_dir, "nas") == {path}, "nothing is to be linked to it"
+
+
+def test_damage_of_what_only_an_old_snapshot_holds_is_told_for_a_week(room):
+    """It cannot be sent again; the newest backup is whole."""
+    path = next(path for path in room.files() if path.endswith("results.csv"))
+    room.write("train/results.csv", b"epoch,loss\n1,2\n2,1\n")
+    room.back_up()
+    flip(room.target.root / path)
+    assert room.verify(whole=True).damaged == (path,)
+    assert room.verify(whole=True, after_days=5).damaged == (path,)
+    assert room.verify(whole=True, after_days=5).damaged == ()
+
+
+def test_a_newest_manifest_that_changed_is_made_anew(tmp_path):
+    """Whatever it says now: the next backup does not take it for its own, and then the damage has an end."""
+    room = VerifyRoom(tmp_path)
+    room.verify(whole=True)
+    path = room.manifest()
+    place = room.target.root / path
+    place.write_bytes(place.read_bytes().replace(b'"gpu1"', b'"gpu2"'))
+    assert room.verify().damaged == (path,)
+    assert not room.back_up().unchanged
+    assert room.verify(whole=True).damaged == ()
+
+
+def test_each_run_is_told_of_however_much_is_damaged(room, monkeypatch):
+    """A thousand files of one run do not hide another one."""
+    monkeypatch.setattr(looked, "MOST_TOLD", 1)
+    for path in room.files():
+        (room.target.root / path).unlink()
+    folders = {path.split("/")[0] for path in room.verify().damaged}
+    assert folders == {"runs", "state"}
+
+
+# ---- clocks
+def test_a_clock_that_was_wrong_puts_no_reading_off(room):
+    """What was stored or read years ahead is read now."""
+    right = room.now
+    room.now += 20 * 365 * DAY_S
+    room.write("train/new.jpg", b"new" * 1000)
+    room.back_up()
+    room.verify(whole=True)
+    room.now = right
+    flip(next(room.target.root.rglob("new.jpg")))
+    answer = room.verify()
+    assert [path.rpartition("/")[2] for path in answer.damaged] == ["new.jpg"]
+    assert right <= answer.read_from <= room.now
+
+
+# ---- a mount that dies
+def test_a_mount_that_does_not_answer_is_left(tmp_path, monkeypatch):
+    """The lane goes on; the cause is the target's, and no file is damaged."""
+    room, back = VerifyRoom(tmp_path, local=True), threading.Event()
+    monkeypatch.setattr(verify, "SILENCE_S", 0.2)
+    monkeypatch.setattr(verify.direct, "forget", lambda _handle: back.wait(20))
+    answer = room.verify()
+    back.set()
+    assert (answer.cause, answer.damaged) == ("timeout", ())
+
+
+def test_an_error_of_the_mount_is_no_damage(tmp_path, monkeypatch):
+    """A stale handle says nothing about a file; a block that cannot be read does."""
+    room = VerifyRoom(tmp_path, local=True)
+
+    def fails(number):
+        def forget(_handle):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(verify.direct, "forget", forget)
+        return room.verify(whole=True)
+
+    answer = fails(errno.ESTALE)
+    assert (answer.cause, answer.damaged) == ("unreachable", ())
+    answer = fails(errno.EIO)
+    assert answer.cause == ""
+    assert len(answer.damaged) > 3
+
+
+def test_a_link_in_the_place_of_a_file_is_damage(tmp_path):
+    """Nobody is led elsewhere by it."""
+    room = VerifyRoom(tmp_path, local=True)
+    path = max(room.files())
+    copy = tmp_path / "copy"
+    (room.target.root / path).rename(copy)
+    (room.target.root / path).symlink_to(copy)
+    assert room.verify(whole=True).damaged == (path,)
 
 
 def test_days_without_a_look_are_made_up_for(room):
@@ -147,7 +321,7 @@ def test_days_without_a_look_are_made_up_for(room):
 def test_a_damaged_record_means_that_nothing_was_read(room):
     """It begins anew."""
     room.verify(whole=True)
-    verify.record_file(room.state_dir, "nas").write_bytes(b"{")
+    record_file(room.state_dir, "nas").write_bytes(b"{")
     assert room.verify(whole=True).damaged == ()
 
 

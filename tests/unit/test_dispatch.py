@@ -8,6 +8,7 @@ import logging
 import queue
 import sqlite3
 import threading
+import time
 
 import pytest
 
@@ -246,3 +247,40 @@ def test_closing_leaves_the_rest_to_the_next_daemon(hands):
     gate.set()
     assert hands.answer().answers == "l-1"
     assert hands.nothing_more()
+
+
+def test_all_lanes_end_within_one_deadline(hands):
+    """However many hang: a shutdown has that long, and no lane begins anything while another one is waited for."""
+    free, begun = threading.Event(), queue.SimpleQueue()
+
+    def hang(_action):
+        begun.put(1)
+        free.wait(20)
+        return ()
+
+    orders = [message("m-1"), message("m-2"), kill("k-1"), launch("l-1")]
+    for order in orders:
+        hands.answers[order.key] = hang
+    hands.dispatcher(orders)
+    for _ in orders:
+        begun.get(timeout=WAIT_S)
+    hands.dispatcher([message("m-3"), kill("k-2"), launch("l-2")])
+    ended = threading.Thread(target=hands.dispatcher.close, args=(0.5,))
+    began = time.monotonic()
+    ended.start()
+    ended.join(WAIT_S)
+    took_s = time.monotonic() - began
+    free.set()
+    assert 0.4 < took_s < 1.0
+    calls = {hands.calls.get(timeout=1) for _ in orders}
+    assert calls == {order.key for order in orders}
+    hands.dispatcher.close()
+    assert hands.calls.empty(), "what was not begun is left for the next daemon"
+
+
+def test_a_closed_dispatcher_begins_nothing(hands):
+    """Also in a lane that there was not yet."""
+    hands.dispatcher.close()
+    hands.dispatcher([actions.Drill(key="d-1", target="new")])
+    hands.dispatcher.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "lane-backup-new-0"]

@@ -18,7 +18,8 @@ from supervisor.core.actions import Publish
 from supervisor.core.job import Job, PublishTo
 from supervisor.core.model import Progress
 from supervisor.effects import publish_places
-from supervisor.effects.publish import STAGING, Publisher
+from supervisor.effects.backup.targets.base import TargetError
+from supervisor.effects.publish import STAGING, TRIES, Publisher
 from supervisor.effects.publish_places import Folder, NotAllowedError, TakenError
 from supervisor.errors import RetryableError
 from tests.torch_files import checkpoint
@@ -51,14 +52,19 @@ class Workshop:
         self.stop = threading.Event()
         self.backups = ()
 
+    def publisher(self):
+        """Who carries orders out."""
+        runs_dir = self.room.runs_dir
+        return Publisher(runs_dir, runs_dir.parent, "gpu one", self.backups, lambda: NOW, stop=self.stop)
+
+    def action(self, **wish):
+        """An order."""
+        job = replace(self.job, publish=replace(self.job.publish, **wish))
+        return Publish(key="truck@1/publish-1", run="truck@1", job=job, progress=Progress(saved_epoch=3, epochs=10))
+
     def publish(self, **wish):
         """Carry the order out; the answer."""
-        job = replace(self.job, publish=replace(self.job.publish, **wish))
-        publisher = Publisher(
-            self.room.runs_dir, self.room.runs_dir.parent, "gpu one", self.backups, lambda: NOW, stop=self.stop
-        )
-        action = Publish(key="truck@1/publish-1", run="truck@1", job=job, progress=Progress(saved_epoch=3, epochs=10))
-        (event,) = publisher(action)
+        (event,) = self.publisher()(self.action(**wish))
         assert not list((self.room.runs_dir / STAGING).iterdir())
         return event
 
@@ -225,6 +231,72 @@ def test_a_name_that_is_taken_meanwhile_is_left_alone(workshop, tmp_path):
     place.close()
     assert not (tmp_path / "victim").exists()
     assert workshop.names() == ["x.pt"]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        os.mkfifo,
+        lambda path: path.symlink_to("/dev/zero"),
+        lambda path: path.mkdir(),
+        lambda path: os.truncate(path.touch() or path, 10**12),
+    ],
+    ids=["pipe", "link", "folder", "huge"],
+)
+def test_what_is_no_card_is_somebody_elses(workshop, made):
+    """A pipe that nobody writes to, a link, a folder, a file of a terabyte: it is not read, and stays."""
+    workshop.share.mkdir()
+    made(workshop.share / f"{STEM}.json")
+    before = (workshop.share / f"{STEM}.json").lstat()
+    assert workshop.publish().ok
+    assert f"{STEM}-2.json" in workshop.names()
+    assert (workshop.share / f"{STEM}.json").lstat().st_ino == before.st_ino
+    assert f"{STEM}-best.pt" not in workshop.names(), "nothing lies there without its own card"
+
+
+def test_a_mount_that_does_not_answer_is_left(workshop, monkeypatch):
+    """The only lane of publications goes on; it is tried again a few times, and then told."""
+    back = threading.Event()
+    monkeypatch.setattr(publish_places, "_demand_writable", lambda *_: back.wait(20))
+    with pytest.raises(TargetError) as late:
+        Folder(workshop.room.runs_dir, os.getuid(), silence_s=0.2)
+    assert late.value.cause == "timeout"
+    monkeypatch.setattr(publish_places.Folder, "_know", lambda *_: None)
+    with pytest.raises(TargetError, match="still does not answer"):
+        Folder(workshop.room.runs_dir, os.getuid(), silence_s=0.2)
+    monkeypatch.setattr(Folder, "__init__", _times_out)
+    publisher, action = workshop.publisher(), workshop.action()
+    for _ in range(TRIES - 1):
+        with pytest.raises(RetryableError):
+            publisher(action)
+    (event,) = publisher(action)
+    back.set()
+    assert (event.ok, event.text) == (False, "no answer")
+
+
+def _times_out(*_arguments, **_options):
+    raise TargetError("timeout", "no answer")
+
+
+def test_a_stop_ends_a_copy(workshop, tmp_path):
+    """The next daemon begins anew; no half of it is left."""
+    place = Folder(tmp_path, os.getuid(), stop=workshop.stop)
+    source = tmp_path / "source"
+    source.write_bytes(b"x")
+    workshop.stop.set()
+    with pytest.raises(TargetError, match="stops"):
+        place.put(source, "x.pt")
+    assert not (tmp_path / "x.pt").exists()
+
+
+def test_a_folder_that_takes_its_place_is_not_written_to(workshop, tmp_path):
+    """Between two files of one publication."""
+    (tmp_path / "a").mkdir()
+    place = Folder(tmp_path / "a", os.getuid())
+    (tmp_path / "a").rename(tmp_path / "b")
+    (tmp_path / "a").mkdir()
+    with pytest.raises(NotAllowedError, match="another folder"):
+        place.put(workshop.best, "x.pt")
 
 
 def test_a_card_is_readable_json(workshop):

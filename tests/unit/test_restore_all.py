@@ -6,15 +6,18 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 
 import msgspec
 import pytest
 
-from supervisor import restore_all
+from supervisor import backup_config, restore_all
 from supervisor.config import Config, Jobs, Server
 from supervisor.core import events
 from supervisor.core.model import FileNote, Phase, Run, World
 from supervisor.effects.backup import fetched, ownership, whole_run
+from supervisor.effects.backup.targets import open_target
+from supervisor.effects.backup.targets.base import TargetError
 from supervisor.errors import UserError
 from supervisor.journal import Entry, Journal
 from tests.backup_room import SERVER
@@ -250,9 +253,37 @@ def test_a_ledger_is_rebuilt_from_the_manifest(site):
 
 
 def test_the_new_server_owns_what_the_old_one_backed_up(site):
-    """Its next backup goes to the same folder."""
+    """Its next backup goes to the same folder, under its name; the old one, started again, finds it another's."""
+    place = ownership.claim(site.target, site.state_dir, SERVER, 5.0)
     site.restore()
-    assert ownership.own_id(site.new / "state") == ownership.own_id(site.state_dir)
+    assert ownership.claim(site.target, site.new / "state", SERVER, 6.0) == place
+    with pytest.raises(TargetError) as refused:
+        ownership.claim(site.target, site.state_dir, SERVER, 7.0)
+    assert refused.value.cause == "foreign"
+
+
+def test_other_targets_of_the_old_server_are_taken_over_when_they_are_used(site, tmp_path):
+    """Only one is restored from; the old server's folders elsewhere are its successor's all the same."""
+    (tmp_path / "other").mkdir()
+    settings = backup_config.Backup(name="other", to=str(tmp_path / "other"))
+    elsewhere = open_target(settings, SERVER, tmp_path / "anywhere", stop=threading.Event())
+    place = ownership.claim(elsewhere, site.state_dir, SERVER, 5.0)
+    site.restore()
+    assert ownership.claim(elsewhere, site.new / "state", SERVER, 6.0) == place
+    with pytest.raises(TargetError):
+        ownership.claim(elsewhere, site.state_dir, SERVER, 7.0)
+    with pytest.raises(TargetError):  # and nobody else's
+        ownership.claim(elsewhere, tmp_path / "third", SERVER, 8.0)
+
+
+def test_a_folder_from_before_folders_had_names_keeps_the_one_it_was_known_by(site):
+    """What the journal knows of it must not look like another folder's."""
+    old = ownership.Owner(id=ownership.own_id(site.state_dir), server=SERVER, since=12.5)
+    site.target.put(ownership.OWNER, msgspec.json.encode(old))
+    place = ownership.claim(site.target, site.state_dir, SERVER, 13.0)
+    assert place == f"{old.id[:8]}-12.500"
+    site.restore()
+    assert ownership.claim(site.target, site.new / "state", SERVER, 14.0) == place
 
 
 def test_without_a_journal_there_is_no_server_to_restore(site):

@@ -41,6 +41,7 @@ SENT = (
     (12, "/usr/bin/rrsync error: option --delete has been disabled on this server.", "refused"),
     (12, "/usr/bin/rrsync error: reading from write-only server is not allowed", "refused"),
     (12, "/usr/bin/rrsync error: Restricted directory does not exist!", "absent"),
+    (12, "/usr/bin/rrsync error: Another instance of rrsync is already accessing this directory.", "busy"),
     (11, 'rsync: [receiver] write failed on "/b/x": No space left on device (28)', "full"),
     (11, 'rsync: [Receiver] mkdir "/b/nope/." failed: No such file or directory (2)', "absent"),
     (23, 'rsync: [receiver] mkstemp "/b/.x.a1b2c3" failed: Disk quota exceeded (122)', "quota"),
@@ -86,13 +87,24 @@ def test_the_text_is_the_line_that_tells_most() -> None:
     assert rsync_codes.cause_of(12, errors)[1].startswith("mkstemp failed: Disk quota exceeded")
 
 
+def test_another_host_key_is_told_with_its_fingerprint() -> None:
+    """What is to be compared with the administrator's, and where the pinned one stands."""
+    key = "SHA256:uNiVztksCsDhcc0u9e8BrqXUWEczSlnr3eXfNuzmDmc"
+    shown = (
+        f"The fingerprint for the ED25519 key sent by the remote host is\n{key}.\nPlease contact your administrator."
+    )
+    errors = f"{CHANGED}\n{shown}\nOffending ED25519 key in /etc/known:7\nHost key verification failed."
+    text = rsync_codes.cause_of(255, errors)[1]
+    assert f"it shows {key}; the pinned key is in /etc/known:7" in text
+
+
 @given(st.integers(-64, 255), st.text(), st.booleans())
 def test_whatever_comes_has_a_cause_that_people_know(code: int, errors: str, pulling: bool) -> None:
     """No message makes it fail, none comes out with control characters, none is endless."""
     cause, text = rsync_codes.cause_of(code, errors, pulling=pulling)
     assert cause in causes.KINDS
     assert text
-    assert len(text) < rsync_codes.LONGEST_TEXT + 50
+    assert len(text) < rsync_codes.LONGEST_TEXT + 400
     assert "\x1b" not in text
     assert "\n" not in text
 

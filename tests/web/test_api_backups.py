@@ -103,7 +103,9 @@ def test_a_run_is_sent_to_all_its_targets_or_to_one(server, ask):
     """The answer lists what is to come, and says from where on the results are told."""
     status, view = order(ask, "run", name="truck")
     assert (status, view["done"]) == (200, True)
-    assert view["ordered"] == [{"verb": "run", "target": name, "run": "truck@1"} for name in ("nas", "oss")]
+    assert view["ordered"] == [
+        {"verb": "run", "target": name, "run": "truck@1", "not_of": ""} for name in ("nas", "oss")
+    ]
     assert view["next"] == "truck is sent to nas and oss now; `backup ls` shows how far it is"
     back_up_all(server)
     found = ask("GET", f"/v1/backups/answers?after={view['after']}")[1]
@@ -160,17 +162,20 @@ def test_what_makes_no_sense_is_refused_with_the_reason(server, ask):
 
 # ---- reading again and rehearsing
 def test_a_verification_of_all(server, ask):
-    """Ordered at once; a second one, while it is under way, is refused: it would be a part only, and later."""
+    """Ordered at once; a second one, while it is under way, comes next: what the first comes to is not its answer."""
     view = order(ask, "verify", target="nas", whole=True)[1]
-    assert view["ordered"] == [{"verb": "verify", "target": "nas", "run": ""}]
+    assert view["ordered"] == [{"verb": "verify", "target": "nas", "run": "", "not_of": ""}]
     assert view["next"] == "all files on nas are read again now"
     [action] = pending(server, actions.VerifyBackup)
     assert action.whole
     status, second = order(ask, "verify", target="nas")
-    assert status == 409
-    assert "nas is busy: it reads again what lies there" in second["error"]
+    assert status == 200
+    assert second["ordered"] == [{"verb": "verify", "target": "nas", "run": "", "not_of": action.key}]
+    assert second["next"].endswith("as soon as nas has done what is under way there")
     answer(server, action, events.BackupVerified, files=7, damaged=("runs/default/truck/x",))
     [found] = ask("GET", f"/v1/backups/answers?after={view['after']}")[1]["answers"]
+    assert found["answers"] == action.key
+    assert [one.key for one in pending(server, actions.VerifyBackup)] != [action.key]
     assert (found["kind"], found["damaged"]) == ("BackupVerified", ["runs/default/truck/x"])
 
 
@@ -183,7 +188,7 @@ def test_a_rehearsal_needs_a_checkpoint_there(server, ask):
     back_up_all(server)
     server.put(events.Drilled(at=server.clock.now(), target="nas", run="truck@1", ok=True, epoch=3, epoch_wanted=3))
     view = order(ask, "drill")[1]
-    assert view["ordered"] == [{"verb": "drill", "target": "oss", "run": ""}]
+    assert view["ordered"] == [{"verb": "drill", "target": "oss", "run": "", "not_of": ""}]
     assert order(ask, "drill", target="nas", name="truck")[1]["next"].startswith("a restore of truck from nas")
     assert {(one.target, one.name) for one in pending(server, actions.Drill)} == {("oss", ""), ("nas", "truck")}
 

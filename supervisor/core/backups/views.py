@@ -11,6 +11,7 @@ from typing import Any
 from supervisor.core import words
 from supervisor.core.backups import causes, targets
 from supervisor.core.backups.model import STATE, Backed, Due, Target
+from supervisor.core.disk_spots import BY
 from supervisor.core.model import Run, World
 
 View = dict[str, Any]
@@ -19,6 +20,7 @@ VERSION = 1
 RECENT_S = 24 * 3600.0  # as the list of runs
 STATES = ("ok", "due", "sending", "verifying", "drilling", "quiet", "waiting", "trouble")
 _DOING = {"backup": "sending", "verify": "verifying", "drill": "drilling"}
+PAUSED = "paused: "  # how the reason of such a run begins; see core/disks.py
 _LATE = 1.5  # what is due within a time is only warned of when it is late by half of it
 
 
@@ -94,6 +96,36 @@ def target_view(world: World, target: Target, now: float) -> View:
         "warning": target.warning or None,
         "runs": sum(target.name in run.backups for run in (*world.live.values(), *world.ended.values())),
     }
+
+
+def troubles(world: World, now: float) -> list[View]:
+    """What is wrong with targets now, as open incidents are listed: each with its cause and what a person can do."""
+    return [row for target in world.targets.values() for row in _troubles_of(target, now)]
+
+
+def _troubles_of(target: Target, now: float) -> list[View]:
+    about: View = {"target": target.name, "since_at": None, "retry_at": None}
+    found: list[View] = []
+    if target.cause:
+        kind = causes.kind(target.cause)
+        waits = target.retry_at if target.retry_at > now else None
+        said = {"title": kind.means, "text": target.said, "todo": _todo(target, kind)}
+        since = target.failing_since or None
+        found.append({**about, "cause": target.cause, **said, "since_at": since, "retry_at": waits})
+    if target.damaged:
+        text = f"{target.damaged[0]}" + (f" and {len(target.damaged) - 1} more" if len(target.damaged) > 1 else "")
+        todo = f"look at its disk; `yolo-supervisor backup verify {target.name} --whole` reads all of it again"
+        found.append({**about, "cause": "damaged-there", "title": "has damaged files", "text": text, "todo": todo})
+    if target.unproven:
+        title = "no restore is proven" if target.unable else "a rehearsed restore did not work"
+        todo = f"mend what the text says, then `yolo-supervisor backup drill {target.name}`"
+        found.append({**about, "cause": "unproven", "title": title, "text": target.unproven, "todo": todo})
+    if target.state_told:
+        kind = causes.kind(target.state_told)
+        title = f"the journal {kind.means}"
+        todo = "look at the disk of [server] state_dir"
+        found.append({**about, "cause": target.state_told, "title": title, "text": "", "todo": todo})
+    return found
 
 
 def _state(target: Target, now: float) -> str:
@@ -239,6 +271,15 @@ def tick(world: World, run: Run) -> str | None:
     return "yes" if targets.covered(world, run) else "no"
 
 
+def paused(world: World) -> list[View]:
+    """The runs that stand still, or are about to, until there is room on a disk."""
+    return [
+        {"run": run.id, "name": run.name, "text": run.reason}
+        for run in world.live.values()
+        if (run.stop is not None and run.stop.by == BY) or run.reason.startswith(PAUSED)
+    ]
+
+
 # ---- the verdict
 def summary(world: World, now: float) -> View:
     """What `status` says of backups: what was proven last, the work at stake, and warnings. Empty without targets."""
@@ -248,7 +289,7 @@ def summary(world: World, now: float) -> View:
     max_age_s = _max_age_s(world, now)
     warnings = _warnings(world, now)
     lines = [*(f"{one.name}: {_words(world, one, _state(one, now), now)}" for one in world.targets.values())]
-    lines += [_proven_line(world, proven, now), _age_line(max_age_s)]
+    lines += [_proven_line(world, proven, now), _age_line(world, max_age_s)]
     return {
         "proven": {"target": proven.name, **(_proven(proven) or {})} if proven.proven_at else None,
         "max_age_s": max_age_s,
@@ -265,10 +306,19 @@ def _proven_line(world: World, target: Target, now: float) -> str:
     return f"last proven restore {ago} ago of {run} at epoch {target.proven_epoch}{of}"
 
 
-def _age_line(max_age_s: float | None) -> str:
-    if max_age_s is None:
-        return "every verified checkpoint of the live runs is backed up"
-    return f"backup age max {words.duration(max_age_s)}"
+def _age_line(world: World, max_age_s: float | None) -> str:
+    """The work at stake; that nothing is only where it is so."""
+    if max_age_s is not None:
+        return f"backup age max {words.duration(max_age_s)}"
+    kept = [run for run in world.live.values() if run.kept_epoch]
+    meant = [run for run in kept if targets.of_run(world, run)]
+    if not meant:
+        return "no live run that is to be backed up has a verified checkpoint yet"
+    nowhere = f"; {len(kept) - len(meant)} more are backed up nowhere: their jobs want no target"
+    beside = nowhere if len(meant) < len(kept) else ""
+    if all(targets.covered(world, run) for run in meant):
+        return f"every verified checkpoint of the live runs is backed up{beside}"
+    return f"every verified checkpoint of the live runs was backed up, to targets that have yet to answer now{beside}"
 
 
 def _max_age_s(world: World, now: float) -> float | None:
@@ -295,7 +345,7 @@ def _of_target(world: World, target: Target, now: float) -> list[str]:
     if target.damaged:
         found.append(f"{target.name}: {len(target.damaged)} damaged files, such as {target.damaged[0]}")
     if target.unproven:
-        found.append(f"{target.name}: a rehearsed restore did not work: {target.unproven}")
+        found.append(f"{target.name}: {'' if target.unable else 'a rehearsed restore did not work: '}{target.unproven}")
     if policy.verify_s and target.verified_from and now - target.verified_from > policy.verify_s * _LATE:
         ago = words.duration(now - target.verified_from)
         found.append(

@@ -127,6 +127,7 @@ class Driller:
         checkpoint, manifest = chosen.checkpoint, chosen.manifest
         about: dict[str, Any] = {
             "run": chosen.run, "snapshot": manifest.snapshot, "epoch_wanted": checkpoint.epoch,
+            "metric_wanted": checkpoint.map50_95,
         }  # fmt: skip
         file = manifest.stored(checkpoint.path)
         if file is None:
@@ -136,7 +137,7 @@ class Driller:
             return self._told(action, ok=False, text=got.wrong[checkpoint.path], **about)
         path = got.files[checkpoint.path]
         (seen,) = checkpoints.look([path], finite=True)
-        about["epoch"] = seen.done_epochs
+        about |= {"epoch": seen.done_epochs, "metric": seen.map50_95}
         problem = difference(checkpoint, seen)
         if problem:
             return self._told(action, ok=False, text=f"{checkpoint.path}: {problem}", **about)
@@ -148,20 +149,27 @@ class Driller:
     def _judged(
         self, action: Drill, chosen: _Chosen, answer: Answer, about: dict[str, Any], damaged: list[str]
     ) -> Drilled:
-        """What all that says: a file that was refused, or loads as another one, is no backup."""
+        """What all that says: a file that was refused, or loads as another one, is no backup.
+
+        One that could not be loaded here may be good: it is not damaged, and not proven.
+        """
         problem = answer.reason if answer.refused else _loaded_otherwise(chosen.checkpoint, answer)
+        unable = not answer.refused and not answer.loaded
+        whole = f"epoch {about['epoch']} came back whole from {chosen.manifest.snapshot}"
         untrained = answer.untrained or ("" if answer.trained else answer.reason)
-        words = [f"epoch {about['epoch']} came back whole from {chosen.manifest.snapshot}"]
-        words += ["" if answer.loaded else "it was not loaded", f"not trained: {untrained}" if untrained else ""]
+        words = [f"not proven: {whole}, and could not be loaded here: {answer.reason}" if unable else whole]
+        words += [f"not trained: {untrained}" if untrained and not unable else ""]
         words += [f"{', '.join(damaged[:3])} is damaged there, and others took its place" if damaged else ""]
         return self._told(
             action,
-            ok=not problem,
-            trained=answer.trained and not problem,
+            ok=not problem and not unable,
+            loaded=answer.loaded and not answer.refused,
+            unable=unable,
+            trained=answer.trained and not problem and not unable,
             untrained=untrained,
             loss=answer.loss if answer.loss is not None and math.isfinite(answer.loss) else None,
             text=problem or "; ".join(filter(None, words)),
-            **about,
+            **{**about, **({"metric": answer.map50_95} if answer.map50_95 is not None else {})},
         )
 
     # ---- the job's Python

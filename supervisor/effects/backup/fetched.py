@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import errno
+import functools
 import os
 import re
 import shutil
@@ -24,7 +25,7 @@ import msgspec
 from supervisor.core.backups.manifest import MANIFEST, STATE_FOLDER, Manifest, Stored, is_snapshot, newest_first
 from supervisor.core.backups.manifest import run_folder as run_folder_of
 from supervisor.effects.backup.targets.base import TargetError
-from supervisor.effects.private_copy import sha256_of
+from supervisor.effects.hashing import nothing, sha256_of_open
 
 if TYPE_CHECKING:
     from supervisor.effects.backup.targets.base import Target
@@ -36,6 +37,7 @@ LARGEST_MANIFEST_BYTES = 256 * 1024 * 1024
 BATCH_FILES = 500  # one connection each would be slow, all at once would leave no progress to be seen
 BATCH_BYTES = 256 * 1024 * 1024
 LEAST_ROOM_BYTES = 64 * 1024 * 1024  # is left free beside what is fetched
+MOST_PLACES = 8  # where the same bytes are looked for: a run may have thousands of empty files
 SCRATCH_MODE = 0o700
 
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -60,6 +62,7 @@ class Holdings:
         self._snapshots: dict[str, list[str]] = {}
         self._manifests: dict[str, Manifest | None] = {}
         self._data: dict[str, bytes] = {}
+        self._by_content: dict[str, dict[tuple[str, int], list[str]]] = {}
         for path in self.sizes:
             folder, _, name = path.removesuffix(f"/{MANIFEST}").rpartition("/")
             if path.endswith(f"/{MANIFEST}") and is_snapshot(name) and _is_folder(folder):
@@ -119,13 +122,24 @@ class Holdings:
                         self._data[path] = (scratch / path).read_bytes()
 
     def places(self, folder: str, file: Stored) -> list[str]:
-        """Where the bytes of a file lie: as its manifest says, then wherever older ones have the same bytes."""
-        found = [place(folder, file)]
+        """Where the bytes of a file lie: as its manifest says, then where others have the same ones (MOST_PLACES)."""
+        if folder not in self._by_content:
+            self._by_content[folder] = self._contents(folder)
+        own, others = place(folder, file), self._by_content[folder].get((file.sha256, file.bytes), [])
+        return [*([own] if self.sizes.get(own) == file.bytes else []), *(path for path in others if path != own)]
+
+    def _contents(self, folder: str) -> dict[tuple[str, int], list[str]]:
+        """The places of each content that have its size, the newest manifests' first. Raises TargetError."""
+        found: dict[tuple[str, int], list[str]] = {}
+        seen: set[str] = set()
         for manifest in self.manifests(folder):
-            found += [
-                place(folder, one) for one in manifest.files if (one.sha256, one.bytes) == (file.sha256, file.bytes)
-            ]
-        return [path for path in dict.fromkeys(found) if self.sizes.get(path) == file.bytes]
+            for file in manifest.files:
+                path = place(folder, file)
+                known = found.setdefault((file.sha256, file.bytes), [])
+                if path not in seen and len(known) < MOST_PLACES and self.sizes.get(path) == file.bytes:
+                    known.append(path)
+                seen.add(path)
+        return found
 
 
 def place(folder: str, file: Stored) -> str:
@@ -133,6 +147,7 @@ def place(folder: str, file: Stored) -> str:
     return f"{folder}/{file.at}/{file.path}"
 
 
+@functools.lru_cache(maxsize=4096)
 def stored_at(snapshot: str) -> float:
     """When a snapshot began, in Unix seconds, by its name; 0 if it does not say."""
     stamp = _STAMP.search(snapshot)
@@ -257,18 +272,28 @@ class Fetcher:
         self._batch_bytes = batch_bytes
 
     def fetch(self, folder: str, files: Iterable[Stored]) -> Fetched:
-        """Bring these; of a damaged one the same bytes from elsewhere. Raises TargetError, NoRoomError, OSError."""
-        fetched, waiting = Fetched(), {file.path: (file, self._holdings.places(folder, file)) for file in files}
-        for path, (file, places) in waiting.items():
+        """Bring these; of a damaged one the same bytes from elsewhere. Raises TargetError, NoRoomError, OSError.
+
+        What lies in the scratch folder already, whole, is not brought again.
+        """
+        fetched, waiting = Fetched(), dict[str, tuple[Stored, list[str]]]()
+        for file in files:
+            self.demand_going_on()
+            places = self._holdings.places(folder, file)
+            waiting[file.path] = (file, places)
             if not places:
-                fetched.wrong[path] = f"{place(folder, file)} is not there, or not whole"
+                fetched.wrong[file.path] = f"{place(folder, file)} is not there, or not whole"
                 fetched.damaged.add(place(folder, file))
-        demand_room(self._scratch, sum(file.bytes for file, places in waiting.values() if places))
+        demand_room(self._scratch, self._missing_bytes([one for one in waiting.values() if one[1]]))
         depth = 0
         while left := {path: one for path, one in waiting.items() if path not in fetched.files and len(one[1]) > depth}:
             self._one_round(left, depth, fetched)
             depth += 1
         return fetched
+
+    def _missing_bytes(self, waiting: Iterable[tuple[Stored, list[str]]]) -> int:
+        """How much more has to lie in the scratch folder than does."""
+        return sum(file.bytes for file, places in waiting if _size(self._scratch / places[0]) != file.bytes)
 
     def _one_round(self, left: dict[str, tuple[Stored, list[str]]], depth: int, fetched: Fetched) -> None:
         """Fetch each file from its place number `depth`."""
@@ -277,13 +302,21 @@ class Fetcher:
             by_place.setdefault(places[depth], []).append(file)
         for batch in batches(list(by_place), lambda path: by_place[path][0].bytes, self._batch_bytes):
             self.demand_going_on()
-            problems = bring(self._holdings.target, batch, self._scratch)
+            lacking = [path for path in batch if not self._is_here(path, by_place[path][0])]
+            problems = bring(self._holdings.target, lacking, self._scratch) if lacking else {}
             for path in batch:
-                self._judge(path, by_place[path], problems.get(path, ""), fetched)
+                problem = "" if path not in lacking else problems.get(path) or self._problem(path, by_place[path][0])
+                self._judge(path, by_place[path], problem, fetched)
+
+    def _is_here(self, path: str, file: Stored) -> bool:
+        """True if an earlier try brought it whole."""
+        return _size(self._scratch / path) == file.bytes and not self._problem(path, file)
+
+    def _problem(self, path: str, file: Stored) -> str:
+        return difference(self._scratch / path, file, self.demand_going_on)
 
     def _judge(self, path: str, files: list[Stored], problem: str, fetched: Fetched) -> None:
-        """Take what was brought from one place, if it is what was stored."""
-        problem = problem or difference(self._scratch / path, files[0])
+        """Take what was brought from one place, if there is no `problem` with it."""
         for number, file in enumerate(files):
             if problem:
                 fetched.wrong[file.path] = f"{path} {problem}"
@@ -316,14 +349,39 @@ def bring(target: Target, paths: Sequence[str], into: Path) -> dict[str, str]:
     return {}
 
 
-def difference(path: Path, file: Stored) -> str:
-    """What is wrong with a file that was fetched; empty if nothing is. Raises OSError where it cannot be read."""
+def difference(path: Path, file: Stored, step: Callable[[], None] = nothing) -> str:
+    """What is wrong with a file that was fetched; empty if nothing is. Raises OSError where it cannot be read.
+
+    `step` is called before each block and may raise.
+    """
     try:
-        status = path.lstat()
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return "is not there"
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return "is no plain file"
+    try:
+        return difference_of_open(handle, file, step)
+    finally:
+        os.close(handle)
+
+
+def difference_of_open(handle: int, file: Stored, step: Callable[[], None] = nothing) -> str:
+    """As `difference`, of an open file."""
+    status = os.fstat(handle)
     if not stat.S_ISREG(status.st_mode):
         return "is no plain file"
     if status.st_size != file.bytes:
         return f"has {status.st_size} bytes, not {file.bytes}"
-    return "" if sha256_of(path) == file.sha256 else "has other bytes than were stored"
+    return "" if sha256_of_open(handle, step) == file.sha256 else "has other bytes than were stored"
+
+
+def _size(path: Path) -> int:
+    """The size of a plain file; -1 where there is none."""
+    try:
+        status = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return -1
+    return status.st_size if stat.S_ISREG(status.st_mode) else -1

@@ -16,17 +16,39 @@ _ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
 class Owner(msgspec.Struct, frozen=True, kw_only=True):
-    """owner.json: the installation that the folder belongs to, and since when (Unix seconds)."""
+    """owner.json: the installation that the folder belongs to, and since when (Unix seconds).
+
+    `vault` names the folder itself, whoever owns it. `before`: the installations that owned it earlier.
+    """
 
     id: str
     server: str = ""
     since: float = 0.0
+    vault: str = ""
+    before: tuple[str, ...] = ()
+    version: int = 1
+
+    @property
+    def place(self) -> str:
+        """What names just this folder: one that is made anew has another name."""
+        return self.vault or f"{self.id[:8]}-{self.since:.3f}"
+
+
+class _Succeeded(msgspec.Struct, frozen=True, kw_only=True):
+    """succeeded.json: the installations in whose place this one stands, on every target."""
+
+    ids: tuple[str, ...] = ()
     version: int = 1
 
 
 def id_file(state_dir: Path) -> Path:
     """Where this installation keeps its id."""
     return state_dir / "backup" / "id"
+
+
+def succeeded_file(state_dir: Path) -> Path:
+    """Where this installation keeps whose place it took."""
+    return state_dir / "backup" / "succeeded.json"
 
 
 def own_id(state_dir: Path) -> str:
@@ -36,12 +58,21 @@ def own_id(state_dir: Path) -> str:
         known = path.read_text(encoding="ascii").strip()
     except (FileNotFoundError, UnicodeDecodeError):
         known = ""
-    if _ID.fullmatch(known):
-        return known
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return known if _ID.fullmatch(known) else _new_id(state_dir)
+
+
+def _new_id(state_dir: Path) -> str:
     made = secrets.token_hex(16)
-    durable.write(path, made.encode())
+    id_file(state_dir).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    durable.write(id_file(state_dir), made.encode())
     return made
+
+
+def _succeeded(state_dir: Path) -> tuple[str, ...]:
+    try:
+        return msgspec.json.decode(succeeded_file(state_dir).read_bytes(), type=_Succeeded).ids
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+        return ()
 
 
 def owner_of(target: Target) -> Owner | None:
@@ -56,30 +87,44 @@ def owner_of(target: Target) -> Owner | None:
 
 
 def claim(target: Target, state_dir: Path, server: str, now: float) -> str:
-    """Make the folder ours if it is nobody's; what names just this folder: one that is made anew has another name.
+    """Make the folder ours if it is nobody's, or of one whose place we took; return Owner.place.
 
     Raises TargetError ("foreign" if it is somebody else's), OSError.
     """
     ours = own_id(state_dir)
     owner = owner_of(target)
     if owner is None:
-        target.put(OWNER, msgspec.json.encode(Owner(id=ours, server=server, since=now)))
+        new = Owner(id=ours, server=server, since=now, vault=secrets.token_hex(8))
+        target.put(OWNER, msgspec.json.encode(new))
         owner = owner_of(target)  # of two that claim it at once the later one sees itself
+    elif owner.id != ours and owner.id in _succeeded(state_dir):
+        target.put(OWNER, msgspec.json.encode(_succeeding(owner, ours)))
+        owner = owner_of(target)
     if owner is None or owner.id != ours:
         whose = f"the server {owner.server!r}, installation {owner.id[:8]}" if owner is not None else "nobody"
         raise TargetError("foreign", f"the folder belongs to {whose}; this is installation {ours[:8]}")
-    return f"{owner.id[:8]}-{owner.since:.3f}"
+    return owner.place
+
+
+def _succeeding(owner: Owner, ours: str) -> Owner:
+    """The owner that comes after another one. The folder keeps its name: what lies there is still what lay there."""
+    before = tuple(dict.fromkeys((*owner.before, owner.id)))
+    return msgspec.structs.replace(owner, id=ours, vault=owner.place, before=before)
 
 
 def take_over(target: Target, state_dir: Path) -> bool:
-    """Become the owner of what lies there: this server is the restored one. True if there was an owner.
+    """Take the owner's place: this server is the restored one. True if there was an owner.
 
-    To be called before the first backup of a restored server. Raises TargetError, OSError.
+    With a new id: an old server that is started again finds that the folder is another's, and writes nothing. On other
+    targets the place is taken at the first claim. To be called before the first backup of a restored server; again it
+    does no harm. Raises TargetError, OSError.
     """
     owner = owner_of(target)
     if owner is None or not _ID.fullmatch(owner.id):
         return False
-    path = id_file(state_dir)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    durable.write(path, owner.id.encode())
+    known = {*owner.before, owner.id, *_succeeded(state_dir), own_id(state_dir)}
+    ours = _new_id(state_dir)
+    data = msgspec.json.encode(_Succeeded(ids=tuple(sorted(known))))
+    durable.write(succeeded_file(state_dir), data)
+    target.put(OWNER, msgspec.json.encode(_succeeding(owner, ours)))
     return True

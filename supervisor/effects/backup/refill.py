@@ -31,9 +31,9 @@ def entries_of(manifest: Manifest, recorded: Ledger) -> dict[str, Entry]:
 
     Only of those that lie in good/ under a name of ours.
     """
-    found = {}
+    found, files = {}, {file.path: file for file in manifest.files}
     for one in manifest.checkpoints:
-        file = manifest.stored(one.path)
+        file = files.get(one.path)
         path = PurePosixPath(one.path)
         if file is not None and str(path.parent) == GOOD and ledger.is_copy_name(path.name):
             found[one.path] = _entry(manifest, one, file, recorded)
@@ -97,7 +97,7 @@ def enter(
     """
     run_dir.good.mkdir(parents=True, exist_ok=True)
     own = ledger.read(run_dir)
-    new = [(entry, file, path) for entry, file, path in files if not _is_there(run_dir, own, entry)]
+    new = [(entry, file, path) for entry, file, path in files if not is_there(run_dir, own, entry)]
     if not new:
         return own
     names = {entry.file for entry, _, _ in new}
@@ -111,7 +111,7 @@ def enter(
     return full
 
 
-def _is_there(run_dir: layout.RunDirectory, own: Ledger, entry: Entry) -> bool:
+def is_there(run_dir: layout.RunDirectory, own: Ledger, entry: Entry) -> bool:
     """True if the ledger has a copy of that name that is bit by bit what was entered."""
     known = next((one for one in own.entries if one.file == entry.file), None)
     try:

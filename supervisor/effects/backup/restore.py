@@ -7,8 +7,10 @@ The fence token is read before each write: of a run that was taken over meanwhil
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,7 @@ from supervisor.core.ledger import Entry, Ledger, run_number, usable
 from supervisor.effects import checkpoints, ledger
 from supervisor.effects.backup import drill, fetched, placing, refill
 from supervisor.effects.backup.fetched import Fetcher, Holdings
+from supervisor.effects.backup.lasting import KEPT_S, forget_old, lasting_folder, lasting_of
 from supervisor.effects.backup.targets.base import TargetError
 from supervisor.errors import RetryableError
 from supervisor.trainers.results_csv import read_table
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from supervisor.effects.backup.targets.base import Target
 
 AGAIN_S = 30.0
+PART_BYTES = 1024**3
 MOST_TOLD = 5
 #: Beside attempts/ and train/: what a new start would not make anew, or not the same.
 ALSO = ("cadence.json", "start.pt")
@@ -62,6 +66,11 @@ class _Work:
         """Where it lies on the target."""
         return run_folder(self.action.job.project, self.action.job.name)
 
+    @cached_property
+    def by_path(self) -> dict[str, Stored]:
+        """The files of the manifest."""
+        return {file.path: file for file in self.manifest.files}
+
     def demand_ours(self) -> None:
         """Raise _Stale unless the directory holds the token of the order."""
         try:
@@ -73,7 +82,7 @@ class _Work:
 
     def bring(self, paths: list[str]) -> dict[str, tuple[Stored, Path]]:
         """Fetch files of the manifest, as far as they are to be had; the rest becomes notes."""
-        wanted = [file for path in paths if (file := self.manifest.stored(path)) is not None]
+        wanted = [file for path in paths if (file := self.by_path.get(path)) is not None]
         got = self.fetcher.fetch(self.folder, wanted)
         self.notes += list(got.wrong.values())
         return {file.path: (file, got.files[file.path]) for file in wanted if file.path in got.files}
@@ -91,7 +100,10 @@ class Restorer:
         *,
         stop: threading.Event | None = None,
     ) -> None:
-        """`scratch_of` names, by target, a folder on the disk of the runs that is used and removed."""
+        """`scratch_of` names, by target, a folder on the disk of the runs that is used and removed.
+
+        But what has come stays there for the next try where the target broke off.
+        """
         self._runs_dir = runs_dir
         self._scratch_of = scratch_of
         self._open_target = open_target
@@ -124,11 +136,12 @@ class Restorer:
         folder = run_folder(action.job.project, action.job.name)
         holdings = Holdings(self._open_target(action.target), folder)
         scratch, notes = self._scratch_of(action.target), list[str]()
+        forget_old(scratch, time.time() - KEPT_S)
         for manifest in holdings.manifests(folder):
             if not _helps(action, manifest):
                 continue
-            with fetched.scratch_folder(scratch):
-                work = _Work(action, run_dir, manifest, Fetcher(holdings, scratch, self._stop))
+            with lasting_folder(lasting_of(scratch, action.run)) as scratch_here:
+                work = _Work(action, run_dir, manifest, Fetcher(holdings, scratch_here, self._stop))
                 epoch = _restore(work)
             if epoch > action.beyond:
                 text = "; ".join([f"{work.files} files came from {manifest.snapshot}", *_told(work.notes)])
@@ -172,14 +185,16 @@ def _restore(work: _Work) -> int:
 
 # ---- checkpoints
 def _restore_checkpoints(work: _Work) -> Ledger | None:
-    """Those that the run needs to go on, through the ledger; None if none is whole."""
-    brought = work.bring([refill.RECORD] if work.manifest.stored(refill.RECORD) is not None else [])
+    """Those that the run needs to go on, through the ledger; None if none is whole. What it has whole stays."""
+    brought = work.bring([refill.RECORD] if refill.RECORD in work.by_path else [])
     recorded = refill.decoded(brought[refill.RECORD][1] if brought else None)
     entries = refill.entries_of(work.manifest, recorded)
-    got = work.bring(refill.needed(entries, recorded, work.action.job.checkpoints))
-    whole = list(_whole(work, entries, got))
+    needed = refill.needed(entries, recorded, work.action.job.checkpoints)
+    own = ledger.read(work.run_dir)
+    lacking = [path for path in needed if not refill.is_there(work.run_dir, own, entries[path])]
+    whole = list(_whole(work, entries, work.bring(lacking)))
     if not whole:
-        return None
+        return own if len(lacking) < len(needed) else None
     with ledger.exclusive(work.run_dir):
         work.demand_ours()
         full = refill.enter(work.run_dir, whole, recorded, work.action.run)
@@ -219,16 +234,20 @@ def _restore_best(work: _Work) -> None:
 
 # ---- everything else
 def _restore_missing(work: _Work) -> None:
-    """Files of older attempts, and of the trainer: only where nothing of that name is."""
+    """Files of older attempts, and of the trainer: only where nothing of that name is.
+
+    A part at a time: so much must be free besides, not once more all of it.
+    """
     root = work.run_dir.root
     paths = [file.path for file in work.manifest.files if _is_wanted(file.path, work)]
     missing = [path for path in paths if not (root / path).exists() and not (root / path).is_symlink()]
-    for path, (file, place) in work.bring(missing).items():
-        work.demand_ours()
-        try:
-            work.files += placing.put_in_place(place, root, file)
-        except OSError as error:
-            work.notes.append(f"{path} could not be put back: {error.strerror or error}")
+    for part in fetched.batches(missing, lambda path: work.by_path[path].bytes, PART_BYTES):
+        for path, (file, place) in work.bring(part).items():
+            work.demand_ours()
+            try:
+                work.files += placing.put_in_place(place, root, file)
+            except OSError as error:
+                work.notes.append(f"{path} could not be put back: {error.strerror or error}")
 
 
 def _is_wanted(path: str, work: _Work) -> bool:

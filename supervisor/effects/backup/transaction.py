@@ -209,7 +209,7 @@ class _Transaction:
                 return self._finished(Draft(made, newest.epoch if newest is not None else 0))
         if record is not None:
             record = self._taken_up(record, holdings)
-        before = holdings.newest(folder)
+        before = _believed(folder, holdings, damaged)
         there = _there(folder, before, holdings, damaged)
         record = record or self._begun(holdings)
         scene = Scene(
@@ -348,6 +348,12 @@ class _Transaction:
 
 def _is_whole(record: Record, holdings: Holdings) -> bool:
     return record.snapshot in holdings.snapshots(record.folder)
+
+
+def _believed(folder: str, holdings: Holdings, damaged: frozenset[str]) -> Manifest | None:
+    """The newest manifest that can be read, and that nobody found to be another one than it was."""
+    manifests = holdings.manifests(folder)
+    return next((one for one in manifests if f"{folder}/{one.snapshot}/{MANIFEST}" not in damaged), None)
 
 
 def _there(folder: str, before: Manifest | None, holdings: Holdings, damaged: frozenset[str]) -> dict[str, Any]:

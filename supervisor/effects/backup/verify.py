@@ -11,75 +11,36 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from supervisor import durable
 from supervisor.backup_config import Backup, address
 from supervisor.core.actions import VerifyBackup
-from supervisor.core.backups.manifest import MANIFEST, STATE_FOLDER, Stored
+from supervisor.core.backups.manifest import STATE_FOLDER, Stored
 from supervisor.core.backups.model import TargetPolicy
 from supervisor.core.events import BackupVerified
-from supervisor.effects.backup import fetched
+from supervisor.effects.backup import fetched, ownership
 from supervisor.effects.backup.fetched import Holdings
-from supervisor.effects.backup.targets.base import TargetError, server_folder
+from supervisor.effects.backup.looked import Look
+from supervisor.effects.backup.read_record import Record, read_record, record_file, write_record
+from supervisor.effects.backup.targets import direct, local_files
+from supervisor.effects.backup.targets.base import TargetError, of_error, server_folder
+from supervisor.effects.backup.targets.local import SILENCE_S
+from supervisor.effects.backup.targets.watched import Going, watched
 
 if TYPE_CHECKING:
     from supervisor.effects.backup.targets.base import Target
 
 DAY_S = 86400.0
 SLACK_S = 1.5 * DAY_S  # the schedule's next call may come that late
-MOST_TOLD = 1000  # damaged paths in one answer: it is written to the journal
 SAVE_EVERY_S = 60.0
 SMALL_BATCH_BYTES = 64 * 1024 * 1024
 DEFAULT_VERIFY_S = TargetPolicy(name="").verify_s
-
-
-class Record(msgspec.Struct, kw_only=True):
-    """read.json. `read`: when each file was read last; `damaged`: what was wrong with it then.
-
-    `manifests`: the sha256 of each manifest as it was first seen: they never change.
-    """
-
-    read: dict[str, float] = {}
-    damaged: dict[str, str] = {}
-    manifests: dict[str, str] = {}
-    version: int = 1
-
-
-def record_file(state_dir: Path, target: str) -> Path:
-    """Where the record of a target lies."""
-    return state_dir / "backup" / target / "read.json"
-
-
-def known_damaged(state_dir: Path, target: str) -> frozenset[str]:
-    """The paths on a target that are known not to be what was stored: a backup must not count on these."""
-    return frozenset(_read_record(record_file(state_dir, target)).damaged)
-
-
-def _read_record(path: Path) -> Record:
-    """A damaged record, or none, means that nothing was read yet."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Record)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-        return Record()
-
-
-@dataclass
-class _Look:
-    """One verification: what there is, what is to be read, what was found."""
-
-    holdings: Holdings
-    record: Record
-    files: dict[str, Stored] = field(default_factory=dict)  # by path on the target
-    damaged: dict[str, str] = field(default_factory=dict)
-    count: int = 0
-    bytes: int = 0
-    saved_at: float = field(default_factory=time.monotonic)
+DEFAULT_SNAPSHOTS = Backup(name="default", to="/").snapshots
+#: Errors of the whole mount; any other one is the file's own.
+_OF_THE_MOUNT = frozenset({"timeout", "unreachable"})
 
 
 class Verifier:
@@ -93,25 +54,28 @@ class Verifier:
         now: Callable[[], float],
         *,
         verify_within_s: Callable[[str], float] = lambda _target: DEFAULT_VERIFY_S,
+        snapshots_of: Callable[[str], int] = lambda _target: DEFAULT_SNAPSHOTS,
         folder_of: Callable[[str], Path | None] = lambda _target: None,
         stop: threading.Event | None = None,
     ) -> None:
         """`scratch_of` names, by target, a folder that is used for what must be fetched to be read, and removed.
 
         `verify_within_s` says, by target, within how many seconds everything is to be read once; 0 counts as the
-        default. `folder_of` is the server's folder on a target that is a folder of this machine (see local_folder):
-        its files are read where they lie. `stop` ends a verification between two files.
+        default. `snapshots_of`: how many manifests of each run stay there. `folder_of` is the server's folder on a
+        target that is a folder of this machine (see local_folder): its files are read where they lie. `stop` ends a
+        verification.
         """
         self._state_dir = state_dir
         self._scratch_of = scratch_of
         self._open_target = open_target
         self._now = now
         self._verify_within_s = verify_within_s
+        self._snapshots_of = snapshots_of
         self._folder_of = folder_of
         self._stop = stop or threading.Event()
 
     def __call__(self, action: VerifyBackup) -> tuple[BackupVerified, ...]:
-        """Answer with BackupVerified: damaged files are all that are known of now, not only those read this time."""
+        """Answer with BackupVerified: damaged files are all that are known of now and that matter (see Look.told)."""
         began = time.monotonic()
         try:
             look = self._verified(action)
@@ -119,14 +83,11 @@ class Verifier:
             return (self._answer(action, began, cause=error.cause, text=str(error)),)
         except fetched.NoRoomError as error:
             return (self._answer(action, began, cause="no-room", text=str(error)),)
+        now = self._now()
+        oldest = min((look.record.last(path, file, now) for path, file in look.files.items()), default=now)
         answer = self._answer(
-            action,
-            began,
-            files=look.count,
-            bytes=look.bytes,
-            damaged=tuple(sorted(look.damaged)[:MOST_TOLD]),
-            read_from=min((_last(look.record, path, file) for path, file in look.files.items()), default=self._now()),
-        )
+            action, began, files=look.count, bytes=look.bytes, damaged=look.told(), read_from=oldest
+        )  # fmt: skip
         return (answer,)
 
     def _answer(self, action: VerifyBackup, began: float, **facts: object) -> BackupVerified:
@@ -135,16 +96,16 @@ class Verifier:
             BackupVerified(at=self._now(), origin="backup", target=action.target, seconds=seconds), **facts
         )
 
-    def _verified(self, action: VerifyBackup) -> _Look:
+    def _verified(self, action: VerifyBackup) -> Look:
         target, scratch = self._open_target(action.target), self._scratch_of(action.target)
         path = record_file(self._state_dir, action.target)
-        look = _Look(Holdings(target, fetched.RUNS_FOLDER), _read_record(path))
-        state = Holdings(target, STATE_FOLDER)
-        for holdings in (look.holdings, state):
+        look = Look(_of_this_vault(read_record(path), target), self._now())
+        for under in (fetched.RUNS_FOLDER, STATE_FOLDER):
+            holdings = Holdings(target, under)
             holdings.read_all(scratch)
-            _collect(look, holdings)
-        look.holdings.sizes |= state.sizes
-        _forget(look)
+            look.collect(holdings, self._snapshots_of(action.target))
+        look.miss(action.expected)
+        look.forget()
         try:
             for batch in self._plan(look, action):
                 self._read(look, target, batch, scratch)
@@ -155,39 +116,35 @@ class Verifier:
         return look
 
     # ---- which
-    def _plan(self, look: _Look, action: VerifyBackup) -> list[list[str]]:
+    def _plan(self, look: Look, action: VerifyBackup) -> list[list[str]]:
         """The files to read now: those not read for longest, in groups that are fetched at once."""
+        now, record = self._now(), look.record
         waiting = [path for path in look.files if path not in look.damaged]
-        waiting.sort(
-            key=lambda path: (path not in look.record.damaged, _last(look.record, path, look.files[path]), path)
-        )
+        waiting.sort(key=lambda path: (path not in record.damaged, record.last(path, look.files[path], now), path))
         chosen = waiting if action.whole else self._share(look, waiting, self._verify_within_s(action.target))
         return list(fetched.batches(chosen, lambda path: look.files[path].bytes, SMALL_BATCH_BYTES))
 
-    def _share(self, look: _Look, waiting: Sequence[str], within_s: float) -> list[str]:
+    def _share(self, look: Look, waiting: Sequence[str], within_s: float) -> list[str]:
         """A day's share of all bytes, known damage, and whatever would be too late tomorrow."""
-        within_s = within_s or DEFAULT_VERIFY_S
+        within_s, now = within_s or DEFAULT_VERIFY_S, self._now()
         days = max(1, int(within_s // DAY_S))
         wanted = -(-sum(file.bytes for file in look.files.values()) // days)
-        late = self._now() - max(0.0, within_s - SLACK_S)
+        late = now - max(0.0, within_s - SLACK_S)
         chosen, taken = [], 0
         for path in waiting:
             again = path in look.record.damaged
-            if taken >= wanted and not again and _last(look.record, path, look.files[path]) > late:
+            if taken >= wanted and not again and look.record.last(path, look.files[path], now) > late:
                 break
             chosen.append(path)
             taken += 0 if again else look.files[path].bytes
         return chosen
 
     # ---- reading
-    def _read(self, look: _Look, target: Target, batch: Sequence[str], scratch: Path) -> None:
-        if self._stop.is_set():
-            raise TargetError("stopped", "interrupted by the end of the daemon")
+    def _read(self, look: Look, target: Target, batch: Sequence[str], scratch: Path) -> None:
+        self._demand_going_on()
+        files = {path: look.files[path] for path in batch}
         folder = self._folder_of(target.name)
-        if folder is not None:
-            problems = {path: _problem(folder / path, look.files[path]) for path in batch}
-        else:
-            problems = self._fetched(look, target, batch, scratch)
+        problems = _in_place(folder, files, self._stop) if folder else self._fetched(target, files, scratch)
         for path in batch:
             look.count += 1
             look.bytes += look.files[path].bytes
@@ -197,75 +154,71 @@ class Verifier:
             else:
                 look.record.damaged.pop(path, None)
 
-    def _fetched(self, look: _Look, target: Target, batch: Sequence[str], scratch: Path) -> dict[str, str]:
-        fetched.demand_room(scratch, sum(look.files[path].bytes for path in batch))
+    def _fetched(self, target: Target, files: dict[str, Stored], scratch: Path) -> dict[str, str]:
+        fetched.demand_room(scratch, sum(file.bytes for file in files.values()))
         with fetched.scratch_folder(scratch):
-            wrong = fetched.bring(target, batch, scratch)
-            return {path: wrong.get(path) or fetched.difference(scratch / path, look.files[path]) for path in batch}
+            wrong = fetched.bring(target, list(files), scratch)
+            return {
+                path: wrong.get(path) or fetched.difference(scratch / path, file, self._demand_going_on)
+                for path, file in files.items()
+            }
 
-    def _save(self, path: Path, look: _Look) -> None:
-        """Remember what was read, and what was wrong: known damage stays until the file is read again and right."""
-        look.damaged = {**look.record.damaged, **look.damaged}
-        look.record.damaged = dict(look.damaged)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        durable.write(path, msgspec.json.encode(look.record))
+    def _demand_going_on(self) -> None:
+        if self._stop.is_set():
+            raise TargetError("stopped", "interrupted by the end of the daemon")
+
+    def _save(self, path: Path, look: Look) -> None:
+        look.note()
+        write_record(path, look.record)
         look.saved_at = time.monotonic()
 
 
+def _of_this_vault(record: Record, target: Target) -> Record:
+    """The record, without what it knows of another folder that was there before: nobody misses that in this one."""
+    try:
+        owner = ownership.owner_of(target)
+    except TargetError as error:
+        if error.cause != "foreign":  # whose it is cannot be read: to be seen in what is read below
+            raise
+        owner = None
+    if owner is None or owner.place == record.vault:
+        return record
+    return Record(vault=owner.place) if record.vault else msgspec.structs.replace(record, vault=owner.place)
+
+
+# ---- a folder of this machine
 def local_folder(settings: Backup, server: str) -> Path | None:
     """The server's folder on a target that is a folder of this machine; None for others."""
     place = address(settings.to)
     return Path(place.path) / server_folder(server) if place is not None and place.kind == "local" else None
 
 
-def _problem(place: Path, file: Stored) -> str:
-    """As fetched.difference; read from the disk, not from what the kernel still knows of it."""
+def _in_place(folder: Path, files: dict[str, Stored], stop: threading.Event) -> dict[str, str]:
+    """What is wrong with files that are read where they lie. TargetError "timeout" where the mount does not answer."""
+
+    def work(going: Going) -> dict[str, str]:
+        with local_files.opened_root(folder) as root:
+            return {path: _problem(root, path, file, going.on) for path, file in files.items()}
+
+    return watched(str(folder.parent), work, Going(stop), SILENCE_S)
+
+
+def _problem(root: int, path: str, file: Stored, step: Callable[[], None]) -> str:
+    """As fetched.difference; read from the disk, where a bit may have rotted, not from what the kernel knows of it."""
+    step()
+    parent, _, name = path.rpartition("/")
     try:
-        _forget_pages(place)
-        return fetched.difference(place, file)
+        with local_files.opened_folder(root, parent) as folder:
+            handle = local_files.opened_file(folder, name)
+        if handle is None:
+            return "is no plain file"
+        try:
+            direct.forget(handle)
+            return fetched.difference_of_open(handle, file, step)
+        finally:
+            os.close(handle)
     except OSError as error:
-        return f"cannot be read: {error.strerror or error}"
-
-
-def _forget_pages(place: Path) -> None:
-    """A bit that rotted on the disk cannot be seen in memory."""
-    descriptor = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(descriptor)
-
-
-# ---- what there is
-def _collect(look: _Look, holdings: Holdings) -> None:
-    """All files that a manifest names; what is missing, cut, or a damaged manifest is known without reading."""
-    for folder in holdings.folders:
-        for manifest in holdings.manifests(folder):
-            _compare_manifest(look, holdings, folder, manifest.snapshot)
-            for file in manifest.files:
-                path = fetched.place(folder, file)
-                look.files[path] = file
-                size = holdings.sizes.get(path)
-                if size != file.bytes:
-                    look.damaged[path] = "is missing" if size is None else f"has {size} bytes, not {file.bytes}"
-        look.damaged |= dict.fromkeys(holdings.damaged(folder), "cannot be read")
-
-
-def _compare_manifest(look: _Look, holdings: Holdings, folder: str, snapshot: str) -> None:
-    data, path = holdings.bytes_of(folder, snapshot), f"{folder}/{snapshot}/{MANIFEST}"
-    digest = sha256(data or b"").hexdigest()
-    if look.record.manifests.setdefault(path, digest) != digest:
-        look.damaged[path] = "is not what it was"
-
-
-def _forget(look: _Look) -> None:
-    """What no manifest names any more has no place in the record: it stays as large as the listing."""
-    record, manifests = look.record, {path for path in look.holdings.sizes if path.endswith(f"/{MANIFEST}")}
-    record.read = {path: at for path, at in record.read.items() if path in look.files}
-    record.manifests = {path: digest for path, digest in record.manifests.items() if path in manifests}
-    record.damaged = {path: why for path, why in record.damaged.items() if path in look.files}
-
-
-def _last(record: Record, path: str, file: Stored) -> float:
-    """When a file was read last; when it was stored it was read back."""
-    return record.read.get(path, fetched.stored_at(file.at))
+        trouble = of_error(error, path)
+        if trouble.cause in _OF_THE_MOUNT:
+            raise trouble from error
+        return "is not there" if local_files.is_missing(error) else f"cannot be read: {error.strerror or error}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -116,6 +117,17 @@ class Target(Protocol):
 
         "refused": on an append-only target, outside runs/ and state/, for more than MOST_REMOVED.
         """
+
+
+@contextmanager
+def closing(target: Target) -> Iterator[None]:
+    """Let a target that holds a connection give it up at the end; one that is not closed does so by itself, later."""
+    try:
+        yield
+    finally:
+        close = getattr(target, "close", None)
+        if close is not None:
+            close()
 
 
 # ---- paths

@@ -9,22 +9,21 @@ import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
 
 from supervisor import durable
 from supervisor.backup_config import Address, Backup
-from supervisor.effects.backup.targets import base, direct, local_files
+from supervisor.effects.backup.targets import base, local_copying, local_files
 from supervisor.effects.backup.targets.base import Facts, Found, TargetError, of_error
-from supervisor.effects.backup.targets.local_files import Staged, Unnamed
+from supervisor.effects.backup.targets.local_files import Staged
+from supervisor.effects.backup.targets.settling import LARGE_BYTES, Settler, Verdicts, identity
 from supervisor.effects.backup.targets.watched import Going, watched
 
 LOOK_S = 20.0  # for a look at a mount: longer takes only one whose server is gone
 SILENCE_S = 600.0  # for writing: a slow disk takes its time to have a large file safe
-BATCH_FILES = 256  # are open at once
-FEW_FILES = 4  # are made safe one by one; more of them with everything else on their file system, which is faster
-BATCH_BYTES = 256 * 1024 * 1024
 
 Answer = TypeVar("Answer")
 
@@ -49,6 +48,7 @@ class LocalTarget:
         self._bwlimit = settings.bwlimit
         self._stop = stop
         self._distrusted: set[str] = set()
+        self._verdicts = Verdicts()
 
     # ---- looking
     def facts(self) -> Facts:
@@ -92,19 +92,41 @@ class LocalTarget:
     def _send(self, root: int, stage: Path, under: str, progress: base.Progress, going: Going) -> None:
         sent_bytes = 0
         for folder, files in groupby(local_files.staged(stage), key=lambda file: file.folder):
-            place = "/".join(part for part in (self._server, under, folder) if part)
+            place = _joined(self._server, under, folder)
             with local_files.opened_folder(root, place, make=True) as handle:
                 names = list(files)
                 _remove_temporary(handle, {file.name for file in names})
                 wanted = [file for file in names if under in self._distrusted or not _is_there(handle, file)]
-                for batch in _batches(wanted):
-                    _send_batch(handle, stage, batch, going)
-                    sent_bytes += sum(file.bytes for file in batch)
-                    progress(sent_bytes)
+                with Settler(partial(self._settle, going, place)) as settler:
+                    for batch in local_copying.batches(wanted):
+                        if batch[0].bytes >= LARGE_BYTES:
+                            settler.put(local_copying.copied(handle, stage, batch[0], going))
+                        else:
+                            local_copying.send_together(handle, stage, batch, going)
+                        sent_bytes += sum(file.bytes for file in batch)
+                        progress(sent_bytes)
                 os.fsync(handle)
 
+    def _settle(self, going: Going, place: str, sent: local_copying.Sent) -> None:
+        """Have a large file safe, name it and read it again, while its bytes here are still in memory."""
+        going.on()
+        sent.unnamed.settle()
+        there = local_files.opened_file(sent.unnamed.folder, sent.unnamed.name)
+        if there is None:
+            return
+        try:
+            here = local_copying.opened(sent.source)
+            try:
+                states = identity(here), identity(there)
+                if local_files.same(here, there, going):
+                    self._verdicts.note(f"{place}/{sent.unnamed.name}", *states)
+            finally:
+                os.close(here)
+        finally:
+            os.close(there)
+
     def differing(self, stage: Path, under: str) -> list[str]:
-        """See base.Target: every byte is read again, from the disk where the system lets us."""
+        """See base.Target: every byte is read again, from the disk where the system lets us, if `send` has not yet."""
         under = base.checked_folder(under)
         found = self._done(lambda root, going: self._differing(root, stage, under, going), SILENCE_S)
         if found:
@@ -114,11 +136,19 @@ class LocalTarget:
     def _differing(self, root: int, stage: Path, under: str, going: Going) -> list[str]:
         found = []
         for file in local_files.staged(stage):
-            place = "/".join(part for part in (self._server, under, file.path) if part)
+            place = _joined(self._server, under, file.path)
             with _reading(root, place) as there:
-                if there is None or not _same(stage / file.path, there, going):
+                if there is None or not self._is_same(stage / file.path, place, there, going):
                     found.append(file.path)
         return found
+
+    def _is_same(self, source: Path, place: str, there: int, going: Going) -> bool:
+        """What has just been read again as it was sent, and is as it was then, is not read once more."""
+        here = local_copying.opened(source)
+        try:
+            return self._verdicts.take(place, here, there) or local_files.same(here, there, going)
+        finally:
+            os.close(here)
 
     def put(self, path: str, data: bytes) -> None:
         """See base.Target."""
@@ -128,7 +158,7 @@ class LocalTarget:
             going.on()
             with local_files.opened_folder(root, folder, make=True) as handle:
                 _remove_temporary(handle, set())
-                _write(handle, name, data)
+                local_copying.write(handle, name, data)
                 os.fsync(handle)
 
         self._done(work, SILENCE_S)
@@ -205,6 +235,10 @@ class LocalTarget:
         return watched(str(self._root), bounded, Going(self._stop, self._bwlimit), silence_s)
 
 
+def _joined(*parts: str) -> str:
+    return "/".join(part for part in parts if part)
+
+
 def _mount_of(path: Path) -> str:
     """The mount that a folder lies on."""
     place = path.resolve()
@@ -229,63 +263,6 @@ def _is_there(folder: int, file: Staged) -> bool:
     return stat.S_ISREG(status.st_mode) and (status.st_size, status.st_mtime_ns) == (file.bytes, file.mtime_ns)
 
 
-def _batches(files: Sequence[Staged]) -> Iterator[list[Staged]]:
-    batch: list[Staged] = []
-    for file in files:
-        if batch and (len(batch) == BATCH_FILES or sum(one.bytes for one in batch) + file.bytes > BATCH_BYTES):
-            yield batch
-            batch = []
-        batch.append(file)
-    if batch:
-        yield batch
-
-
-def _send_batch(folder: int, stage: Path, batch: Sequence[Staged], going: Going) -> None:
-    """All are written, then all are safe, then all have their names."""
-    unnamed: list[Unnamed] = []
-    try:
-        for file in batch:
-            unnamed.append(local_files.begun(folder, file.name))
-            _copy(stage / file.path, unnamed[-1].handle, going)
-        together = len(batch) > FEW_FILES
-        if together:
-            direct.sync_all(folder)
-        for one in unnamed:
-            going.on()
-            one.settle(safe=together)
-    finally:
-        for one in unnamed:
-            one.close()
-
-
-def _copy(source: Path, writing: int, going: Going) -> None:
-    reading = _staged(source)
-    try:
-        before = os.fstat(reading)
-        if local_files.copy(reading, writing, going) != before.st_size:
-            raise TargetError("source", f"{source} changed while it was copied")
-        os.utime(writing, ns=(before.st_atime_ns, before.st_mtime_ns))
-    finally:
-        os.close(reading)
-
-
-def _staged(source: Path) -> int:
-    try:
-        return os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise TargetError("source", f"{source}: {error.strerror}") from error
-
-
-def _write(folder: int, name: str, data: bytes) -> None:
-    unnamed = local_files.begun(folder, name)
-    try:
-        with os.fdopen(os.dup(unnamed.handle), "wb") as file:
-            file.write(data)
-        unnamed.settle()
-    finally:
-        unnamed.close()
-
-
 # ---- one file
 @contextmanager
 def _reading(root: int, path: str) -> Iterator[int | None]:
@@ -303,14 +280,6 @@ def _reading(root: int, path: str) -> Iterator[int | None]:
     finally:
         if file is not None:
             os.close(file)
-
-
-def _same(source: Path, there: int, going: Going) -> bool:
-    here = _staged(source)
-    try:
-        return local_files.same(here, there, going)
-    finally:
-        os.close(here)
 
 
 def _content(handle: int, path: str) -> bytes:

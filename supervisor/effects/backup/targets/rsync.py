@@ -18,9 +18,10 @@ from typing import Any
 from supervisor import durable
 from supervisor.backup_config import Address, Backup
 from supervisor.core.backups import manifest
-from supervisor.effects.backup.targets import base, rsync_codes, rsync_words, ssh
+from supervisor.effects.backup.targets import base, rsync_codes, rsync_words, ssh, ssh_files
 from supervisor.effects.backup.targets.base import Facts, Found, TargetError
 from supervisor.effects.backup.targets.programs import Ended, Programs, nothing
+from supervisor.effects.backup.targets.ssh_share import Share
 from supervisor.effects.backup.targets.workroom import Workroom, workroom
 
 SILENCE_S = 60.0  # rsync's --timeout, and less than a dead link needs to be noticed otherwise
@@ -78,18 +79,29 @@ class RsyncTarget:
         self._server = base.server_folder(server)
         self._folder = state_dir / "backup" / settings.name
         self._programs = Programs(stop, pass_fds)
-        self._ssh = ssh.command(settings, address)
+        self._command = ssh.command(settings, address)
+        self._share = Share()
         self._here = rsync_words.LocalVersion(settings.name)
         self._account: _Account | None = None
         self._protocol: int | None = None
         self._distrusted: set[str] = set()
 
+    def close(self) -> None:
+        """Give up the connection that the calls have shared; without this it ends by itself, seconds later."""
+        self._share.close(lambda: [*self._ssh(), "-O", "exit", "--", self._address.host])
+
+    def _ssh(self) -> list[str]:
+        program, *options = self._command
+        return [program, *self._share.options(), *ssh.preference(), *options]
+
     # ---- reachable
     def facts(self) -> Facts:
-        """Ask the account what it is, and look at the folder."""
+        """Ask the account what it is, and look at the folder: where its room can be told, it is there."""
+        ssh_files.demand(self._settings)
         self._here.demand()
         account = self._account = self._asked()
-        self._protocol = self._reached()
+        if account.free_bytes is None:
+            self._protocol = self._reached()
         warning = rsync_codes.warning(self._here.version(), account.version, self._protocol)
         return Facts(account.free_bytes, account.total_bytes, warning)
 
@@ -98,7 +110,7 @@ class RsyncTarget:
         said: list[bytes] = []
         path = self._path().removesuffix(".")
         order = f"rsync --version; df -Pk -- {rsync_words.quoted(path)}"
-        ended = self._programs.run([*self._ssh, "--", self._address.host, order], silence_s=PROBE_S, line=said.append)
+        ended = self._programs.run([*self._ssh(), "--", self._address.host, order], silence_s=PROBE_S, line=said.append)
         text = b"\n".join(said).decode("utf-8", "replace")
         version = rsync_codes.version_in(text)
         if version is None and (ended.code == 255 or re.search(r"rsync.*not found", ended.errors)):
@@ -311,7 +323,7 @@ class RsyncTarget:
         fine: Iterable[int] = (0,),
     ) -> Ended:
         """Run rsync; TargetError where it ended otherwise than `fine`."""
-        shell = " ".join(ssh.shell_word(word) for word in self._ssh)
+        shell = " ".join(ssh.shell_word(word) for word in self._ssh())
         limit = [f"--bwlimit={max(1, self._settings.bwlimit // 1024)}"] if self._settings.bwlimit else []
         common = ["rsync", "-e", shell, f"--timeout={patience_s:.0f}", "--outbuf=L", *limit]
         silence_s = patience_s + GRACE_S

@@ -49,6 +49,7 @@ _CONNECTION = (
     ),
     ("absent", r"Restricted directory does not exist|unable to chdir to restricted dir"),
     ("absent", r"rrsync error: post-realpath open failed .*No such file or directory"),
+    ("busy", r"Another instance of rrsync is already accessing"),
     ("refused", r"rrsync error|not allowed on this server|has been disabled on this server|is read only"),
     ("no-rsync", r"rsync: (?:command )?not found|command not found|rsync: No such file|Failed to exec ssh"),
     ("no-rsync", r"^\S*sh: .*rsync.*(?:not found|No such file)"),
@@ -66,6 +67,8 @@ _FILES = (
 _CONNECTION_SIGNS = tuple((cause, re.compile(pattern, re.IGNORECASE | re.MULTILINE)) for cause, pattern in _CONNECTION)
 _FILE_SIGNS = tuple((cause, re.compile(pattern)) for cause, pattern in _FILES)
 _BROKEN = re.compile(r"Broken pipe|closed by remote host|connection unexpectedly closed|client_loop: send disconnect")
+_FINGERPRINT = re.compile(r"\b(?:SHA256:[A-Za-z0-9+/=]{20,60}|MD5:[0-9a-f:]{47})")
+_OFFENDING = re.compile(r"Offending \S+ key in (\S{1,200}:\d+)")
 _MISSING = re.compile(r"(?:link_stat|change_dir) \"[^\"]*\" failed: No such file or directory|file has vanished")
 _LOCAL = {False: "[sender", True: "[receiver"}  # pulling: files are written here
 _OUR_OWN = {"full": "no-room", "quota": "no-room"}  # of the disk that is written to here
@@ -86,7 +89,7 @@ def cause_of(code: int, errors: str, *, pulling: bool = False) -> tuple[str, str
     for cause, pattern in _CONNECTION_SIGNS:
         found = pattern.search(text)
         if found is not None:
-            return cause, _said(code, lines, found.group())
+            return cause, _said(code, lines, found.group()) + (_shown_key(text) if cause == "host-key" else "")
     for line in lines:
         here = _is_here(line, pulling=pulling)
         for cause, pattern in _FILE_SIGNS:
@@ -95,6 +98,13 @@ def cause_of(code: int, errors: str, *, pulling: bool = False) -> tuple[str, str
         if here and not pulling and (_MISSING.search(line) or "Input/output error" in line):
             return "source", _said(code, lines, line)
     return _by_code(code, text), _said(code, lines)
+
+
+def _shown_key(text: str) -> str:
+    """The fingerprint that the host shows, to be compared with its administrator's, and the line that pins another."""
+    shown, pinned = _FINGERPRINT.search(text), _OFFENDING.search(text)
+    told = [f"it shows {shown.group()}" if shown else "", f"the pinned key is in {pinned[1]}" if pinned else ""]
+    return "".join(f"; {one}" for one in told if one)
 
 
 def _is_here(line: str, *, pulling: bool) -> bool:

@@ -25,11 +25,14 @@ class Workroom:
 
 
 @contextmanager
-def workroom(parent: Path) -> Iterator[Workroom]:
-    """Give a new empty folder below `parent`, until the block ends. Raises OSError where none can be made."""
+def workroom(parent: Path, *, prefix: str = _PREFIX) -> Iterator[Workroom]:
+    """Give a new empty folder of our own below `parent`, until the block ends. Raises OSError where none can be made.
+
+    `parent` may be everybody's, as /tmp: nothing of others is looked into.
+    """
     parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _remove_abandoned(parent)
-    path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+    _remove_abandoned(parent, prefix)
+    path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
     lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -39,16 +42,19 @@ def workroom(parent: Path) -> Iterator[Workroom]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _remove_abandoned(parent: Path) -> None:
+def _remove_abandoned(parent: Path, prefix: str) -> None:
     """Whoever used it is gone, its children included: the lock on a folder ends with the last of them."""
-    for path in parent.glob(f"{_PREFIX}*"):
+    for path in parent.glob(f"{prefix}*"):
         try:
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
             continue  # it has just been removed
         try:
+            status = os.fstat(lock)
+            if status.st_uid != os.getuid():
+                continue
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if time.time() - os.fstat(lock).st_mtime > _NEW_S:
+            if time.time() - status.st_mtime > _NEW_S:
                 shutil.rmtree(path, ignore_errors=True)
         except BlockingIOError:
             continue  # in use
