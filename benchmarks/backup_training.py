@@ -18,6 +18,7 @@ from statistics import median
 from benchmarks.backup_throughput import Load
 from benchmarks.figures import Figure
 from benchmarks.lab import MeasurementError
+from supervisor.effects.backup import gentle
 
 GOAL_PERCENT = 99.0
 TOY = Path(__file__).with_name("toy_units.py")
@@ -42,7 +43,7 @@ class Beside:
 
     load: Load
     cores: frozenset[int]
-    nice: int = 0
+    nice: int = gentle.NICE
 
 
 def measure(folder: Path, load: Load, slices: int) -> list[Figure]:
@@ -52,7 +53,8 @@ def measure(folder: Path, load: Load, slices: int) -> list[Figure]:
     how = (
         "pieces of CPU work a second while a backup to a local folder is made, by those in a time as long beside it; "
         f"median of {len(ratios)} pairs, {min(ratios):.1f} to {max(ratios):.1f}; taskset gives the training one core, "
-        f"the backup may use all {len(cores)}; a piece takes {1000 * piece_s:.1f} ms"
+        f"the backup may use all {len(cores)} and is as nice as in the daemon ({gentle.NICE}); a piece takes "
+        f"{1000 * piece_s:.1f} ms"
     )
     about = {"ratios": ratios}
     name = "training throughput beside a backup"

@@ -181,7 +181,10 @@ class BackupWatch:
         return chosen, config.server.name or socket.gethostname()
 
     def _alone(self, made: Callable[[Opening], Handler], lock: str = locks.WORK) -> Handler:
-        """Work on a target that holds a lock, as the programs that it starts do; its connection ends with it."""
+        """Work on a target that holds a lock, as the programs that it starts do; its connection ends with it.
+
+        Nobody waits for it but for a restore, which alone is not nice.
+        """
 
         def handle(action: Any) -> tuple[Event, ...]:
             with locks.alone(self._state_dir, action.target, lock) as held, ExitStack() as ending:
@@ -193,7 +196,7 @@ class BackupWatch:
 
                 return made(opened)(action)
 
-        return handle
+        return handle if lock == locks.RESTORE else Gentle(handle)
 
     def _open_target(self, name: str, *, held: int) -> Target:
         chosen, server = self._chosen(name)

@@ -156,16 +156,14 @@ class TreatGpu(Action, frozen=True, kw_only=True, tag=True):
 class BackUp(Action, frozen=True, kw_only=True, tag=True):
     """Copy a run (`job` None: the journal) to a target, verified there. Answered by BackedUp or BackupFailed.
 
-    `token`: the fence of the run's newest attempt; whoever finds a newer one in the directory stops. `before` is the
-    newest snapshot there, as far as is known. `ended`: the run is over. `accept`: a person agreed that it holds less
-    than before.
+    `token`: the fence of the run's newest attempt; whoever finds a newer one in the directory stops. `ended`: the run
+    is over. `accept`: a person agreed that it holds less than before.
     """
 
     target: str
     job: Job | None = None
     token: int = 0
     attempt: int = 0
-    before: str = ""
     ended: bool = False
     accept: bool = False
     why: str = ""

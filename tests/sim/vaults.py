@@ -108,7 +108,8 @@ class Vaults:
             if target.due or target.doing or target.cause:
                 raise WrongError(f"at rest, but {target}")
         for run in world.ended.values():
-            if run.attempts and world.latest[run.name] == run.id and not _is_backed_up(run):
+            own = run.attempts and world.latest[run.name] == run.id and not run.set_aside
+            if own and not _is_backed_up(run):
                 raise WrongError(f"{run.id} is {run.phase.value}, and its backups are {run.backups}")
 
 

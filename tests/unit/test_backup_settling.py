@@ -37,7 +37,8 @@ def test_all_is_settled_in_order_when_the_block_ends() -> None:
         for name in "abcd":
             settler.put(_File(name, closed))
     assert done == closed == list("abcd")
-    assert threads and threading.get_ident() not in threads
+    assert threads
+    assert threading.get_ident() not in threads
 
 
 def test_an_error_is_raised_and_nothing_more_is_settled() -> None:
@@ -49,13 +50,18 @@ def test_an_error_is_raised_and_nothing_more_is_settled() -> None:
         done.append(one.name)
         raise OSError(28, "No space left on device")
 
-    put = 0
-    with pytest.raises(OSError, match="No space"), Settler(settle) as settler:
-        for name in "abcd":
-            put += 1
-            settler.put(_File(name, closed))
+    put: list[str] = []
+
+    def copy_all() -> None:
+        with Settler(settle) as settler:
+            for name in "abcd":
+                put.append(name)
+                settler.put(_File(name, closed))
+
+    with pytest.raises(OSError, match="No space"):
+        copy_all()
     assert done == ["a"]
-    assert sorted(closed) == list("abcd")[:put]
+    assert sorted(closed) == put
 
 
 def test_an_error_of_the_copying_ends_the_settling() -> None:
@@ -68,16 +74,16 @@ def test_an_error_of_the_copying_ends_the_settling() -> None:
         done.append(one.name)
         going.wait(10)
 
-    def copy() -> None:
-        going.set()
-        raise ZeroDivisionError
+    def copy_all() -> None:
+        with Settler(settle) as settler:
+            settler.put(_File("a", closed))
+            settler.put(_File("b", closed))
+            settler._gives_up = True  # as the end of the block says, before the first one goes on
+            going.set()
+            raise ZeroDivisionError
 
-    settler = Settler(settle)
-    with pytest.raises(ZeroDivisionError), settler:
-        settler.put(_File("a", closed))
-        settler.put(_File("b", closed))
-        settler._gives_up = True  # as the end of the block does, before the first one goes on
-        copy()
+    with pytest.raises(ZeroDivisionError):
+        copy_all()
     assert done == ["a"]
     assert closed == ["a", "b"]
 

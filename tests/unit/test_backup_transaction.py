@@ -636,7 +636,9 @@ def test_rests_of_interrupted_transfers_go(tmp_path):
     (base / first.snapshot / "README").write_bytes(b"mine")
     (base / "notes").write_bytes(b"mine")
     assert room.back_up().unchanged
-    assert {path for path in room.there() if "rsync" in path or "~" in path or "a1B2c3" in path or "2020" in path} == set()
+    assert {
+        path for path in room.there() if "rsync" in path or "~" in path or "a1B2c3" in path or "2020" in path
+    } == set()
     assert {f"{first.snapshot}/README", "notes"} <= room.there()
 
 

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from supervisor.core import events
 from supervisor.core.backups import causes, notices, targets
-from supervisor.core.backups.model import Backed, Due, Target
+from supervisor.core.backups.model import STATE, Backed, Due, Target
 from supervisor.core.model import Run
 from supervisor.core.turn import Turn
 
@@ -129,8 +129,11 @@ def _of_run(turn: Turn, target: Target, event: events.BackupFailed, order: Due) 
         targets.put(turn, replace(turn.world.targets[target.name], state_told=event.cause))
         notices.state_unbacked(turn, event)
     elif run is not None and run.unbacked.get(target.name) != event.cause:
-        turn.put(replace(run, unbacked={**run.unbacked, target.name: event.cause}))
+        run = turn.put(replace(run, unbacked={**run.unbacked, target.name: event.cause}))
         notices.unbacked(turn, run, event)
+    if run is not None and run.phase.terminal and event.cause == "stale":  # its successor has the directory by now
+        left = {one: due for one, due in target.due.items() if one != event.run}
+        _note_gone(turn, replace(turn.world.targets[target.name], due=left), event.run)
 
 
 def troubled(turn: Turn, target: Target, cause: str, text: str, *, counts: bool = True) -> Target:
@@ -175,6 +178,8 @@ def verified(turn: Turn, event: events.BackupVerified) -> None:
         if any(lies_at in f"/{path}" for path in new):
             target = targets.with_due(target, [run.id], Due(why="damaged files there", at=turn.now))
             turn.put(replace(run, backups={name: one for name, one in run.backups.items() if name != target.name}))
+    if any(f"/{path}".startswith("/state/") or "/state/snap-" in f"/{path}" for path in new):
+        target = targets.with_due(target, [STATE], Due(why="damaged files there", at=turn.now))
     target = replace(target, verified_at=turn.now, verified_from=event.read_from, damaged=event.damaged)
     targets.put(turn, _well_for_reading(turn, target))
 

@@ -196,7 +196,6 @@ def _next_times(target: Target, now: float) -> list[float]:
 def _back_up(turn: Turn, target: Target, run_id: str, order: Due) -> None:
     run = turn.world.run(run_id) if run_id else None
     key = f"{run_id or 'server'}/backup-{turn.number()}/{target.name}"
-    backed = run.backups.get(target.name) if run is not None else None
     attempt = holder(turn.world, run).attempt if run is not None else None
     turn.act(
         BackUp(
@@ -206,7 +205,6 @@ def _back_up(turn: Turn, target: Target, run_id: str, order: Due) -> None:
             job=run.job if run is not None else None,
             token=attempt.token if attempt is not None else 0,
             attempt=attempt.number if attempt is not None else 0,
-            before=backed.snapshot if backed is not None else "",
             ended=run is not None and run.phase.terminal,
             accept=order.accept,
             why=order.why,
