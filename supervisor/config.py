@@ -300,7 +300,7 @@ def policy(config: Config, gpu_count: int) -> Policy:
         stop_grace_s=queue.stop_grace,
         server=config.server.name or socket.gethostname(),
         backups=tuple(
-            TargetPolicy(name=one.name, on_best=one.on_best, verify_s=one.verify_within, drill_s=one.drill)
+            TargetPolicy(name=one.name, to=one.to, on_best=one.on_best, verify_s=one.verify_within, drill_s=one.drill)
             for one in config.backup
         ),
         prunes=config.prune is not None,

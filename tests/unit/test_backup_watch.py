@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from supervisor.core import actions
 from supervisor.core.job import Job
 from supervisor.core.model import World
 from supervisor.effects.backup import locks
+from supervisor.effects.backup.gentle import NICE
 from supervisor.effects.backup.targets.base import TargetError
 from supervisor.errors import RetryableError
 from tests.unit.ledger_room import NOW
@@ -85,6 +87,21 @@ def test_a_program_of_a_killed_daemon_is_waited_for(watch, action, name):
     assert watch.opened == []
     with locks.alone(watch.state_dir, "other", name):
         assert watch.handle(action).cause == "unreachable"
+
+
+@pytest.mark.parametrize(("action", "nice"), [(VERIFY, NICE), (DRILL, NICE), (RESTORE, 0)])
+def test_nobody_waits_for_what_leaves_the_processors_to_the_trainings(watch, monkeypatch, action, nice):
+    """A run waits for its restore: that alone is done as fast as it goes."""
+    found = []
+
+    def look(*_arguments, **_more):
+        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        raise TargetError("unreachable", "no answer")
+
+    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    monkeypatch.setattr(backup_watch, "open_target", look)
+    watch.handle(action)
+    assert found == [nice or before]
 
 
 def test_what_lies_here_for_former_targets_is_gone_after_a_start(watch, monkeypatch):

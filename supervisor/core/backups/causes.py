@@ -79,6 +79,11 @@ KINDS: dict[str, Kind] = {
 }  # fmt: skip
 
 
+def todo(cause: str, target: str, to: str) -> str:
+    """What a person can do; `to` is where the target lies, or empty."""
+    return kind(cause).todo.format(target=target, to=to or f"backup target {target}")
+
+
 def kind(name: str) -> Kind:
     """The row of a cause; of one that an older or newer version knew, that of "failed"."""
     return KINDS.get(name, KINDS["failed"])

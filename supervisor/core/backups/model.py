@@ -15,6 +15,7 @@ class TargetPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     name: str
+    to: str = ""
     on_best: bool = True
     verify_s: float = 20 * 86400.0
     drill_s: float = 7 * 86400.0

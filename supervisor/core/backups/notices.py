@@ -15,7 +15,8 @@ def troubled(turn: Turn, target: Target, wait_s: float) -> None:
     kind = causes.kind(target.cause)
     text = f"{target.said}. Nothing is sent there before a try succeeds; the next one is in {duration(wait_s)}"
     since = f", nothing has arrived since {duration(turn.now - target.ok_at)}" if target.ok_at else ""
-    todo = kind.todo.format(target=target.name, to=f"backup target {target.name}")
+    where = next((one.to for one in turn.world.policy.backups if one.name == target.name), "")
+    todo = causes.todo(target.cause, target.name, where)
     severity = "page" if todo else "notice"
     turn.announce(
         None, "backup-failed", severity, f"Backup target {target.name} {kind.means}", f"{text}{since}.", todo=todo

@@ -64,7 +64,6 @@ def _is_shown(world: World, run: Run, now: float) -> bool:
 # ---- a target
 def target_view(world: World, target: Target, now: float) -> View:
     """One target: `state` is one of STATES, `text` a sentence with the cause and when the next try is."""
-    kind = causes.kind(target.cause) if target.cause else None
     policy = targets.policy_of(world, target.name)
     state = _state(target, now)
     return {
@@ -74,7 +73,7 @@ def target_view(world: World, target: Target, now: float) -> View:
         "doing": _run_name(world, target.doing_run) if target.doing else None,
         "cause": target.cause or None,
         "said": target.said or None,
-        "todo": _todo(target, kind),
+        "todo": _todo(world, target),
         "failures": target.failures,
         "since_at": target.failing_since or None,
         "retry_at": target.retry_at if target.retry_at > now else None,
@@ -100,16 +99,16 @@ def target_view(world: World, target: Target, now: float) -> View:
 
 def troubles(world: World, now: float) -> list[View]:
     """What is wrong with targets now, as open incidents are listed: each with its cause and what a person can do."""
-    return [row for target in world.targets.values() for row in _troubles_of(target, now)]
+    return [row for target in world.targets.values() for row in _troubles_of(world, target, now)]
 
 
-def _troubles_of(target: Target, now: float) -> list[View]:
+def _troubles_of(world: World, target: Target, now: float) -> list[View]:
     about: View = {"target": target.name, "since_at": None, "retry_at": None}
     found: list[View] = []
     if target.cause:
         kind = causes.kind(target.cause)
         waits = target.retry_at if target.retry_at > now else None
-        said = {"title": kind.means, "text": target.said, "todo": _todo(target, kind)}
+        said = {"title": kind.means, "text": target.said, "todo": _todo(world, target)}
         since = target.failing_since or None
         found.append({**about, "cause": target.cause, **said, "since_at": since, "retry_at": waits})
     if target.damaged:
@@ -168,10 +167,9 @@ def _count(target: Target) -> str:
     return "1 task" if count == 1 else f"{count} tasks"
 
 
-def _todo(target: Target, kind: causes.Kind | None) -> str | None:
-    if kind is not None and kind.todo:
-        return kind.todo.format(target=target.name, to=f"backup target {target.name}")
-    return None
+def _todo(world: World, target: Target) -> str | None:
+    to = targets.policy_of(world, target.name).to
+    return (causes.todo(target.cause, target.name, to) or None) if target.cause else None
 
 
 def _due_view(world: World, run: str, order: Due) -> View:
