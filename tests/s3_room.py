@@ -44,6 +44,8 @@ def demand_rclone() -> None:
 def demand_store() -> None:
     """As demand_rclone, and for s3rver too."""
     demand_rclone()
+    if server_program() is None and shutil.which("npm") is None:
+        pytest.skip("s3rver needs Node.js and npm, which are not here")
     if server_program() is None:
         _lack("s3rver is not installed (npm install --prefix .tools --no-save s3rver@3.7.1)")
 

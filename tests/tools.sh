@@ -29,6 +29,16 @@ quietly() {
   return 1
 }
 
+# A program that speaks S3, for the tests of object stores: it needs Node.js, and lies in a folder of this tree.
+store() {
+  [ ! -x .tools/node_modules/.bin/s3rver ] || return 0
+  command -v npm >/dev/null || { echo "== no npm: the tests of object stores are skipped"; return 0; }
+  echo "== installing s3rver into .tools, for the tests of object stores"
+  said=$(timeout 300 npm install --prefix .tools --no-save --no-audit --no-fund s3rver@3.7.1 2>&1) || printf '%s\n' "$said" | tail -n 3 >&2
+}
+
+cd "$(dirname "$0")/.." || exit 0
+store
 wanted=$(missing)
 [ -n "$wanted" ] || exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
