@@ -68,7 +68,10 @@ def _figures(name: str, folder: Path, place: Place, load: Load, rounds: int) -> 
         steps.append(shop.seconds_of_steps())
     found, steps = found[1:], steps[1:]  # the first brought everything into the page cache
     about = {"bytes": total, "rounds": [{kind: vars(one) for kind, one in each.items()} for each in found]}
-    how = f"{total / MB:.0f} MB; ours: staging, sending, reading back there, sha256, manifest, all on the disk"
+    how = (
+        f"{total / MB:.0f} MB to a claimed target; ours: staging, sending, reading back there, sha256, manifest, all "
+        "on the disk"
+    )
     return [
         _ratio(f"backup {name}, by bare rsync -a", found, "bare", GOAL_RATIO, how, {**about, "steps_s": steps}),
         _ratio(f"backup {name}, by rsync -a --fsync and rsync -a -c -n", found, "as_safe", None, how, about),
