@@ -104,11 +104,12 @@ def test_a_run_that_lost_everything_goes_on_from_its_backup(backed, vault):
 
 def test_a_server_that_is_gone_comes_back_on_another_one(backed, vault):
     """Journal, jobs and checkpoints: `backup restore --all` on a new machine, and what was training goes on there."""
-    backed.train("truck", LONG, epochs=150)
+    backed.train("truck", LONG, epochs=100)
     until(lambda: vault.epoch("truck") >= 2, "a backup of it")
     asked = backed.cli("backup", "run", "--wait")
     assert asked.returncode == 0, asked.stderr
     backed.end(signal.SIGKILL)
+    end_processes_of(backed.state)
     before = vault.epoch("truck")
     other = Site()
     try:
@@ -119,13 +120,12 @@ def test_a_server_that_is_gone_comes_back_on_another_one(backed, vault):
         )
         assert done.returncode == 0, done.stderr
         json.loads(done.stdout)
-        end_processes_of(backed.state)
         shutil.rmtree(backed.state)  # the old server is gone, with all that it had
         other.start()
         other.wait("truck", "SUCCEEDED", within_s=90)
-        assert other.epochs_in_table("truck") == list(range(1, 151))
+        assert other.epochs_in_table("truck") == list(range(1, 101))
         starts = [row.body["from_epoch"] for row in other.history("truck@1", "Prepared")]
-        assert starts[-1] >= before
+        assert max(starts) >= before, starts
         assert (other.jobs / "done" / "truck.toml").exists()
     finally:
         other.close()

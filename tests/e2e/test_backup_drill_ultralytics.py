@@ -16,7 +16,6 @@ from supervisor.core.actions import Drill
 from supervisor.effects.backup import fetched
 from supervisor.effects.backup.drill import Driller
 from tests.backup_room import BackupRoom
-from tests.training_data import generate
 
 pytestmark = pytest.mark.e2e
 
@@ -96,7 +95,8 @@ def trained(tmp_path_factory):
     """Two saves of a real training of three epochs, before its end strips them."""
     needs(PYTHON.exists(), "the trainings' Python (make setup)")
     folder = tmp_path_factory.mktemp("trained")
-    data = generate(folder / "data", train=8, val=4)
+    made = [PYTHON, REPOSITORY / "tests" / "training_data.py", folder / "data", "--train", "8", "--val", "4"]
+    data = subprocess.run(made, check=True, capture_output=True, text=True).stdout.strip()
     python(TRAIN, MODEL, data, folder, folder=folder)
     return folder / "t"
 

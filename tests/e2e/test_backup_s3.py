@@ -115,6 +115,7 @@ def test_what_has_folders_is_refused(room: S3Room, tmp_path: Path) -> None:
     assert (cause, "object stores" in text) == ("refused", True)
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_in_the_middle_is_gone_on_with(room: S3Room, stage: Path, tmp_path: Path) -> None:
     """Killed while a file is on its way: a cause that passes; then only what is missing is sent, and it is whole."""
     (stage / "good" / "epoch4-attempt1.pt").write_bytes(os.urandom(16_000_000))

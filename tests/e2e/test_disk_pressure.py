@@ -64,6 +64,7 @@ def test_the_least_valuable_training_makes_way_and_comes_back(small_disk):
     assert server.run("valuable")["phase"] == "RUNNING"
 
 
+@pytest.mark.slow
 def test_room_in_time_lets_everybody_run_on(small_disk):
     """A pause that is not needed any more is taken back, and nothing was ended."""
     server = small_disk

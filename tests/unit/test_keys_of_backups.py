@@ -114,7 +114,7 @@ def test_what_deciding_needs_reaches_the_policy():
     """The core knows names, whether a new best is sent at once, and what is read again and rehearsed."""
     text = target("on_best = false", 'verify_within = "10d"', 'drill = "0s"') + "[prune]\nkeep_last = 1\n"
     policy = config.policy(read(text), 0)
-    assert policy.backups == (TargetPolicy(name="nas", on_best=False, verify_s=864000.0, drill_s=0.0),)
+    assert policy.backups == (TargetPolicy(name="nas", to="/mnt/nas", on_best=False, verify_s=864000.0, drill_s=0.0),)
     assert policy.prunes
     assert not config.policy(config.Config(), 0).prunes
 

@@ -61,6 +61,7 @@ ALLOWED = {
 CLI_ENTRY = {"__init__", "program", "failures", "client"}  # loaded for every verb; a verb's own module only for it
 CLI_LIGHT = {"cli", "durable", "errors", "units", "toml_errors", "layout", "config", "core", "trainers"}
 CLI_LATE = {
+    "prune_config",
     "jobspec",
     "job_rules",
     "journal",
